@@ -1,0 +1,76 @@
+//! The element axis: what a buffer stores, here `f32` or `f64`.
+//!
+//! Both compute in their own precision. All that differs between them is said here and in the
+//! register types of the backends; nothing else in the crate knows how wide an element is.
+
+use core::ops::{Add, Div, Mul, Neg, Sub};
+
+use crate::backend;
+
+/// A number that buffers hold and kernels compute with: `f32` or `f64`.
+///
+/// The trait is sealed, since each backend has register types for each element.
+pub trait Element:
+    bytemuck::Pod
+    + Send
+    + Sync
+    + PartialOrd
+    + core::fmt::Debug
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + backend::wide::WideElement
+    + backend::native::NativeElement
+{
+    /// The name of the type.
+    const NAME: &'static str;
+    /// +0.
+    const ZERO: Self;
+
+    /// The element nearest to `x`, ties to even; the one rounding of a coefficient.
+    fn from_f64(x: f64) -> Self;
+
+    /// The same number in `f64`.
+    fn to_f64(self) -> f64;
+
+    /// The correctly rounded square root.
+    fn sqrt(self) -> Self;
+}
+
+impl Element for f32 {
+    const NAME: &'static str = "f32";
+    const ZERO: Self = 0.0;
+
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
+}
+
+impl Element for f64 {
+    const NAME: &'static str = "f64";
+    const ZERO: Self = 0.0;
+
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+
+    fn to_f64(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
+}

@@ -1,0 +1,82 @@
+//! Adam and AdamW on flat buffers, in **one fused pass**: each of θ, g, m and v is read once, and
+//! θ, m and v are written once. Nothing is allocated.
+//!
+//! Past the caches a step runs at the speed of memory. And it gives **the same bits** with every
+//! backend, instruction set, number of threads, chunk size, alignment, and split of the buffers.
+//!
+//! # On plain slices
+//!
+//! ```
+//! let adamw = fused_adam::AdamW { lr: 1e-2, ..Default::default() };
+//! let (mut theta, grad) = (vec![0.5_f32; 1000], vec![1.0_f32; 1000]);
+//! let (mut m, mut v) = (vec![0.0; 1000], vec![0.0; 1000]);
+//!
+//! adamw.step(1, &mut theta, &grad, &mut m, &mut v)?;
+//! # assert!((theta[0] - 0.48995).abs() < 1e-6);
+//! # Ok::<(), fused_adam::Error>(())
+//! ```
+//!
+//! # With the state kept for you
+//!
+//! ```
+//! let (mut theta, grad) = (vec![0.5_f32; 1000], vec![1.0_f32; 1000]);
+//! let mut opt = fused_adam::Flat::new(fused_adam::AdamW::default(), theta.len())?;
+//!
+//! opt.step(&mut theta, &grad)?;
+//! # assert_eq!(opt.t(), 1);
+//! # Ok::<(), fused_adam::Error>(())
+//! ```
+//!
+//! # On bytes
+//!
+//! Buffers that hold bytes, such as a file or a mapped region, come in through [`bytemuck`], which
+//! checks their length and alignment and copies nothing:
+//!
+//! ```
+//! use fused_adam::{AdamW, bytemuck};
+//! # let (mut words, grad, mut m, mut v) = ([0_u32; 4], [1.0; 4], [0.0; 4], [0.0; 4]);
+//! # let region: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+//!
+//! let theta: &mut [f32] = bytemuck::try_cast_slice_mut(region)?; // region: &mut [u8]
+//! AdamW::default().step(1, theta, &grad, &mut m, &mut v)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Three axes
+//!
+//! A [`Rule`] says what happens to one element ([`Adam`], [`AdamW`]), an [`Element`] what a buffer
+//! stores (`f32`, `f64`), a [`Backend`] how many elements are computed at once; and a [`Schedule`]
+//! on which threads. [`Step`] puts them together for a call:
+//!
+//! ```text
+//! hyper-parameters (f64, checked)
+//!   → coefficients of step t (in f64, each rounded once)
+//!     → kernel (one fused pass over the slices)
+//!       → backend (scalar | wide | native), in chunks on rayon's threads or not
+//!         → rule (the arithmetic of one element)
+//! ```
+//!
+//! # Features
+//!
+//! `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod backend;
+mod element;
+mod error;
+mod flat;
+mod lanes;
+mod rules;
+mod step;
+
+pub use backend::Backend;
+pub use bytemuck;
+pub use element::Element;
+pub use error::Error;
+pub use flat::Flat;
+pub use lanes::Lanes;
+pub use rules::{Adam, AdamW, Kernel, Rule, WithKernel};
+pub use step::{Schedule, Step};

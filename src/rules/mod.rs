@@ -1,0 +1,99 @@
+//! The rule axis: what happens to one element.
+//!
+//! A [`Rule`] holds hyper-parameters in `f64`. For a step it checks them, computes that step's
+//! coefficients in `f64`, rounds each once, and hands over a [`Kernel`]: the arithmetic of one
+//! element, twice. Once fused, over [`Lanes`], for the SIMD backends; once written out by hand as
+//! the reference, for the scalar backend and for the tests that compare the two.
+
+mod adam;
+
+pub use adam::{Adam, AdamW};
+
+use crate::{Element, Error, Lanes};
+
+/// A rule of optimization with its hyper-parameters, such as [`Adam`].
+///
+/// The trait is open: a new rule is one type that implements it, and its [`Kernel`]s.
+pub trait Rule: Clone + Send + Sync {
+    /// The names of the state buffers that the rule keeps with these options, in the order in
+    /// which they are handed in. Each is as long as `theta` and starts at zero.
+    fn state_names(&self) -> &'static [&'static str];
+
+    /// Checks every hyper-parameter. [`Step::run`](crate::Step::run) does it too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HyperParameter`] for the first one outside its range.
+    fn check(&self) -> Result<(), Error>;
+
+    /// Computes the coefficients of step `t`, which is 1 for the first, and lets `then` have the
+    /// kernel. Choices that depend on hyper-parameters alone are made here, outside the loop, by
+    /// choosing a kernel type.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check); a hyper-parameter that is in its range, but leads to a
+    /// coefficient that `E` cannot hold; and those of `then`.
+    fn with_kernel<E: Element, W: WithKernel<E>>(&self, t: u64, then: W) -> Result<(), Error>;
+}
+
+/// What is done with the kernel that a rule has chosen. The crate implements it.
+pub trait WithKernel<E: Element> {
+    /// Goes on with a kernel of `N` states.
+    ///
+    /// # Errors
+    ///
+    /// Those of the step that is under way.
+    fn with<K: Kernel<E, N>, const N: usize>(self, kernel: &K) -> Result<(), Error>;
+}
+
+/// The arithmetic of one element in one step, with its coefficients, for a rule with `N` states.
+///
+/// [`update`](Self::update) and [`reference`](Self::reference) must give the same bits.
+pub trait Kernel<E: Element, const N: usize>: Copy + Send + Sync {
+    /// Returns the new θ and the new states. To be marked `#[inline(always)]`.
+    fn update<L: Lanes<Element = E>>(&self, theta: L, grad: L, state: [L; N]) -> (L, [L; N]);
+
+    /// Does the same to one element, in plain arithmetic.
+    fn reference(&self, theta: &mut E, grad: E, state: [&mut E; N]);
+}
+
+/// β^t by repeated squaring, the bits of `t` taken from the lowest up: the same bits on every
+/// machine, which the platform's `pow` does not promise.
+pub(crate) fn power(beta: f64, mut t: u64) -> f64 {
+    let (mut square, mut product) = (beta, 1.0);
+    while t > 0 {
+        if t & 1 == 1 {
+            product *= square;
+        }
+        square *= square;
+        t >>= 1;
+    }
+    product
+}
+
+/// `value`, if it is finite and `in_range`; else the error that names it.
+pub(crate) fn check(
+    name: &'static str,
+    value: f64,
+    in_range: bool,
+    expected: &'static str,
+) -> Result<(), Error> {
+    if value.is_finite() && in_range {
+        Ok(())
+    } else {
+        Err(Error::HyperParameter { name, value, expected })
+    }
+}
+
+/// The one rounding of a coefficient. Refused if the hyper-parameter `name`, whose value is
+/// `value`, makes it too large for the element type.
+pub(crate) fn round<E: Element>(
+    coefficient: f64,
+    name: &'static str,
+    value: f64,
+) -> Result<E, Error> {
+    let rounded = E::from_f64(coefficient);
+    let expected = "a value whose coefficient is finite in the element type";
+    check(name, value, rounded.to_f64().is_finite(), expected).map(|()| rounded)
+}

@@ -1,0 +1,178 @@
+//! What the tests share: numbers to feed in, buffers that notice writes beside them, and equality
+//! to the bit.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+use fused_adam::Element;
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// Uniform in [−1, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    }
+}
+
+/// An element type that the tests can take apart.
+pub trait Bits: Element {
+    /// Marks memory that is not to be written: a NaN that no computation makes.
+    const CANARY: Self;
+    fn bits(self) -> u64;
+    fn any_bits(bits: u64) -> Self;
+    /// Zeros, infinities, NaN, the subnormals' and the normals' ends, and values whose square
+    /// overflows or vanishes.
+    fn special() -> &'static [Self];
+}
+
+impl Bits for f32 {
+    const CANARY: Self = f32::from_bits(0x7FA5_A5A5);
+    fn bits(self) -> u64 {
+        self.to_bits().into()
+    }
+    fn any_bits(bits: u64) -> Self {
+        f32::from_bits(bits as u32)
+    }
+    fn special() -> &'static [f32] {
+        const LEAST: f32 = f32::from_bits(1);
+        const TOP_SUBNORMAL: f32 = f32::from_bits(0x007F_FFFF);
+        &[
+            0.0,
+            -0.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            LEAST,
+            -LEAST,
+            TOP_SUBNORMAL,
+            f32::MIN_POSITIVE,
+            -f32::MIN_POSITIVE,
+            f32::MAX,
+            f32::MIN,
+            1e20,
+            -1e-23,
+            1.0,
+            -1.0,
+        ]
+    }
+}
+
+impl Bits for f64 {
+    const CANARY: Self = f64::from_bits(0x7FF5_A5A5_A5A5_A5A5);
+    fn bits(self) -> u64 {
+        self.to_bits()
+    }
+    fn any_bits(bits: u64) -> Self {
+        f64::from_bits(bits)
+    }
+    fn special() -> &'static [f64] {
+        const LEAST: f64 = f64::from_bits(1);
+        const TOP_SUBNORMAL: f64 = f64::from_bits(0x000F_FFFF_FFFF_FFFF);
+        &[
+            0.0,
+            -0.0,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+            LEAST,
+            -LEAST,
+            TOP_SUBNORMAL,
+            f64::MIN_POSITIVE,
+            -f64::MIN_POSITIVE,
+            f64::MAX,
+            f64::MIN,
+            1e160,
+            -1e-170,
+            1.0,
+            -1.0,
+        ]
+    }
+}
+
+/// Equal to the bit; two NaNs count as equal.
+pub fn same<E: Bits>(a: E, b: E) -> bool {
+    a.bits() == b.bits() || (a.to_f64().is_nan() && b.to_f64().is_nan())
+}
+
+/// The first place where two buffers differ.
+pub fn difference<E: Bits>(name: &str, got: &[E], expected: &[E]) -> Option<String> {
+    if got.len() != expected.len() {
+        return Some(format!("{name}: {} elements for {}", got.len(), expected.len()));
+    }
+    let i = got.iter().zip(expected).position(|(&a, &b)| !same(a, b))?;
+    let (a, b) = (got[i], expected[i]);
+    Some(format!("{name}[{i}] is {a:?} ({:#x}), not {b:?} ({:#x})", a.bits(), b.bits()))
+}
+
+/// How the numbers of a buffer are drawn.
+#[derive(Clone, Copy, Debug)]
+pub enum Numbers {
+    /// As in training: within [−1, 1), some of them zero.
+    Ordinary,
+    /// Every size that the type has, and what is no number.
+    Wild,
+}
+
+impl Numbers {
+    pub fn draw<E: Bits>(self, random: &mut Random) -> E {
+        match (self, random.below(8)) {
+            (Numbers::Ordinary, 0) => E::ZERO,
+            (Numbers::Ordinary, _) => E::from_f64(random.uniform()),
+            (Numbers::Wild, 0..2) => E::any_bits(random.bits()),
+            (Numbers::Wild, 2..5) => E::special()[random.below(E::special().len())],
+            (Numbers::Wild, _) => E::from_f64(random.uniform()),
+        }
+    }
+
+    pub fn fill<E: Bits>(self, random: &mut Random, len: usize) -> Vec<E> {
+        (0..len).map(|_| self.draw(random)).collect()
+    }
+}
+
+/// A buffer at a chosen misalignment, between canaries.
+pub struct Guarded<E> {
+    memory: Vec<E>,
+    start: usize,
+    len: usize,
+}
+
+const GUARD: usize = 80;
+
+impl<E: Bits> Guarded<E> {
+    /// Holds `values`, `offset` elements past a boundary of 64 bytes.
+    pub fn new(values: &[E], offset: usize) -> Self {
+        let line = 64 / size_of::<E>();
+        let mut memory = vec![E::CANARY; values.len() + 2 * GUARD + 2 * line];
+        let start = GUARD + memory[GUARD..].as_ptr().align_offset(64) + offset % line;
+        memory[start..start + values.len()].copy_from_slice(values);
+        Guarded { memory, start, len: values.len() }
+    }
+
+    pub fn get(&self) -> &[E] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    pub fn get_mut(&mut self) -> &mut [E] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+
+    /// Whether nothing beside the buffer has been written.
+    pub fn intact(&self) -> bool {
+        let (before, rest) = self.memory.split_at(self.start);
+        let canary = |e: &E| e.bits() == E::CANARY.bits();
+        before.iter().chain(&rest[self.len..]).all(canary)
+    }
+}
