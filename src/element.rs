@@ -3,9 +3,9 @@
 //! Both compute in their own precision. All that differs between them is said here and in the
 //! register types of the backends; nothing else in the crate knows how wide an element is.
 
-use core::ops::{Add, Div, Mul, Neg, Sub};
+use core::ops::Neg;
 
-use crate::backend;
+use crate::{Lanes, backend};
 
 /// A number that buffers hold and kernels compute with: `f32` or `f64`.
 ///
@@ -16,13 +16,10 @@ pub trait Element:
     + Sync
     + PartialOrd
     + core::fmt::Debug
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + Div<Output = Self>
     + Neg<Output = Self>
     + backend::wide::WideElement
     + backend::native::NativeElement
+    + Lanes<Element = Self>
 {
     /// The name of the type.
     const NAME: &'static str;
@@ -34,9 +31,6 @@ pub trait Element:
 
     /// The same number in `f64`.
     fn to_f64(self) -> f64;
-
-    /// The correctly rounded square root.
-    fn sqrt(self) -> Self;
 }
 
 impl Element for f32 {
@@ -50,10 +44,19 @@ impl Element for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
+}
+
+impl Lanes for f32 {
+    type Element = f32;
 
     #[inline(always)]
     fn sqrt(self) -> Self {
         f32::sqrt(self)
+    }
+
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        if self > other { self } else { other }
     }
 }
 
@@ -68,9 +71,18 @@ impl Element for f64 {
     fn to_f64(self) -> f64 {
         self
     }
+}
+
+impl Lanes for f64 {
+    type Element = f64;
 
     #[inline(always)]
     fn sqrt(self) -> Self {
         f64::sqrt(self)
+    }
+
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        if self > other { self } else { other }
     }
 }

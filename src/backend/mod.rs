@@ -188,6 +188,13 @@ pub trait Register: Lanes {
 
     /// Writes the lanes to the first `LEN` elements of `to`.
     fn store(self, to: &mut [Self::Element]);
+
+    /// Asks for the elements of `buffer` that will be loaded some iterations after those at
+    /// `start`, so that they are on their way from memory while the present ones are computed.
+    #[inline(always)]
+    fn fetch(buffer: &[Self::Element], start: usize) {
+        let _ = (buffer, start);
+    }
 }
 
 /// The loop of the SIMD backends: steps as many whole registers as `buffers` hold, and returns
@@ -195,7 +202,7 @@ pub trait Register: Lanes {
 #[inline(always)]
 fn whole_registers<'a, L, K, const N: usize>(
     token: L::Token,
-    kernel: &K,
+    kernel: K,
     buffers: Buffers<'a, L::Element, N>,
 ) -> Buffers<'a, L::Element, N>
 where
@@ -207,6 +214,12 @@ where
     let Buffers { theta, grad, state } = body;
     for start in (0..whole).step_by(L::LEN) {
         let lanes = start..start + L::LEN;
+        for buffer in [&*theta, grad] {
+            L::fetch(buffer, start);
+        }
+        for buffer in &state {
+            L::fetch(buffer, start);
+        }
         let old = core::array::from_fn(|i| L::load(token, &state[i][lanes.clone()]));
         let (new_theta, new_state) = kernel.update(
             L::load(token, &theta[lanes.clone()]),
@@ -221,35 +234,21 @@ where
     rest
 }
 
-/// Steps the last few elements, fewer than one register, in a register padded with zeros. The
-/// arithmetic is the same, so the bits are too.
-#[inline(always)]
-fn padded<L, K, const N: usize>(token: L::Token, kernel: &K, rest: Buffers<'_, L::Element, N>)
+/// A single element is a register too, of one lane: for the last few elements of a sweep.
+impl<E: Element> Register for E
 where
-    L: Register,
-    K: Kernel<L::Element, N>,
+    E: Lanes<Element = E>,
 {
-    /// As many lanes as the widest single register has: 16 times f32 in 512 bits.
-    const MOST: usize = 16;
-    const { assert!(L::LEN <= MOST) };
-    let len = rest.len();
-    if len == 0 {
-        return;
+    type Token = ();
+    const LEN: usize = 1;
+
+    #[inline(always)]
+    fn load(_: (), from: &[E]) -> E {
+        from[0]
     }
-    let pad = |elements: &[L::Element]| {
-        let mut lanes = [L::Element::ZERO; MOST];
-        lanes[..len].copy_from_slice(elements);
-        L::load(token, &lanes[..L::LEN])
-    };
-    let unpad = |register: L, elements: &mut [L::Element]| {
-        let mut lanes = [L::Element::ZERO; MOST];
-        register.store(&mut lanes[..L::LEN]);
-        elements.copy_from_slice(&lanes[..len]);
-    };
-    let old = rest.state.each_ref().map(|state| pad(state));
-    let (theta, new) = kernel.update(pad(rest.theta), pad(rest.grad), old);
-    unpad(theta, rest.theta);
-    for (register, state) in new.into_iter().zip(rest.state) {
-        unpad(register, state);
+
+    #[inline(always)]
+    fn store(self, to: &mut [E]) {
+        to[0] = self;
     }
 }

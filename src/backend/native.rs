@@ -11,11 +11,25 @@ use core::ops::{Add, Div, Mul, Sub};
 
 use pulp::{Simd, WithSimd};
 
-use super::{Backend, Buffers, Register, padded, whole_registers};
+use super::{Backend, Buffers, Register, whole_registers};
 use crate::{Element, Kernel, Lanes};
 
 /// Registers of each buffer that are computed together.
 const UNROLL: usize = 4;
+
+/// A sweep begins its blocks where θ is aligned to this, a cache line: a 512-bit register that lies
+/// across two lines costs two accesses. The other buffers are then aligned too wherever all were
+/// allocated alike.
+const ALIGN_BYTES: usize = 64;
+
+/// Buffers shorter than this many blocks are stepped as they lie: getting to the boundary takes some
+/// tens of nanoseconds.
+const ALIGN_BLOCKS: usize = 64;
+
+/// How far ahead of the computation a buffer is asked for. The CPU's own prefetchers stop at each
+/// page, and its out-of-order window is full of pending divisions and does not see that far.
+#[cfg(target_arch = "x86_64")]
+const FETCH_BYTES: usize = 1 << 10;
 
 /// An instruction set that this CPU has.
 #[derive(Clone, Copy)]
@@ -66,6 +80,7 @@ impl Level {
         kernel: &K,
         buffers: Buffers<'_, E, N>,
     ) {
+        let kernel = *kernel;
         match self {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(simd) => Simd::vectorize(simd, Sweep { kernel, buffers }),
@@ -80,7 +95,7 @@ impl Level {
 /// A sweep, waiting for an instruction set. A type and not a closure: a closure need not be
 /// inlined into the function that enables the instructions, and would then run without them.
 struct Sweep<'a, E, K, const N: usize> {
-    kernel: &'a K,
+    kernel: K,
     buffers: Buffers<'a, E, N>,
 }
 
@@ -89,11 +104,28 @@ impl<E: Element, K: Kernel<E, N>, const N: usize> WithSimd for Sweep<'_, E, K, N
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Sweep { kernel, buffers } = self;
+        let Sweep { kernel, mut buffers } = self;
+        let block = Registers::<E, S, UNROLL>::LEN;
+        let head = buffers.theta.as_ptr().align_offset(ALIGN_BYTES);
+        if head > 0 && buffers.len() >= head.saturating_add(ALIGN_BLOCKS * block) {
+            let (unaligned, aligned) = buffers.split_at(head);
+            tail(simd, kernel, unaligned);
+            buffers = aligned;
+        }
         let rest = whole_registers::<Registers<E, S, UNROLL>, K, N>(simd, kernel, buffers);
-        let rest = whole_registers::<Registers<E, S, 1>, K, N>(simd, kernel, rest);
-        padded::<Registers<E, S, 1>, K, N>(simd, kernel, rest);
+        tail(simd, kernel, rest);
     }
+}
+
+/// Steps a few elements, register by register.
+#[inline(always)]
+fn tail<E: Element, S: Simd, K: Kernel<E, N>, const N: usize>(
+    simd: S,
+    kernel: K,
+    buffers: Buffers<'_, E, N>,
+) {
+    let rest = whole_registers::<Registers<E, S, 1>, K, N>(simd, kernel, buffers);
+    whole_registers::<E, K, N>((), kernel, rest);
 }
 
 /// An element that has registers in each instruction set, and what they can do.
@@ -278,7 +310,7 @@ impl<E: Element, S: Simd, const U: usize> Lanes for Registers<E, S, U> {
 
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
-        self.zip(other, E::larger)
+        self.zip(other, <E as NativeElement>::larger)
     }
 }
 
@@ -295,5 +327,16 @@ impl<E: Element, S: Simd, const U: usize> Register for Registers<E, S, U> {
     #[inline(always)]
     fn store(self, to: &mut [E]) {
         E::of_mut::<S>(to)[..U].copy_from_slice(&self.of);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn fetch(buffer: &[E], start: usize) {
+        let ahead = start + FETCH_BYTES / size_of::<E>();
+        if let Some(elements) = buffer.get(ahead..ahead + Self::LEN) {
+            for line in elements.chunks(64 / size_of::<E>()) {
+                safe_arch::prefetch_t0(&line[0]);
+            }
+        }
     }
 }

@@ -35,8 +35,11 @@ pub(crate) fn auto<E: Element, K: Kernel<E, N>, const N: usize>(
     kernel: &K,
     buffers: Buffers<'_, E, N>,
 ) {
+    if size_of_val(buffers.theta) < SERIAL_BYTES {
+        return engine.sweep(kernel, buffers);
+    }
     let threads = rayon::current_num_threads();
-    if threads == 1 || size_of_val(buffers.theta) < SERIAL_BYTES {
+    if threads == 1 {
         return engine.sweep(kernel, buffers);
     }
     let line = 64 / size_of::<E>();

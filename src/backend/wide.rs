@@ -4,7 +4,7 @@
 
 use wide::{f32x8, f64x4};
 
-use super::{Buffers, Register, padded, whole_registers};
+use super::{Buffers, Register, whole_registers};
 use crate::{Element, Kernel, Lanes};
 
 /// An element that has a register type of `wide`.
@@ -26,8 +26,8 @@ pub(crate) fn sweep<E: Element, K: Kernel<E, N>, const N: usize>(
     kernel: &K,
     buffers: Buffers<'_, E, N>,
 ) {
-    let rest = whole_registers::<E::Wide, K, N>((), kernel, buffers);
-    padded::<E::Wide, K, N>((), kernel, rest);
+    let rest = whole_registers::<E::Wide, K, N>((), *kernel, buffers);
+    whole_registers::<E, K, N>((), *kernel, rest);
 }
 
 impl Lanes for f32x8 {
