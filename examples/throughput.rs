@@ -213,16 +213,25 @@ fn print_table(report: &[Row]) {
     println!("of limit: share of the limit loop on as many threads, which only moves the bytes");
     println!("of units: share of a loop of one square root and one division per element");
     println!();
-    println!("{:>10}  {:<8} {:>7} {:>10} {:>8} {:>9} {:>9}",
-        "elements", "backend", "threads", "ns/element", "GB/s", "of limit", "of units");
+    println!(
+        "{:>10}  {:<8} {:>7} {:>10} {:>8} {:>9} {:>9}",
+        "elements", "backend", "threads", "ns/element", "GB/s", "of limit", "of units"
+    );
     for (i, row) in report.iter().enumerate() {
         if i > 0 && row.elements != report[i - 1].elements {
             println!();
         }
         let units = row.units_share.map_or(String::new(), |share| format!("{share:.2}"));
-        println!("{:>10}  {:<8} {:>7} {:>10.3} {:>8.1} {:>9.3} {:>9}",
-            row.elements, row.backend, row.threads, row.ns_per_element, row.gb_per_s(),
-            row.limit_share, units);
+        println!(
+            "{:>10}  {:<8} {:>7} {:>10.3} {:>8.1} {:>9.3} {:>9}",
+            row.elements,
+            row.backend,
+            row.threads,
+            row.ns_per_element,
+            row.gb_per_s(),
+            row.limit_share,
+            units
+        );
     }
 }
 
