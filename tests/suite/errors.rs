@@ -1,0 +1,169 @@
+//! Every wrong call: the error it gives, to the letter, and that nothing has changed after it.
+
+use fused_adam::{Adam, AdamW, Backend, Error, Flat, Rule, Step};
+
+const SOME: [f32; 4] = [0.1, -0.2, 0.3, -0.4];
+
+/// Takes step `t` with buffers of the lengths given, and hands back the error's message after
+/// having seen that it left them as they were.
+fn refusal<R: Rule>(rule: &R, t: u64, backend: Backend, lens: &[usize]) -> String {
+    let mut buffers: Vec<Vec<f32>> = lens.iter().map(|&len| SOME[..len].to_vec()).collect();
+    let [theta, grad, states @ ..] = &mut buffers[..] else { panic!("θ and g at least") };
+    let mut states: Vec<&mut [f32]> = states.iter_mut().map(Vec::as_mut_slice).collect();
+    let result = Step::new(rule, t).backend(backend).run(theta, grad, &mut states);
+    for (buffer, &len) in buffers.iter().zip(lens) {
+        assert_eq!(buffer, &SOME[..len], "something was written before the error");
+    }
+    result.expect_err("the call is wrong").to_string()
+}
+
+const PLAIN: [usize; 4] = [4, 4, 4, 4];
+
+#[test]
+fn hyper_parameters_outside_their_range() {
+    let table: [(&str, &[f64], &str); 5] = [
+        ("lr", &[-1e-3, f64::NAN, f64::INFINITY], "a finite number of at least 0"),
+        ("beta1", &[-0.1, 1.0, 1.5, f64::NAN], "a number in [0, 1)"),
+        ("beta2", &[-0.1, 1.0, 1.5, f64::INFINITY], "a number in [0, 1)"),
+        ("eps", &[0.0, -0.0, -1e-8, f64::INFINITY, f64::NAN], "a finite number above 0"),
+        ("weight_decay", &[-0.01, f64::NAN, f64::INFINITY], "a finite number of at least 0"),
+    ];
+    for (name, values, expected) in table {
+        for &value in values {
+            let mut adam = Adam::default();
+            let mut adamw = AdamW::default();
+            let [a, w] = match name {
+                "lr" => [&mut adam.lr, &mut adamw.lr],
+                "beta1" => [&mut adam.beta1, &mut adamw.beta1],
+                "beta2" => [&mut adam.beta2, &mut adamw.beta2],
+                "eps" => [&mut adam.eps, &mut adamw.eps],
+                _ => [&mut adam.weight_decay, &mut adamw.weight_decay],
+            };
+            (*a, *w) = (value, value);
+            let message = format!("`{name}` is {value:?}, expected {expected}");
+            assert_eq!(refusal(&adam, 1, Backend::Auto, &PLAIN), message);
+            assert_eq!(refusal(&adamw, 1, Backend::Auto, &PLAIN), message);
+            assert_eq!(adam.check().unwrap_err().to_string(), message);
+            assert_eq!(Flat::<_, f32>::new(adamw, 4).unwrap_err().to_string(), message);
+        }
+    }
+}
+
+/// In its range as an f64, but of no use as an f32.
+#[test]
+fn hyper_parameters_that_the_element_type_cannot_hold() {
+    let tiny = Adam { eps: 1e-60, ..Adam::default() };
+    let message = "`eps` is 1e-60, expected above 0 once rounded to the element type";
+    assert_eq!(refusal(&tiny, 1, Backend::Auto, &PLAIN), message);
+    let huge = Adam { lr: 1e38, ..Adam::default() };
+    let message = "`lr` is 1e38, expected a value whose coefficient is finite in the element type";
+    assert_eq!(refusal(&huge, 1, Backend::Auto, &PLAIN), message);
+    // Both are fine in f64.
+    let (mut theta, grad, mut m, mut v) = ([1.0_f64], [1.0], [0.0], [0.0]);
+    tiny.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
+    huge.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
+}
+
+#[test]
+fn ends_of_the_ranges_are_fine() {
+    let adam = Adam { lr: 0.0, beta1: 0.0, beta2: 0.0, weight_decay: 0.0, ..Adam::default() };
+    let (mut theta, grad, mut m, mut v) = ([0.5_f32], [2.0], [0.0], [0.0]);
+    adam.step(u64::MAX, &mut theta, &grad, &mut m, &mut v).unwrap();
+    assert_eq!((theta, m, v), ([0.5], [2.0], [4.0]));
+    let adamw = AdamW { beta1: 1.0 - f64::EPSILON / 2.0, ..AdamW::default() };
+    adamw.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
+}
+
+#[test]
+fn step_numbers_start_at_one() {
+    let message = "step number `t` is 0, expected 1 for the first step";
+    assert_eq!(refusal(&Adam::default(), 0, Backend::Auto, &PLAIN), message);
+
+    let state = vec![vec![0.0_f32; 4]; 2];
+    let mut full = Flat::resume(Adam::default(), u64::MAX, state).unwrap();
+    let mut theta = SOME;
+    let message = "step number `t` is 18446744073709551615, expected less than u64::MAX for \
+                   another step to follow";
+    assert_eq!(full.step(&mut theta, &SOME).unwrap_err().to_string(), message);
+    assert_eq!((theta, full.t()), (SOME, u64::MAX));
+}
+
+#[test]
+fn lengths_that_differ() {
+    let adam = Adam { amsgrad: true, ..Adam::default() };
+    for (buffer, name) in [(1, "grad"), (2, "m"), (3, "v"), (4, "v_max")] {
+        for len in [0, 3] {
+            let mut lens = [4; 5];
+            lens[buffer] = len;
+            let message = format!("`{name}` has {len} elements, expected 4 as in `theta`");
+            assert_eq!(refusal(&adam, 1, Backend::Auto, &lens), message);
+        }
+    }
+    // A longer buffer is no better than a shorter one.
+    let message = "`grad` has 4 elements, expected 3 as in `theta`";
+    assert_eq!(refusal(&adam, 1, Backend::Auto, &[3, 4, 4, 4, 4]), message);
+}
+
+#[test]
+fn states_that_are_missing_or_too_many() {
+    let (plain, amsgrad) = (AdamW::default(), AdamW { amsgrad: true, ..AdamW::default() });
+    let missing = "state `v_max` is missing, expected the 3 states [\"m\", \"v\", \"v_max\"]";
+    let superfluous = "3 states were given, expected the 2 states [\"m\", \"v\"]";
+    assert_eq!(refusal(&amsgrad, 1, Backend::Auto, &PLAIN), missing);
+    assert_eq!(refusal(&plain, 1, Backend::Auto, &[4; 5]), superfluous);
+    let missing_both = "state `m` is missing, expected the 2 states [\"m\", \"v\"]";
+    assert_eq!(refusal(&plain, 1, Backend::Auto, &[4, 4]), missing_both);
+
+    // The short form has no place for v_max, and an owner that was made without it has none.
+    let (mut theta, mut m, mut v) = (SOME, SOME, SOME);
+    let error = amsgrad.step(1, &mut theta, &SOME, &mut m, &mut v).unwrap_err();
+    assert_eq!(error.to_string(), missing);
+    let mut owner = Flat::new(plain, 4).unwrap();
+    owner.rule_mut().amsgrad = true;
+    assert_eq!(owner.step(&mut theta, &SOME).unwrap_err().to_string(), missing);
+    assert_eq!((theta, m, v, owner.t()), (SOME, SOME, SOME, 0));
+}
+
+#[test]
+fn backends_that_this_cpu_lacks() {
+    let lacking: Vec<_> = Backend::ALL.into_iter().filter(|b| !b.is_available()).collect();
+    assert!(!lacking.is_empty(), "no CPU has both AVX2 and NEON");
+    for backend in lacking {
+        let message = refusal(&Adam::default(), 1, backend, &PLAIN);
+        let start = format!("backend `{backend}` is not available on this CPU, expected one of ");
+        assert!(message.starts_with(&(start + "auto, scalar, wide")), "{message}");
+        assert!(!message.ends_with(backend.name()), "{message}");
+        assert_eq!(backend.resolved(), None);
+    }
+}
+
+#[test]
+fn names_of_backends() {
+    for backend in Backend::ALL {
+        assert_eq!(backend.name().parse(), Ok(backend));
+    }
+    let message = "there is no backend `sse9`, expected one of auto, scalar, wide, native, avx2, \
+                   avx512, neon";
+    assert_eq!("sse9".parse::<Backend>().unwrap_err().to_string(), message);
+}
+
+#[test]
+fn empty_slices_are_fine() {
+    let adam = Adam::default();
+    for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
+        let step = Step::new(&adam, 1).backend(backend);
+        assert_eq!(step.run::<f64>(&mut [], &[], &mut [&mut [], &mut []]), Ok(()));
+    }
+    assert_eq!(Flat::<_, f32>::new(AdamW::default(), 0).unwrap().step(&mut [], &[]), Ok(()));
+}
+
+/// An error can be handled by its kind, and sent to other threads.
+#[test]
+fn errors_are_typed() {
+    fn typed<T: std::error::Error + Send + Sync + 'static>() {}
+    typed::<Error>();
+    let adam = Adam { lr: -1.0, ..Adam::default() };
+    let Err(Error::HyperParameter { name: "lr", value: -1.0, .. }) = adam.check() else {
+        panic!("{:?}", adam.check());
+    };
+}

@@ -1,0 +1,10 @@
+//! The tests that are no table: what is refused, worked examples, recorded trajectories, and vectors
+//! from another oracle. One program, since each that steps in both element types takes a while to
+//! compile.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod errors;
+mod tolerance;
+mod vectors;
+mod worked_examples;

@@ -1,0 +1,89 @@
+"""Writes adam.json: single steps of Adam and AdamW, to the bit, computed by NumPy.
+
+An oracle of its own: it shares no code with the crate, and NumPy's float32 and float64 arrays do
+one IEEE 754 operation at a time. The order of operations is that of kernels.md.
+
+    python3 tests/vectors/generate.py > tests/vectors/adam.json
+"""
+
+import json
+import random
+
+import numpy as np
+
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 1.2e-38, 3e38, 1e20, -1e-23, 1.0]
+
+
+def power(beta, t):
+    square, product = beta, 1.0
+    while t:
+        if t & 1:
+            product *= square
+        square *= square
+        t >>= 1
+    return product
+
+
+def average(old, new, beta, real):
+    if beta >= 0.5:
+        return old + real(1.0 - beta) * (new - old)
+    return new - real(beta) * (new - old)
+
+
+def step(case, theta, g, m, v, v_max, real):
+    correction1 = 1.0 - power(case["beta1"], case["t"]) if case["bias_correction"] else 1.0
+    correction2 = 1.0 - power(case["beta2"], case["t"]) if case["bias_correction"] else 1.0
+    decay = case["weight_decay"]
+    if case["maximize"]:
+        g = -g
+    if decay != 0.0 and case["rule"] == "Adam":
+        g = g + real(decay) * theta
+    m = average(m, g, case["beta1"], real)
+    v = average(v, g * g, case["beta2"], real)
+    w = v
+    if case["amsgrad"]:
+        v_max = np.where(v_max > v, v_max, v)
+        w = v_max
+    d = np.sqrt(w) * real(1.0 / float(np.sqrt(np.float64(correction2)))) + real(case["eps"])
+    q = real(case["lr"] / correction1) * m / d
+    if decay != 0.0 and case["rule"] == "AdamW":
+        q = real(case["lr"] * decay) * theta + q
+    return theta - q, m, v, v_max
+
+
+def main():
+    rng = random.Random(2014)
+    cases = []
+    for i in range(48):
+        element = ["f32", "f64"][i % 2]
+        real, word = (np.float32, np.uint32) if element == "f32" else (np.float64, np.uint64)
+        case = {
+            "element": element,
+            "rule": ["Adam", "AdamW"][i // 2 % 2],
+            "amsgrad": bool(i // 4 % 2),
+            "maximize": rng.random() < 0.3,
+            "bias_correction": rng.random() < 0.8,
+            "t": rng.choice([1, 2, 3, 10, 777, 123456, 10**9]),
+            "lr": rng.choice([1e-3, 0.1, 3e-4]),
+            "beta1": rng.choice([0.9, 0.9, 0.0, 0.3, 0.5, 0.95]),
+            "beta2": rng.choice([0.999, 0.999, 0.95, 0.25, 0.0]),
+            "eps": rng.choice([1e-8, 1e-8, 1e-3]),
+            "weight_decay": rng.choice([0.0, 0.01, 0.1]),
+        }
+        # 19 elements: whole registers and a rest in every instruction set. v is not negative.
+        draw = lambda: rng.choice(SPECIAL) if rng.random() < 0.2 else rng.uniform(-1.0, 1.0)
+        with np.errstate(all="ignore"):
+            buffers = [np.array([draw() for _ in range(19)], dtype=real) for _ in range(3)]
+            buffers += [np.array([abs(draw()) for _ in range(19)], dtype=real) for _ in range(2)]
+            theta, grad, m, v, v_max = buffers
+            after = step(case, theta, grad, m, v, v_max, real)
+        names = ["theta", "m", "v"] + (["v_max"] if case["amsgrad"] else [])
+        hexes = lambda array: " ".join(f"{bits:x}" for bits in array.view(word))
+        case["grad"] = hexes(grad)
+        case["before"] = dict(zip(names, map(hexes, [theta, m, v, v_max])))
+        case["after"] = dict(zip(names, map(hexes, after)))
+        cases.append(case)
+    print("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]")
+
+
+main()
