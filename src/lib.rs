@@ -80,3 +80,8 @@ pub use flat::Flat;
 pub use lanes::Lanes;
 pub use rules::{Adam, AdamW, Kernel, Rule, WithKernel};
 pub use step::{Schedule, Step};
+
+/// The README's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -51,7 +51,7 @@ pub enum Schedule {
 /// Step::new(&adamw, 1).run(&mut theta[shard.clone()], &grad[shard], &mut [&mut m, &mut v])?;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a step does nothing until `run`"]
 pub struct Step<'r, R> {
     rule: &'r R,
@@ -88,7 +88,7 @@ impl<'r, R: Rule> Step<'r, R> {
     /// [`Error::StepNumber`] for t = 0, [`Error::Length`], [`Error::MissingState`],
     /// [`Error::SuperfluousState`] and [`Error::BackendNotAvailable`].
     pub fn run<E: Element>(
-        self,
+        &self,
         theta: &mut [E],
         grad: &[E],
         state: &mut [&mut [E]],
@@ -98,7 +98,7 @@ impl<'r, R: Rule> Step<'r, R> {
 
     /// [`run`](Self::run) on states of any type that is a slice underneath.
     pub(crate) fn run_on<E: Element, S: AsMut<[E]>>(
-        self,
+        &self,
         theta: &mut [E],
         grad: &[E],
         state: &mut [S],
