@@ -12,7 +12,7 @@
 //! All of its parameters lie in one flat buffer, theta, and their gradients in another: that is all
 //! [`Flat`] needs to know about a model. Forward and backward pass are plain loops on one thread,
 //! the same in all runs; only the optimizer's backend and its threads differ. Training magnifies
-//! rounding errors: one other bit in an early step would show in nearly every weight at the end.
+//! rounding errors: one flipped bit in an early step will as a rule change most weights at the end.
 //!
 //! It prints a table and draws the loss curve to `target/train_digits.svg`. Another machine may
 //! show another hash of the weights, since `exp` is its mathematical library's.

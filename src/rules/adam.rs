@@ -16,7 +16,7 @@
 //! that no rounded β is multiplied with: `β·m + (1−β)·g` with a β rounded to f32 decays at a
 //! rate that is wrong from the eighth digit on, and the error adds up over steps.
 
-use super::{Kernel, Rule, WithKernel, check, power, round};
+use super::{Kernel, Rule, WithKernel, check, powers, round};
 use crate::{Element, Error, Lanes};
 
 /// Adam, with decay as an L2 penalty that is folded into the gradient.
@@ -208,10 +208,10 @@ impl Recipe {
 
     fn coefficients<E: Element>(&self, t: u64) -> Result<Coefficients<E>, Error> {
         self.check()?;
-        let (correction1, correction2) = if self.bias_correction {
-            (1.0 - power(self.beta1, t), 1.0 - power(self.beta2, t))
+        let [correction1, correction2] = if self.bias_correction {
+            powers([self.beta1, self.beta2], t).map(|power| 1.0 - power)
         } else {
-            (1.0, 1.0)
+            [1.0; 2]
         };
         let (decay, decay_coefficient) = match self.decay {
             _ if self.weight_decay == 0.0 => (Decay::None, 0.0),

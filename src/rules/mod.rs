@@ -58,36 +58,38 @@ pub trait Kernel<E: Element, const N: usize>: Copy + Send + Sync {
     fn reference(&self, theta: &mut E, grad: E, state: [&mut E; N]);
 }
 
-/// β^t by repeated squaring, the bits of `t` taken from the lowest up: the same bits on every
-/// machine, which the platform's `pow` does not promise.
-pub(crate) fn power(beta: f64, mut t: u64) -> f64 {
-    let (mut square, mut product) = (beta, 1.0);
+/// β^t for two βs, by repeated squaring, the bits of `t` taken from the lowest up: the same bits on
+/// every machine, which the platform's `pow` does not promise. Two at once take no longer than one.
+pub(crate) fn powers(betas: [f64; 2], mut t: u64) -> [f64; 2] {
+    let (mut squares, mut products) = (betas, [1.0; 2]);
     while t > 0 {
-        if t & 1 == 1 {
-            product *= square;
+        for (square, product) in squares.iter_mut().zip(&mut products) {
+            *product *= if t & 1 == 1 { *square } else { 1.0 };
+            *square *= *square;
         }
-        square *= square;
         t >>= 1;
     }
-    product
+    products
 }
 
 /// `value`, if it is finite and `in_range`; else the error that names it.
+#[inline(always)]
 pub(crate) fn check(
     name: &'static str,
     value: f64,
     in_range: bool,
     expected: &'static str,
 ) -> Result<(), Error> {
-    if value.is_finite() && in_range {
-        Ok(())
-    } else {
-        Err(Error::HyperParameter { name, value, expected })
+    #[cold]
+    fn refuse(name: &'static str, value: f64, expected: &'static str) -> Error {
+        Error::HyperParameter { name, value, expected }
     }
+    if value.is_finite() && in_range { Ok(()) } else { Err(refuse(name, value, expected)) }
 }
 
 /// The one rounding of a coefficient. Refused if the hyper-parameter `name`, whose value is
 /// `value`, makes it too large for the element type.
+#[inline(always)]
 pub(crate) fn round<E: Element>(
     coefficient: f64,
     name: &'static str,
