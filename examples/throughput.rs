@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use fused_adam::{AdamW, Backend, Rule, Schedule, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
+use plotters::style::full_palette::{BLUE_700, BROWN, GREY, ORANGE_700, TEAL_400};
 use support::{Buffers, LimitLoop, Units, bytes_per_element};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -260,15 +261,22 @@ fn plot(report: &[Row], threads: usize, file: &Path) -> Result<()> {
             .x_desc("elements")
             .y_desc("ns per element")
             .x_label_formatter(&|x| format!("2^{:.0}", x.log2()))
+            .y_labels(20)
             .y_label_formatter(&|y| format!("{y:.1}"))
             .light_line_style(WHITE)
             .draw()?;
         let mut names: Vec<&str> = report.iter().map(|row| row.backend.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        for (i, name) in names.into_iter().enumerate() {
-            let color = if name == "limit" { BLACK.mix(0.5) } else { Palette99::pick(i).mix(1.0) };
-            let style = ShapeStyle { color, filled: true, stroke_width: 2 };
+        for name in names {
+            let color = match name {
+                "limit" => GREY,
+                "scalar" => BROWN,
+                "wide" => ORANGE_700,
+                "native" => BLUE_700,
+                _ => TEAL_400,
+            };
+            let style = ShapeStyle { color: color.to_rgba(), filled: true, stroke_width: 2 };
             let points: Vec<(f64, f64)> = report
                 .iter()
                 .filter(|row| row.backend == name && row.threads == threads)
@@ -281,7 +289,7 @@ fn plot(report: &[Row], threads: usize, file: &Path) -> Result<()> {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(SeriesLabelPosition::MiddleRight)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()?;

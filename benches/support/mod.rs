@@ -33,10 +33,9 @@ impl<E: Element> Kernel<E, 2> for LimitLoop {
         (theta.larger(grad), [m.larger(grad), v.larger(grad)])
     }
 
-    fn reference(&self, theta: &mut E, grad: E, [m, v]: [&mut E; 2]) {
-        for x in [theta, m, v] {
-            *x = if *x > grad { *x } else { grad };
-        }
+    fn reference(&self, theta: E, grad: E, [m, v]: [E; 2]) -> (E, [E; 2]) {
+        let larger = |x: E| if x > grad { x } else { grad };
+        (larger(theta), [larger(m), larger(v)])
     }
 }
 
@@ -65,8 +64,8 @@ impl<E: Element> Kernel<E, 1> for Units {
         (grad / v.sqrt(), [v])
     }
 
-    fn reference(&self, theta: &mut E, grad: E, [v]: [&mut E; 1]) {
-        *theta = grad / v.sqrt();
+    fn reference(&self, _: E, grad: E, [v]: [E; 1]) -> (E, [E; 1]) {
+        (grad / v.sqrt(), [v])
     }
 }
 

@@ -11,6 +11,11 @@ pub(crate) fn sweep<E: Element, K: Kernel<E, N>, const N: usize>(
 ) {
     let Buffers { theta, grad, mut state } = buffers;
     for (i, (theta, &grad)) in theta.iter_mut().zip(grad).enumerate() {
-        kernel.reference(theta, grad, state.each_mut().map(|state| &mut state[i]));
+        let old = state.each_ref().map(|state| state[i]);
+        let (new_theta, new) = kernel.reference(*theta, grad, old);
+        *theta = new_theta;
+        for (state, new) in state.iter_mut().zip(new) {
+            state[i] = new;
+        }
     }
 }

@@ -346,9 +346,9 @@ impl<E: Element, const DECAY: u8, const HEAVY: bool> Kernel<E, 2> for Fused<E, D
         (self.descend(theta, m, v), [m, v])
     }
 
-    #[inline]
-    fn reference(&self, theta: &mut E, grad: E, [m, v]: [&mut E; 2]) {
-        reference(&self.of, theta, grad, m, v, None);
+    fn reference(&self, theta: E, grad: E, [m, v]: [E; 2]) -> (E, [E; 2]) {
+        let (theta, m, v, _) = reference(&self.of, theta, grad, m, v, None);
+        (theta, [m, v])
     }
 }
 
@@ -367,47 +367,44 @@ impl<E: Element, const DECAY: u8, const HEAVY: bool> Kernel<E, 3>
         (self.0.descend(theta, m, v_max), [m, v, v_max])
     }
 
-    #[inline]
-    fn reference(&self, theta: &mut E, grad: E, [m, v, v_max]: [&mut E; 3]) {
-        reference(&self.0.of, theta, grad, m, v, Some(v_max));
+    fn reference(&self, theta: E, grad: E, [m, v, v_max]: [E; 3]) -> (E, [E; 3]) {
+        let (theta, m, v, v_max) = reference(&self.0.of, theta, grad, m, v, Some(v_max));
+        (theta, [m, v, v_max])
     }
 }
 
-/// The rule written out for one element, with nothing of the code above but the coefficients.
+/// The rule written out for one element, with nothing of the code above but the coefficients: from
+/// the old θ, m, v and (for AMSGrad) v_max to the new ones, the last being the new v without AMSGrad.
+#[inline(always)]
 fn reference<E: Element>(
     of: &Coefficients<E>,
-    theta: &mut E,
+    theta: E,
     grad: E,
-    m: &mut E,
-    v: &mut E,
-    v_max: Option<&mut E>,
-) {
+    m: E,
+    v: E,
+    v_max: Option<E>,
+) -> (E, E, E, E) {
     let mut g = if of.maximize { -grad } else { grad };
     if of.decay == Decay::L2 {
-        g = g + of.decay_coefficient * *theta;
+        g = g + of.decay_coefficient * theta;
     }
 
-    *m = if of.m.heavy { *m + of.m.rate * (g - *m) } else { g - of.m.rate * (g - *m) };
+    let m = if of.m.heavy { m + of.m.rate * (g - m) } else { g - of.m.rate * (g - m) };
 
     let square = g * g;
-    *v = if of.v.heavy {
-        *v + of.v.rate * (square - *v)
-    } else {
-        square - of.v.rate * (square - *v)
-    };
+    let v =
+        if of.v.heavy { v + of.v.rate * (square - v) } else { square - of.v.rate * (square - v) };
 
     let second_moment = match v_max {
-        None => *v,
-        Some(v_max) => {
-            *v_max = if *v_max > *v { *v_max } else { *v };
-            *v_max
-        }
+        Some(v_max) if v_max > v => v_max,
+        _ => v,
     };
 
     let d = second_moment.sqrt() * of.root_scale + of.eps;
-    let adaptive = of.step_size * *m / d;
-    *theta = match of.decay {
-        Decay::Decoupled => *theta - (of.decay_coefficient * *theta + adaptive),
-        Decay::None | Decay::L2 => *theta - adaptive,
+    let adaptive = of.step_size * m / d;
+    let theta = match of.decay {
+        Decay::Decoupled => theta - (of.decay_coefficient * theta + adaptive),
+        Decay::None | Decay::L2 => theta - adaptive,
     };
+    (theta, m, v, second_moment)
 }

@@ -54,8 +54,8 @@ pub trait Kernel<E: Element, const N: usize>: Copy + Send + Sync {
     /// Returns the new θ and the new states. To be marked `#[inline(always)]`.
     fn update<L: Lanes<Element = E>>(&self, theta: L, grad: L, state: [L; N]) -> (L, [L; N]);
 
-    /// Does the same to one element, in plain arithmetic.
-    fn reference(&self, theta: &mut E, grad: E, state: [&mut E; N]);
+    /// The same for one element, in plain arithmetic.
+    fn reference(&self, theta: E, grad: E, state: [E; N]) -> (E, [E; N]);
 }
 
 /// β^t for two βs, by repeated squaring, the bits of `t` taken from the lowest up: the same bits on
