@@ -4,7 +4,7 @@
 //! backend that this CPU lacks shows up as `ignored`, by name. Each property draws its cases with
 //! proptest: rules with all their options, step numbers, lengths around the widths of registers and
 //! chunks, misalignments, and numbers of every kind. `PROPTEST_CASES` sets how many
-//! (default 96 for each entry), `PROPTEST_RNG_SEED` repeats a run; a failure prints its seed.
+//! (default 256 for each entry), `PROPTEST_RNG_SEED` repeats a run; a failure prints its seed.
 
 mod common;
 
@@ -51,7 +51,7 @@ fn check(
 ) -> Result<(), Failed> {
     let mut config = Config { failure_persistence: None, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 96;
+        config.cases = 256;
     }
     if config.rng_seed == RngSeed::Random {
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;

@@ -7,6 +7,11 @@
 //! are under way without depending on each other, also on a core whose out-of-order window is
 //! shared with another thread. `kernels.md` has the measurements.
 
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "no level exists on this target")
+)]
+
 use core::ops::{Add, Div, Mul, Sub};
 
 use pulp::{Simd, WithSimd};
@@ -104,38 +109,48 @@ impl<E: Element, K: Kernel<E, N>, const N: usize> WithSimd for Sweep<'_, E, K, N
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Sweep { kernel, mut buffers } = self;
+        let Sweep { kernel, buffers } = self;
         let block = Registers::<E, S, UNROLL>::LEN;
-        let head = buffers.theta.as_ptr().align_offset(ALIGN_BYTES);
-        if head > 0 && buffers.len() >= head.saturating_add(ALIGN_BLOCKS * block) {
-            let (unaligned, aligned) = buffers.split_at(head);
-            tail(simd, kernel, unaligned);
-            buffers = aligned;
+        let mut head = buffers.theta.as_ptr().align_offset(ALIGN_BYTES);
+        if head.saturating_add(ALIGN_BLOCKS * block) > buffers.len() {
+            head = 0;
         }
-        let rest = whole_registers::<Registers<E, S, UNROLL>, K, N>(simd, kernel, buffers);
-        tail(simd, kernel, rest);
+        let (head, rest) = buffers.split_at(head);
+        let tail = whole_registers::<Registers<E, S, UNROLL>, K, N>(simd, kernel, rest);
+        for few in [head, tail] {
+            let fewer = whole_registers::<Registers<E, S, 1>, K, N>(simd, kernel, few);
+            whole_registers::<E, K, N>((), kernel, fewer);
+        }
     }
 }
 
-/// Steps a few elements, register by register.
-#[inline(always)]
-fn tail<E: Element, S: Simd, K: Kernel<E, N>, const N: usize>(
-    simd: S,
-    kernel: K,
-    buffers: Buffers<'_, E, N>,
-) {
-    let rest = whole_registers::<Registers<E, S, 1>, K, N>(simd, kernel, buffers);
-    whole_registers::<E, K, N>((), kernel, rest);
+/// An element that has registers in each instruction set.
+pub trait NativeElement: Sized {
+    /// What those registers can do: on a type of its own, so that generic code over [`Element`] does
+    /// not meet these names.
+    type Native: Arithmetic<Element = Self>;
 }
 
-/// An element that has registers in each instruction set, and what they can do.
-pub trait NativeElement: Sized {
-    /// One register of the instruction set `S`.
+impl NativeElement for f32 {
+    type Native = Single;
+}
+
+impl NativeElement for f64 {
+    type Native = Double;
+}
+
+/// One register of the instruction set `S`.
+type Native<E, S> = <<E as NativeElement>::Native as Arithmetic>::Register<S>;
+
+/// What a register of elements can do in each instruction set.
+pub trait Arithmetic {
+    type Element;
     type Register<S: Simd>: Copy;
 
-    fn splat<S: Simd>(simd: S, x: Self) -> Self::Register<S>;
-    fn of<S: Simd>(elements: &[Self]) -> &[Self::Register<S>];
-    fn of_mut<S: Simd>(elements: &mut [Self]) -> &mut [Self::Register<S>];
+    fn splat<S: Simd>(simd: S, x: Self::Element) -> Self::Register<S>;
+    /// As many whole registers as the elements fill.
+    fn of<S: Simd>(elements: &[Self::Element]) -> &[Self::Register<S>];
+    fn of_mut<S: Simd>(elements: &mut [Self::Element]) -> &mut [Self::Register<S>];
     fn add<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
     fn sub<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
     fn mul<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
@@ -144,7 +159,11 @@ pub trait NativeElement: Sized {
     fn larger<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
 }
 
-impl NativeElement for f32 {
+/// Registers of `f32`.
+pub struct Single;
+
+impl Arithmetic for Single {
+    type Element = f32;
     type Register<S: Simd> = S::f32s;
 
     #[inline(always)]
@@ -185,7 +204,11 @@ impl NativeElement for f32 {
     }
 }
 
-impl NativeElement for f64 {
+/// Registers of `f64`.
+pub struct Double;
+
+impl Arithmetic for Double {
+    type Element = f64;
     type Register<S: Simd> = S::f64s;
 
     #[inline(always)]
@@ -230,12 +253,12 @@ impl NativeElement for f64 {
 #[derive(Clone, Copy)]
 struct Registers<E: NativeElement, S: Simd, const U: usize> {
     simd: S,
-    of: [E::Register<S>; U],
+    of: [Native<E, S>; U],
 }
 
 impl<E: NativeElement + Copy, S: Simd, const U: usize> Registers<E, S, U> {
     #[inline(always)]
-    fn map(self, f: impl Fn(E::Register<S>) -> E::Register<S>) -> Self {
+    fn map(self, f: impl Fn(Native<E, S>) -> Native<E, S>) -> Self {
         Registers { of: self.of.map(f), ..self }
     }
 
@@ -243,7 +266,7 @@ impl<E: NativeElement + Copy, S: Simd, const U: usize> Registers<E, S, U> {
     fn zip(
         mut self,
         other: Self,
-        f: impl Fn(S, E::Register<S>, E::Register<S>) -> E::Register<S>,
+        f: impl Fn(S, Native<E, S>, Native<E, S>) -> Native<E, S>,
     ) -> Self {
         for (a, b) in self.of.iter_mut().zip(other.of) {
             *a = f(self.simd, *a, b);
@@ -256,7 +279,7 @@ impl<E: NativeElement + Copy, S: Simd, const U: usize> Add for Registers<E, S, U
     type Output = Self;
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        self.zip(other, E::add)
+        self.zip(other, E::Native::add)
     }
 }
 
@@ -264,7 +287,7 @@ impl<E: NativeElement + Copy, S: Simd, const U: usize> Sub for Registers<E, S, U
     type Output = Self;
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        self.zip(other, E::sub)
+        self.zip(other, E::Native::sub)
     }
 }
 
@@ -272,7 +295,7 @@ impl<E: NativeElement + Copy, S: Simd, const U: usize> Mul for Registers<E, S, U
     type Output = Self;
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
-        self.zip(other, E::mul)
+        self.zip(other, E::Native::mul)
     }
 }
 
@@ -280,7 +303,7 @@ impl<E: NativeElement + Copy, S: Simd, const U: usize> Div for Registers<E, S, U
     type Output = Self;
     #[inline(always)]
     fn div(self, other: Self) -> Self {
-        self.zip(other, E::div)
+        self.zip(other, E::Native::div)
     }
 }
 
@@ -288,7 +311,7 @@ impl<E: NativeElement + Copy, S: Simd, const U: usize> Add<E> for Registers<E, S
     type Output = Self;
     #[inline(always)]
     fn add(self, x: E) -> Self {
-        self.map(|a| E::add(self.simd, a, E::splat(self.simd, x)))
+        self.map(|a| E::Native::add(self.simd, a, E::Native::splat(self.simd, x)))
     }
 }
 
@@ -296,7 +319,7 @@ impl<E: NativeElement + Copy, S: Simd, const U: usize> Mul<E> for Registers<E, S
     type Output = Self;
     #[inline(always)]
     fn mul(self, x: E) -> Self {
-        self.map(|a| E::mul(self.simd, a, E::splat(self.simd, x)))
+        self.map(|a| E::Native::mul(self.simd, a, E::Native::splat(self.simd, x)))
     }
 }
 
@@ -305,28 +328,28 @@ impl<E: Element, S: Simd, const U: usize> Lanes for Registers<E, S, U> {
 
     #[inline(always)]
     fn sqrt(self) -> Self {
-        self.map(|a| <E as NativeElement>::sqrt(self.simd, a))
+        self.map(|a| E::Native::sqrt(self.simd, a))
     }
 
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
-        self.zip(other, <E as NativeElement>::larger)
+        self.zip(other, E::Native::larger)
     }
 }
 
 impl<E: Element, S: Simd, const U: usize> Register for Registers<E, S, U> {
     type Token = S;
-    const LEN: usize = U * size_of::<E::Register<S>>() / size_of::<E>();
+    const LEN: usize = U * size_of::<Native<E, S>>() / size_of::<E>();
 
     #[inline(always)]
     fn load(simd: S, from: &[E]) -> Self {
-        let from = E::of::<S>(from);
+        let from = E::Native::of::<S>(from);
         Registers { simd, of: core::array::from_fn(|i| from[i]) }
     }
 
     #[inline(always)]
     fn store(self, to: &mut [E]) {
-        E::of_mut::<S>(to)[..U].copy_from_slice(&self.of);
+        E::Native::of_mut::<S>(to)[..U].copy_from_slice(&self.of);
     }
 
     #[cfg(target_arch = "x86_64")]
