@@ -158,6 +158,7 @@ fn state_names(amsgrad: bool) -> &'static [&'static str] {
 }
 
 impl Adam {
+    #[inline(always)]
     fn recipe(&self) -> Recipe {
         let Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } =
             *self;
@@ -167,6 +168,7 @@ impl Adam {
 }
 
 impl AdamW {
+    #[inline(always)]
     fn recipe(&self) -> Recipe {
         let AdamW { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } =
             *self;
@@ -197,6 +199,7 @@ struct Recipe {
 }
 
 impl Recipe {
+    #[inline(always)]
     fn check(&self) -> Result<(), Error> {
         let Recipe { lr, beta1, beta2, eps, weight_decay, .. } = *self;
         check("lr", lr, lr >= 0.0, "a finite number of at least 0")?;
@@ -206,6 +209,7 @@ impl Recipe {
         check("weight_decay", weight_decay, weight_decay >= 0.0, "a finite number of at least 0")
     }
 
+    #[inline(always)]
     fn coefficients<E: Element>(&self, t: u64) -> Result<Coefficients<E>, Error> {
         self.check()?;
         let [correction1, correction2] = if self.bias_correction {

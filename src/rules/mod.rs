@@ -60,6 +60,7 @@ pub trait Kernel<E: Element, const N: usize>: Copy + Send + Sync {
 
 /// β^t for two βs, by repeated squaring, the bits of `t` taken from the lowest up: the same bits on
 /// every machine, which the platform's `pow` does not promise. Two at once take no longer than one.
+#[inline]
 pub(crate) fn powers(betas: [f64; 2], mut t: u64) -> [f64; 2] {
     let (mut squares, mut products) = (betas, [1.0; 2]);
     while t > 0 {
