@@ -8,8 +8,8 @@
 
 mod common;
 
-use std::num::NonZeroUsize;
-use std::sync::LazyLock;
+#[cfg(feature = "parallel")]
+use std::{num::NonZeroUsize, sync::LazyLock};
 
 use common::{Bits, Guarded, Numbers, Random, difference};
 use fused_adam::{Adam, AdamW, Backend, Element, Error, Flat, Rule, Schedule, Step, WithKernel};
@@ -120,8 +120,9 @@ struct Case {
     /// Misalignment of θ, g and the states, in elements.
     offsets: [usize; 5],
     /// Elements in a chunk, and which of the pools takes them.
+    #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no chunks"))]
     chunk: usize,
-    #[cfg_attr(not(feature = "parallel"), allow(dead_code, reason = "no pools"))]
+    #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no pools"))]
     pool: usize,
 }
 
