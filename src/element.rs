@@ -1,7 +1,7 @@
 //! The element axis: what a buffer stores, here `f32` or `f64`.
 //!
 //! Both compute in their own precision. All that differs between them is said here and in the
-//! register types of the backends; nothing else in the crate knows how wide an element is.
+//! register types of the backends.
 
 use core::ops::Neg;
 

@@ -63,6 +63,18 @@ pub enum Error {
         names: &'static [&'static str],
     },
 
+    /// The rule is at odds with itself: its kernel keeps another number of states than it names.
+    /// No rule of this crate is.
+    #[error(
+        "the rule's kernel keeps {kernel} states, expected those that the rule names, {names:?}"
+    )]
+    KernelStates {
+        /// How many states the kernel keeps.
+        kernel: usize,
+        /// The names of those that the rule keeps.
+        names: &'static [&'static str],
+    },
+
     /// This CPU, or this build's target, lacks the backend that was asked for.
     #[error(
         "backend `{backend}` is not available on this CPU, expected one of {}",

@@ -32,7 +32,12 @@ impl<R: Rule, E: Element> Flat<R, E> {
     /// # Errors
     ///
     /// [`Error::HyperParameter`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Vec`] does, if so much memory cannot be had.
     pub fn new(rule: R, len: usize) -> Result<Self, Error> {
+        rule.check()?;
         let state = rule.state_names().iter().map(|_| vec![E::ZERO; len]).collect();
         Self::resume(rule, 0, state)
     }

@@ -106,6 +106,7 @@ impl<'r, R: Rule> Step<'r, R> {
         if self.t == 0 {
             return Err(Error::StepNumber { t: 0, expected: "1 for the first step" });
         }
+        self.rule.check()?;
         let names = self.rule.state_names();
         check_states(names, state.len())?;
         check_length("grad", grad.len(), theta.len())?;
@@ -131,9 +132,8 @@ struct Run<'a, E, S> {
 impl<E: Element, S: AsMut<[E]>> WithKernel<E> for Run<'_, E, S> {
     fn with<K: Kernel<E, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
         let Run { engine, schedule, names, theta, grad, state } = self;
-        let Some(state) = state.first_chunk_mut::<N>() else {
-            // The kernel of a rule from outside this crate keeps more states than the rule names.
-            return Err(Error::MissingState { name: "unnamed", expected: N, names });
+        let Ok(state) = <&mut [S; N]>::try_from(state) else {
+            return Err(Error::KernelStates { kernel: N, names });
         };
         let state = state.each_mut().map(AsMut::as_mut);
         let buffers = Buffers { theta, grad, state };

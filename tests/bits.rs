@@ -38,7 +38,8 @@ fn table<E: Bits>(trials: &mut Vec<Trial>, backend: Backend, threads: Threads) {
     ];
     for (name, property) in properties {
         let name = format!("{backend}::{threads}::{}::{name}", E::NAME);
-        let run = move || check(backend, threads, property);
+        let long = LONG_BYTES / size_of::<E>();
+        let run = move || check(backend, threads, long, property);
         trials.push(Trial::test(name, run).with_ignored_flag(!backend.is_available()));
     }
 }
@@ -47,6 +48,7 @@ fn table<E: Bits>(trials: &mut Vec<Trial>, backend: Backend, threads: Threads) {
 fn check(
     backend: Backend,
     threads: Threads,
+    long: usize,
     property: fn(&Case, Backend, Schedule) -> Result<(), String>,
 ) -> Result<(), Failed> {
     let mut config = Config { failure_persistence: None, ..Config::default() };
@@ -58,14 +60,19 @@ fn check(
         config.rng_seed = RngSeed::Fixed(clock.as_nanos() as u64);
     }
     let seed = config.rng_seed;
-    let outcome = TestRunner::new(config).run(&case(), |case| {
+    let outcome = TestRunner::new(config).run(&case(), |mut case| {
         let result = match threads {
             Threads::Serial => property(&case, backend, Schedule::Serial),
-            Threads::Auto => property(&case, backend, Schedule::Auto),
+            Threads::Auto => {
+                if case.seed % 8 == 0 {
+                    case.len += long - 2;
+                }
+                on_pool(&case, || property(&case, backend, Schedule::Auto))
+            }
             #[cfg(feature = "parallel")]
-            Threads::Pool => {
+            Threads::Chunks => {
                 let chunks = Schedule::Chunks(NonZeroUsize::new(case.chunk).unwrap());
-                POOLS[case.pool].install(|| property(&case, backend, chunks))
+                on_pool(&case, || property(&case, backend, chunks))
             }
         };
         result.map_err(TestCaseError::fail)
@@ -77,9 +84,11 @@ fn check(
 #[derive(Clone, Copy)]
 enum Threads {
     Serial,
+    /// As the crate chooses, one case in eight with buffers that are long enough for many threads.
     Auto,
+    /// Chunks of any length.
     #[cfg(feature = "parallel")]
-    Pool,
+    Chunks,
 }
 
 impl Threads {
@@ -87,7 +96,7 @@ impl Threads {
         Threads::Serial,
         Threads::Auto,
         #[cfg(feature = "parallel")]
-        Threads::Pool,
+        Threads::Chunks,
     ];
 }
 
@@ -97,9 +106,23 @@ impl std::fmt::Display for Threads {
             Threads::Serial => "serial",
             Threads::Auto => "auto",
             #[cfg(feature = "parallel")]
-            Threads::Pool => "chunks",
+            Threads::Chunks => "chunks",
         })
     }
+}
+
+/// From so many bytes of θ on, the automatic choice is many threads (`suite::threads` holds it to that).
+const LONG_BYTES: usize = 512 << 10;
+
+/// Runs `f` in one of the pools, which the case chooses.
+#[cfg(feature = "parallel")]
+fn on_pool<T: Send>(case: &Case, f: impl FnOnce() -> T + Send) -> T {
+    POOLS[case.pool].install(f)
+}
+
+#[cfg(not(feature = "parallel"))]
+fn on_pool<T>(_: &Case, f: impl FnOnce() -> T) -> T {
+    f()
 }
 
 /// Pools of 1 to 8 threads.

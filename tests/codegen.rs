@@ -98,6 +98,21 @@ fn clones_use_their_own_width_and_nothing_is_fused() {
         assert!(function.fused.is_empty(), "{name} fuses: {:?}", function.fused);
     }
 
+    // The two backends that are not dispatched: all of their sweeps are among what was looked at.
+    let sweeps = |of: &str, units: &[Mnemonic]| {
+        let has = |function: &Function| {
+            function.units.keys().any(|(mnemonic, _)| units.contains(mnemonic))
+        };
+        kernels.iter().filter(|(name, function)| name.contains(of) && has(function)).count()
+    };
+    let single = [Mnemonic::Sqrtps, Mnemonic::Vsqrtps];
+    let double = [Mnemonic::Sqrtpd, Mnemonic::Vsqrtpd];
+    let wide = (sweeps("backend::wide::sweep", &single), sweeps("backend::wide::sweep", &double));
+    assert_eq!(wide, (12, 12), "sweeps of wide");
+    let scalar = kernels.keys().filter(|name| name.contains("backend::scalar::sweep")).count();
+    println!("wide: {wide:?} sweeps; scalar: {scalar}");
+    assert!(scalar >= 12, "only {scalar} sweeps of the reference");
+
     // A clone is one function with the whole sweep inlined: its blocks of registers, its single
     // registers, and its last elements.
     for (level, width) in [("v3::V3", 256), ("v4::V4", 512)] {

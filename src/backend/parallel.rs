@@ -28,8 +28,11 @@ const SERIAL_BYTES: usize = 512 << 10;
 /// The most bytes of θ in a chunk, so that a thread that is held up leaves work to steal.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Steps `buffers` on one thread if they are short, else in chunks: at least one for each thread,
-/// cut on whole cache lines.
+/// The fewest, so that a chunk is worth a fork on a machine with many threads.
+const LEAST_CHUNK_BYTES: usize = 64 << 10;
+
+/// Steps `buffers` on one thread if they are short, else in chunks: one for each thread or more,
+/// within the bounds above, cut on whole cache lines.
 pub(crate) fn auto<E: Element, K: Kernel<E, N>, const N: usize>(
     engine: Engine,
     kernel: &K,
@@ -43,6 +46,7 @@ pub(crate) fn auto<E: Element, K: Kernel<E, N>, const N: usize>(
         return engine.sweep(kernel, buffers);
     }
     let line = 64 / size_of::<E>();
-    let chunk = buffers.len().div_ceil(threads).min(CHUNK_BYTES / size_of::<E>());
+    let (least, most) = (LEAST_CHUNK_BYTES / size_of::<E>(), CHUNK_BYTES / size_of::<E>());
+    let chunk = buffers.len().div_ceil(threads).clamp(least, most);
     sweep(engine, chunk.next_multiple_of(line), kernel, buffers);
 }

@@ -5,6 +5,7 @@
 use super::Buffers;
 use crate::{Element, Kernel};
 
+#[inline(never)]
 pub(crate) fn sweep<E: Element, K: Kernel<E, N>, const N: usize>(
     kernel: &K,
     buffers: Buffers<'_, E, N>,

@@ -211,7 +211,6 @@ impl Recipe {
 
     #[inline(always)]
     fn coefficients<E: Element>(&self, t: u64) -> Result<Coefficients<E>, Error> {
-        self.check()?;
         let [correction1, correction2] = if self.bias_correction {
             powers([self.beta1, self.beta2], t).map(|power| 1.0 - power)
         } else {

@@ -14,26 +14,29 @@ use crate::{Element, Error, Lanes};
 /// A rule of optimization with its hyper-parameters, such as [`Adam`].
 ///
 /// The trait is open: a new rule is one type that implements it, and its [`Kernel`]s.
-pub trait Rule: Clone + Send + Sync {
+pub trait Rule {
     /// The names of the state buffers that the rule keeps with these options, in the order in
     /// which they are handed in. Each is as long as `theta` and starts at zero.
     fn state_names(&self) -> &'static [&'static str];
 
-    /// Checks every hyper-parameter. [`Step::run`](crate::Step::run) does it too.
+    /// Checks every hyper-parameter. [`Step::run`](crate::Step::run) calls it before anything else.
     ///
     /// # Errors
     ///
     /// [`Error::HyperParameter`] for the first one outside its range.
     fn check(&self) -> Result<(), Error>;
 
-    /// Computes the coefficients of step `t`, which is 1 for the first, and lets `then` have the
-    /// kernel. Choices that depend on hyper-parameters alone are made here, outside the loop, by
-    /// choosing a kernel type.
+    /// Computes the coefficients of step `t` ≥ 1 from hyper-parameters that [`check`](Self::check)
+    /// has passed, and lets `then` have the kernel. Choices that depend on hyper-parameters alone are
+    /// made here, outside the loop, by choosing a kernel type.
+    ///
+    /// To call `then` exactly once is the last thing that it does, and its result is the result:
+    /// what comes after would come after the step.
     ///
     /// # Errors
     ///
-    /// Those of [`check`](Self::check); a hyper-parameter that is in its range, but leads to a
-    /// coefficient that `E` cannot hold; and those of `then`.
+    /// A hyper-parameter that is in its range, but leads to a coefficient that `E` cannot hold; and
+    /// those of `then`.
     fn with_kernel<E: Element, W: WithKernel<E>>(&self, t: u64, then: W) -> Result<(), Error>;
 }
 

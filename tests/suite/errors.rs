@@ -1,6 +1,8 @@
 //! Every wrong call: the error it gives, to the letter, and that nothing has changed after it.
 
-use fused_adam::{Adam, AdamW, Backend, Error, Flat, Rule, Step};
+use fused_adam::{
+    Adam, AdamW, Backend, Element, Error, Flat, Kernel, Lanes, Rule, Step, WithKernel,
+};
 
 const SOME: [f32; 4] = [0.1, -0.2, 0.3, -0.4];
 
@@ -49,6 +51,13 @@ fn hyper_parameters_outside_their_range() {
     }
 }
 
+/// Found before memory is asked for.
+#[test]
+fn an_owner_is_checked_before_it_allocates() {
+    let adam = Adam { lr: -1.0, ..Adam::default() };
+    assert!(Flat::<_, f32>::new(adam, usize::MAX).is_err());
+}
+
 /// In its range as an f64, but of no use as an f32.
 #[test]
 fn hyper_parameters_that_the_element_type_cannot_hold() {
@@ -58,7 +67,14 @@ fn hyper_parameters_that_the_element_type_cannot_hold() {
     let huge = Adam { lr: 1e38, ..Adam::default() };
     let message = "`lr` is 1e38, expected a value whose coefficient is finite in the element type";
     assert_eq!(refusal(&huge, 1, Backend::Auto, &PLAIN), message);
-    // Both are fine in f64.
+    let dense = Adam { eps: 1e39, ..Adam::default() };
+    let message = "`eps` is 1e39, expected a value whose coefficient is finite in the element type";
+    assert_eq!(refusal(&dense, 1, Backend::Auto, &PLAIN), message);
+    let decay = AdamW { lr: 1e30, weight_decay: 1e10, ..AdamW::default() };
+    let message = "`weight_decay` is 10000000000.0, expected a value whose coefficient is finite in \
+                   the element type";
+    assert_eq!(refusal(&decay, 1, Backend::Auto, &PLAIN), message);
+    // The first two are fine in f64.
     let (mut theta, grad, mut m, mut v) = ([1.0_f64], [1.0], [0.0], [0.0]);
     tiny.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
     huge.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
@@ -132,7 +148,8 @@ fn backends_that_this_cpu_lacks() {
         let message = refusal(&Adam::default(), 1, backend, &PLAIN);
         let start = format!("backend `{backend}` is not available on this CPU, expected one of ");
         assert!(message.starts_with(&(start + "auto, scalar, wide")), "{message}");
-        assert!(!message.ends_with(backend.name()), "{message}");
+        let available = message.split_once("one of ").unwrap().1;
+        assert!(available.split(", ").all(|name| name != backend.name()), "{message}");
         assert_eq!(backend.resolved(), None);
     }
 }
@@ -155,6 +172,63 @@ fn empty_slices_are_fine() {
         assert_eq!(step.run::<f64>(&mut [], &[], &mut [&mut [], &mut []]), Ok(()));
     }
     assert_eq!(Flat::<_, f32>::new(AdamW::default(), 0).unwrap().step(&mut [], &[]), Ok(()));
+}
+
+/// A rule from outside the crate: checked like any other, and refused if it contradicts itself.
+#[derive(Clone)]
+struct Foreign {
+    names: &'static [&'static str],
+    fine: bool,
+}
+
+impl Rule for Foreign {
+    fn state_names(&self) -> &'static [&'static str] {
+        self.names
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let error = Error::HyperParameter { name: "fine", value: 0.0, expected: "1" };
+        if self.fine { Ok(()) } else { Err(error) }
+    }
+
+    fn with_kernel<E: Element, W: WithKernel<E>>(&self, _: u64, then: W) -> Result<(), Error> {
+        then.with(&Add)
+    }
+}
+
+/// θ + g, with one state that stays.
+#[derive(Clone, Copy)]
+struct Add;
+
+impl<E: Element> Kernel<E, 1> for Add {
+    fn update<L: Lanes<Element = E>>(&self, theta: L, grad: L, state: [L; 1]) -> (L, [L; 1]) {
+        (theta + grad, state)
+    }
+
+    fn reference(&self, theta: E, grad: E, state: [E; 1]) -> (E, [E; 1]) {
+        (theta + grad, state)
+    }
+}
+
+#[test]
+fn rules_from_outside() {
+    for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
+        let good = Foreign { names: &["s"], fine: true };
+        let mut theta = SOME;
+        let step = Step::new(&good, 1).backend(backend);
+        step.run(&mut theta, &SOME, &mut [&mut [0.0; 4]]).unwrap();
+        assert_eq!(theta, SOME.map(|x| x + x));
+
+        let unfit = Foreign { fine: false, ..good };
+        assert_eq!(refusal(&unfit, 1, backend, &[4; 3]), "`fine` is 0.0, expected 1");
+        for names in [&[] as &[_], &["s", "t"]] {
+            let at_odds = Foreign { names, fine: true };
+            let message = format!(
+                "the rule's kernel keeps 1 states, expected those that the rule names, {names:?}"
+            );
+            assert_eq!(refusal(&at_odds, 1, backend, &[4; 4][..2 + names.len()]), message);
+        }
+    }
 }
 
 /// An error can be handled by its kind, and sent to other threads.

@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+#[cfg(feature = "parallel")]
+mod threads;
 mod tolerance;
 mod vectors;
 mod worked_examples;
