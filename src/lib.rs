@@ -1,7 +1,7 @@
 //! Adam and AdamW on flat buffers, in **one fused pass**: each of θ, g, m and v is read once, and
 //! θ, m and v are written once. Nothing is allocated.
 //!
-//! Past the caches a step runs at the speed of memory. And it gives **the same bits** with every
+//! Past the caches a step takes little longer than moving its bytes. And it gives **the same bits** with every
 //! backend, instruction set, number of threads, chunk size, alignment, and split of the buffers.
 //!
 //! # On plain slices
