@@ -8,8 +8,9 @@
 
 use fused_adam::{Element, Error, Kernel, Lanes, Rule, WithKernel};
 
-/// The limit loop: reads θ, g, m, v and writes θ, m, v like a step of Adam, with one comparison for
-/// each write and no other arithmetic. What memory and caches allow.
+/// The limit loop: reads θ, g, m, v and writes θ, m, v like a step of Adam, with one addition for each
+/// write and no other arithmetic. What memory and caches allow. (A loop that writes back what was
+/// there is faster by a hundredth or two; no step does that.)
 #[derive(Clone, Copy, Debug)]
 pub struct LimitLoop;
 
@@ -30,12 +31,11 @@ impl Rule for LimitLoop {
 impl<E: Element> Kernel<E, 2> for LimitLoop {
     #[inline(always)]
     fn update<L: Lanes<Element = E>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
-        (theta.larger(grad), [m.larger(grad), v.larger(grad)])
+        (theta + grad, [m + grad, v + grad])
     }
 
     fn reference(&self, theta: E, grad: E, [m, v]: [E; 2]) -> (E, [E; 2]) {
-        let larger = |x: E| if x > grad { x } else { grad };
-        (larger(theta), [larger(m), larger(v)])
+        (theta + grad, [m + grad, v + grad])
     }
 }
 
