@@ -1,6 +1,6 @@
 //! What can be wrong with a call, told before anything is written.
 
-use crate::Backend;
+use crate::{AnyRule, Backend};
 
 /// Why a step was refused.
 ///
@@ -33,7 +33,7 @@ pub enum Error {
     /// A buffer is not as long as `theta`.
     #[error("`{name}` has {len} elements, expected {expected} as in `theta`")]
     Length {
-        /// The buffer: `grad`, or the name of a state.
+        /// The buffer: `grad`, `copy`, or the name of a state.
         name: &'static str,
         /// Its length in elements.
         len: usize,
@@ -90,6 +90,13 @@ pub enum Error {
     /// No backend has this name.
     #[error("there is no backend `{name}`, expected one of {}", list(&Backend::ALL))]
     UnknownBackend {
+        /// The name that was given.
+        name: String,
+    },
+
+    /// No rule has this name.
+    #[error("there is no rule `{name}`, expected one of {}", AnyRule::NAMES.join(", "))]
+    UnknownRule {
         /// The name that was given.
         name: String,
     },

@@ -1,6 +1,6 @@
 //! The owner of one flat buffer's state, for those who do not want to keep it themselves.
 
-use crate::{Backend, Element, Error, Rule, Schedule, Step};
+use crate::{Backend, Copied, Element, Error, Parameter, Rounding, Rule, Schedule, Step};
 
 /// A rule, its state for one flat buffer of parameters, and the number of steps taken.
 ///
@@ -17,17 +17,22 @@ use crate::{Backend, Element, Error, Rule, Schedule, Step};
 /// assert!(theta[0] < 0.5);
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
+///
+/// `S` is what the states are stored in.
 #[derive(Clone, Debug)]
-pub struct Flat<R, E> {
+pub struct Flat<R, S> {
     rule: R,
     t: u64,
-    state: Vec<Vec<E>>,
+    state: Vec<Vec<S>>,
     backend: Backend,
     schedule: Schedule,
+    rounding: Rounding,
+    offset: u64,
 }
 
-impl<R: Rule, E: Element> Flat<R, E> {
-    /// State of zeros for `len` parameters. This is the only allocation: steps make none.
+impl<R: Rule, S: Element> Flat<R, S> {
+    /// State for `len` parameters, as it is before the first step: zeros, unless the rule says
+    /// otherwise. This is the only allocation: steps make none.
     ///
     /// # Errors
     ///
@@ -38,7 +43,9 @@ impl<R: Rule, E: Element> Flat<R, E> {
     /// As [`Vec`] does, if so much memory cannot be had.
     pub fn new(rule: R, len: usize) -> Result<Self, Error> {
         rule.check()?;
-        let state = rule.state_names().iter().map(|_| vec![E::ZERO; len]).collect();
+        let state = (0..rule.state_names().len())
+            .map(|state| vec![S::from_f64(rule.initial_state(state)); len])
+            .collect();
         Self::resume(rule, 0, state)
     }
 
@@ -48,13 +55,14 @@ impl<R: Rule, E: Element> Flat<R, E> {
     /// # Errors
     ///
     /// [`Error::HyperParameter`]. Whether `state` fits is checked on each step.
-    pub fn resume(rule: R, t: u64, state: Vec<Vec<E>>) -> Result<Self, Error> {
+    pub fn resume(rule: R, t: u64, state: Vec<Vec<S>>) -> Result<Self, Error> {
         rule.check()?;
-        Ok(Flat { rule, t, state, backend: Backend::default(), schedule: Schedule::default() })
+        let (backend, schedule) = (Backend::default(), Schedule::default());
+        Ok(Flat { rule, t, state, backend, schedule, rounding: Rounding::default(), offset: 0 })
     }
 
     /// The rule, the number of steps taken, and the states.
-    pub fn into_parts(self) -> (R, u64, Vec<Vec<E>>) {
+    pub fn into_parts(self) -> (R, u64, Vec<Vec<S>>) {
         (self.rule, self.t, self.state)
     }
 
@@ -70,21 +78,81 @@ impl<R: Rule, E: Element> Flat<R, E> {
         Flat { schedule, ..self }
     }
 
-    /// Takes the next step: updates `theta` in place from `grad`.
+    /// Asks for a rounding of what is stored in 16 bits. Default: [`Rounding::Nearest`].
+    #[must_use]
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Flat { rounding, ..self }
+    }
+
+    /// Says that the first element is number `first` of a whole, for stochastic rounding: see
+    /// [`Step::offset`]. Default: 0.
+    #[must_use]
+    pub fn with_offset(self, first: u64) -> Self {
+        Flat { offset: first, ..self }
+    }
+
+    /// Takes the next step: updates `theta` in place from `grad`, both of the type of the states.
     ///
     /// # Errors
     ///
     /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
-    pub fn step(&mut self, theta: &mut [E], grad: &[E]) -> Result<(), Error> {
+    pub fn step(&mut self, theta: &mut [S], grad: &[S]) -> Result<(), Error> {
+        self.step_mixed(theta, grad)
+    }
+
+    /// Takes the next step on types that go with that of the states: see [`Parameter`].
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, Flat, bf16};
+    ///
+    /// let mut opt = Flat::<_, f32>::new(AdamW::default(), 1000)?;
+    /// let (mut theta, grad) = (vec![bf16::ONE; 1000], vec![bf16::ONE; 1000]);
+    /// opt.step_mixed(&mut theta, &grad)?;
+    /// # Ok::<(), fused_adam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
+    pub fn step_mixed<T: Parameter<G, S>, G>(
+        &mut self,
+        theta: &mut [T],
+        grad: &[G],
+    ) -> Result<(), Error> {
+        self.count(|step, state| step.run_on(theta, grad, state))
+    }
+
+    /// Takes the next step on master weights, and stores the new `theta` a second time in `copy`:
+    /// see [`Step::run_with_copy`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
+    pub fn step_with_copy<G, H: Copied<G, S>>(
+        &mut self,
+        theta: &mut [f32],
+        grad: &[G],
+        copy: &mut [H],
+    ) -> Result<(), Error> {
+        self.count(|step, state| step.run_on_with_copy(theta, grad, state, copy))
+    }
+
+    /// Lets `run` take the next step, and counts it.
+    #[inline(always)]
+    fn count(
+        &mut self,
+        run: impl FnOnce(Step<'_, R>, &mut [Vec<S>]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let t = self.t.checked_add(1).ok_or(Error::StepNumber {
             t: self.t,
             expected: "less than u64::MAX for another step to follow",
         })?;
-        Step::new(&self.rule, t).backend(self.backend).schedule(self.schedule).run_on(
-            theta,
-            grad,
-            &mut self.state,
-        )?;
+        let step = Step::new(&self.rule, t)
+            .backend(self.backend)
+            .schedule(self.schedule)
+            .rounding(self.rounding)
+            .offset(self.offset);
+        run(step, &mut self.state)?;
         self.t = t;
         Ok(())
     }
@@ -106,7 +174,7 @@ impl<R: Rule, E: Element> Flat<R, E> {
     }
 
     /// The state of this name, such as `m`, if the rule keeps one.
-    pub fn state(&self, name: &str) -> Option<&[E]> {
+    pub fn state(&self, name: &str) -> Option<&[S]> {
         let i = self.rule.state_names().iter().position(|&state| state == name)?;
         self.state.get(i).map(Vec::as_slice)
     }

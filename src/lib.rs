@@ -1,8 +1,9 @@
-//! Adam and AdamW on flat buffers, in **one fused pass**: each of θ, g, m and v is read once, and
+//! The Adam family on flat buffers, in **one fused pass**: each of θ, g, m and v is read once, and
 //! θ, m and v are written once. Nothing is allocated.
 //!
-//! Past the caches a step takes little longer than moving its bytes. And it gives **the same bits** with every
-//! backend, instruction set, number of threads, chunk size, alignment, and split of the buffers.
+//! Past the caches a step takes little longer than moving its bytes. And it gives **the same bits**
+//! with every backend, instruction set, number of threads, chunk size, alignment, and split of the
+//! buffers.
 //!
 //! # On plain slices
 //!
@@ -42,11 +43,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # In 16 bits
+//!
+//! Any of `f32`, [`bf16`] and [`struct@f16`] may hold θ, the gradient and the states; all are
+//! computed in `f32`. [`Step::run_mixed`] takes types that differ, [`Step::run_with_copy`] writes
+//! the new θ of master weights a second time in 16 bits, and [`Rounding`] is to the nearest or
+//! stochastic, with random bits that depend on nothing but seed, step and element.
+//!
+//! ```
+//! use fused_adam::{AdamW, Flat, Rounding, bf16};
+//! # let (mut theta, grad) = (vec![bf16::ONE; 1000], vec![bf16::ONE; 1000]);
+//!
+//! let mut opt = Flat::<_, bf16>::new(AdamW::default(), theta.len())?
+//!     .with_rounding(Rounding::Stochastic { seed: 1 });
+//! opt.step(&mut theta, &grad)?;
+//! # Ok::<(), fused_adam::Error>(())
+//! ```
+//!
 //! # Three axes
 //!
-//! A [`Rule`] says what happens to one element ([`Adam`], [`AdamW`]), an [`Element`] what a buffer
-//! stores (`f32`, `f64`), a [`Backend`] how many elements are computed at once; and a [`Schedule`]
-//! on which threads. [`Step`] puts them together for a call:
+//! A [`Rule`] says what happens to one element ([`Sgd`], [`RmsProp`], [`AdaGrad`], [`Adam`],
+//! [`AdamW`], [`AdaMax`], [`NAdam`], [`RAdam`], [`AdaBound`], [`AdaBelief`], [`Lion`], or
+//! [`AnyRule`] of them), an [`Element`] what a buffer stores, a [`Backend`] how many elements are
+//! computed at once; and a [`Schedule`] on which threads. [`Step`] puts them together for a call:
 //!
 //! ```text
 //! hyper-parameters (f64, checked)
@@ -65,21 +84,28 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backend;
-mod element;
+mod elements;
 mod error;
 mod flat;
 mod lanes;
 mod rules;
 mod step;
+mod types;
 
 pub use backend::Backend;
 pub use bytemuck;
-pub use element::Element;
+pub use elements::rounding::Rounding;
+pub use elements::{Element, Float, Half, Single};
 pub use error::Error;
 pub use flat::Flat;
+pub use half::{bf16, f16};
 pub use lanes::Lanes;
-pub use rules::{Adam, AdamW, Kernel, Rule, WithKernel};
+pub use rules::{
+    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Kernel, Lion, NAdam, RAdam,
+    RmsProp, Rule, Sgd, WithKernel,
+};
 pub use step::{Schedule, Step};
+pub use types::{Copied, Parameter};
 
 /// The README's examples, run as tests.
 #[cfg(doctest)]

@@ -1,11 +1,16 @@
 //! One step on plain slices: everything is checked, then the kernel runs.
 
+use core::marker::PhantomData;
 #[cfg(feature = "parallel")]
 use core::num::NonZeroUsize;
 
+use crate::backend::columns::{Buffers, Column, ColumnMut, Mixed, Table};
 #[cfg(feature = "parallel")]
 use crate::backend::parallel;
-use crate::backend::{Buffers, Engine};
+use crate::backend::{Engine, Swept};
+use crate::elements::Single;
+use crate::elements::rounding::{Noise, Rounding};
+use crate::types::{Copied, Parameter};
 use crate::{Adam, AdamW, Backend, Element, Error, Kernel, Rule, WithKernel};
 
 /// On which threads a step runs, and how it is cut. The bits are the same for all of them.
@@ -58,13 +63,23 @@ pub struct Step<'r, R> {
     t: u64,
     backend: Backend,
     schedule: Schedule,
+    rounding: Rounding,
+    offset: u64,
 }
 
 impl<'r, R: Rule> Step<'r, R> {
-    /// Step number `t` of `rule`, from 1 on. The number enters the bias corrections and nothing
-    /// else: it may stand still, jump or go backwards, and the caller is trusted with it.
+    /// Step number `t` of `rule`, from 1 on. The number enters the step's coefficients (bias
+    /// corrections and schedules) and its random bits, and nothing else: it may stand still, jump
+    /// or go backwards, and the caller is trusted with it.
     pub fn new(rule: &'r R, t: u64) -> Self {
-        Step { rule, t, backend: Backend::default(), schedule: Schedule::default() }
+        Step {
+            rule,
+            t,
+            backend: Backend::default(),
+            schedule: Schedule::default(),
+            rounding: Rounding::default(),
+            offset: 0,
+        }
     }
 
     /// Asks for a backend. Default: [`Backend::Auto`].
@@ -77,7 +92,20 @@ impl<'r, R: Rule> Step<'r, R> {
         Step { schedule, ..self }
     }
 
-    /// Takes the step: updates `theta` and each state in place, from `grad`.
+    /// Asks for a rounding of what is stored in 16 bits. Default: [`Rounding::Nearest`].
+    pub fn rounding(self, rounding: Rounding) -> Self {
+        Step { rounding, ..self }
+    }
+
+    /// Says that the first element of `theta` is number `first` of a whole, of which this is a
+    /// part. It concerns stochastic rounding alone, whose random bits belong to the whole. Default:
+    /// 0.
+    pub fn offset(self, first: u64) -> Self {
+        Step { offset: first, ..self }
+    }
+
+    /// Takes the step: updates `theta` and each state in place, from `grad`, all of one element
+    /// type.
     ///
     /// `state` holds the buffers that [`Rule::state_names`] names, in that order. All slices are
     /// equally long; empty ones are fine. NaN and infinities in them follow IEEE 754.
@@ -96,54 +124,229 @@ impl<'r, R: Rule> Step<'r, R> {
         self.run_on(theta, grad, state)
     }
 
-    /// [`run`](Self::run) on states of any type that is a slice underneath.
-    pub(crate) fn run_on<E: Element, S: AsMut<[E]>>(
+    /// Takes the step with a gradient, or states, of another type than `theta`: see [`Parameter`]
+    /// for the types that go together.
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, Rounding, Step, bf16};
+    ///
+    /// // Everything in 16 bits but the moments.
+    /// let mut theta = vec![bf16::ONE; 1000];
+    /// let grad = vec![bf16::from_f32(0.1); 1000];
+    /// let (mut m, mut v) = (vec![0.0_f32; 1000], vec![0.0_f32; 1000]);
+    /// Step::new(&AdamW::default(), 1)
+    ///     .rounding(Rounding::Stochastic { seed: 7 })
+    ///     .run_mixed(&mut theta, &grad, &mut [&mut m, &mut v])?;
+    /// # Ok::<(), fused_adam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub fn run_mixed<T: Parameter<G, S>, G, S>(
         &self,
-        theta: &mut [E],
-        grad: &[E],
-        state: &mut [S],
+        theta: &mut [T],
+        grad: &[G],
+        state: &mut [&mut [S]],
     ) -> Result<(), Error> {
+        self.run_on(theta, grad, state)
+    }
+
+    /// Takes the step on master weights: stores the new `theta` a second time, in `copy`, rounded
+    /// to the nearest 16-bit number, in the same pass.
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, Step, bf16};
+    ///
+    /// let mut theta = vec![1.0_f32; 1000];
+    /// let grad = vec![bf16::from_f32(0.1); 1000];
+    /// let (mut m, mut v) = (vec![0.0_f32; 1000], vec![0.0_f32; 1000]);
+    /// let mut for_the_forward_pass = vec![bf16::ZERO; 1000];
+    /// Step::new(&AdamW::default(), 1)
+    ///     .run_with_copy(&mut theta, &grad, &mut [&mut m, &mut v], &mut for_the_forward_pass)?;
+    /// assert_eq!(for_the_forward_pass[0], bf16::from_f32(theta[0]));
+    /// # Ok::<(), fused_adam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub fn run_with_copy<G, S, H: Copied<G, S>>(
+        &self,
+        theta: &mut [f32],
+        grad: &[G],
+        state: &mut [&mut [S]],
+        copy: &mut [H],
+    ) -> Result<(), Error> {
+        self.run_on_with_copy(theta, grad, state, copy)
+    }
+
+    /// [`run_mixed`](Self::run_mixed) on states of any type that is a slice underneath.
+    pub(crate) fn run_on<T: Parameter<G, S>, G, S, B: AsMut<[S]>>(
+        &self,
+        theta: &mut [T],
+        grad: &[G],
+        state: &mut [B],
+    ) -> Result<(), Error> {
+        T::step(self.checked(theta.len(), grad.len(), state)?, theta, grad, state)
+    }
+
+    /// [`run_with_copy`](Self::run_with_copy) on states of any type that is a slice underneath.
+    pub(crate) fn run_on_with_copy<G, S, H: Copied<G, S>, B: AsMut<[S]>>(
+        &self,
+        theta: &mut [f32],
+        grad: &[G],
+        state: &mut [B],
+        copy: &mut [H],
+    ) -> Result<(), Error> {
+        let checked = self.checked(theta.len(), grad.len(), state)?;
+        check_length("copy", copy.len(), theta.len())?;
+        H::step_with_copy(checked, theta, grad, state, copy)
+    }
+
+    /// All checks that do not depend on the kernel.
+    fn checked<S, B: AsMut<[S]>>(
+        &self,
+        theta: usize,
+        grad: usize,
+        state: &mut [B],
+    ) -> Result<Checked<'r, R>, Error> {
         if self.t == 0 {
             return Err(Error::StepNumber { t: 0, expected: "1 for the first step" });
         }
         self.rule.check()?;
         let names = self.rule.state_names();
         check_states(names, state.len())?;
-        check_length("grad", grad.len(), theta.len())?;
+        check_length("grad", grad, theta)?;
         for (name, state) in names.iter().zip(state.iter_mut()) {
-            check_length(name, state.as_mut().len(), theta.len())?;
+            check_length(name, state.as_mut().len(), theta)?;
         }
-        let engine = self.backend.resolve()?;
-        let schedule = self.schedule;
-        self.rule.with_kernel(self.t, Run { engine, schedule, names, theta, grad, state })
+        let noise = match self.rounding {
+            Rounding::Nearest => None,
+            Rounding::Stochastic { seed } => Some(Noise::new(seed, self.t, self.offset)),
+        };
+        let how = How { engine: self.backend.resolve()?, schedule: self.schedule, names };
+        Ok(Checked { rule: self.rule, t: self.t, how, noise })
     }
 }
 
-/// A step whose arguments have been checked, waiting for its kernel.
-struct Run<'a, E, S> {
+/// A step whose arguments have been checked.
+pub struct Checked<'r, R> {
+    rule: &'r R,
+    t: u64,
+    how: How,
+    pub(crate) noise: Option<Noise>,
+}
+
+impl<R: Rule> Checked<'_, R> {
+    /// On buffers of types that have a loop of their own, rounded to the nearest.
+    #[inline(always)]
+    pub(crate) fn fused<T, G, S, B: AsMut<[S]>>(
+        self,
+        theta: &mut [T],
+        grad: &[G],
+        state: &mut [B],
+        copy: Option<&mut [G]>,
+    ) -> Result<(), Error>
+    where
+        T: Swept,
+        G: Swept<Float = T::Float>,
+        S: Swept<Float = T::Float>,
+    {
+        let Checked { rule, t, how, .. } = self;
+        let element = PhantomData::<S>;
+        rule.with_kernel(t, RunFused { how, theta, grad, state, copy, element })
+    }
+
+    /// On buffers of any mixture of types that are computed with in `f32`.
+    pub(crate) fn mixed<T: Single, G: Single, S: Single, B: AsMut<[S]>>(
+        self,
+        theta: &mut [T],
+        grad: &[G],
+        state: &mut [B],
+        copy: Option<ColumnMut<'_>>,
+    ) -> Result<(), Error> {
+        let Checked { rule, t, how, noise } = self;
+        let (theta, grad) = (T::column_mut(theta), G::column(grad));
+        let element = PhantomData::<S>;
+        rule.with_kernel(t, RunMixed { how, theta, grad, state, copy, noise, element })
+    }
+}
+
+/// How a step runs, and the names of its states.
+#[derive(Clone, Copy)]
+struct How {
     engine: Engine,
     schedule: Schedule,
     names: &'static [&'static str],
-    theta: &'a mut [E],
-    grad: &'a [E],
-    state: &'a mut [S],
 }
 
-impl<E: Element, S: AsMut<[E]>> WithKernel<E> for Run<'_, E, S> {
-    fn with<K: Kernel<E, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let Run { engine, schedule, names, theta, grad, state } = self;
-        let Ok(state) = <&mut [S; N]>::try_from(state) else {
-            return Err(Error::KernelStates { kernel: N, names });
-        };
-        let state = state.each_mut().map(AsMut::as_mut);
-        let buffers = Buffers { theta, grad, state };
-        match schedule {
+impl How {
+    /// Has `table` stepped by `step`, whole or in chunks.
+    fn sweep<T: Table>(self, step: impl Fn(T) + Sync, table: T) {
+        match self.schedule {
             #[cfg(feature = "parallel")]
-            Schedule::Chunks(chunk) => parallel::sweep(engine, chunk.get(), kernel, buffers),
+            Schedule::Chunks(chunk) => parallel::sweep(chunk.get(), &step, table),
             #[cfg(feature = "parallel")]
-            Schedule::Auto => parallel::auto(engine, kernel, buffers),
-            _ => engine.sweep(kernel, buffers),
+            Schedule::Auto => parallel::auto(&step, table),
+            _ => step(table),
         }
+    }
+
+    /// The states as the kernel wants them.
+    fn states<S, B: AsMut<[S]>, const N: usize>(
+        self,
+        state: &mut [B],
+    ) -> Result<[&mut [S]; N], Error> {
+        match <&mut [B; N]>::try_from(state) {
+            Ok(state) => Ok(state.each_mut().map(AsMut::as_mut)),
+            Err(_) => Err(Error::KernelStates { kernel: N, names: self.names }),
+        }
+    }
+}
+
+/// A step on buffers of types that have a loop of their own, waiting for its kernel.
+struct RunFused<'a, T, G, S, B> {
+    how: How,
+    theta: &'a mut [T],
+    grad: &'a [G],
+    state: &'a mut [B],
+    copy: Option<&'a mut [G]>,
+    element: PhantomData<S>,
+}
+
+impl<T, G, S, B: AsMut<[S]>> WithKernel<T::Float> for RunFused<'_, T, G, S, B>
+where
+    T: Swept,
+    G: Swept<Float = T::Float>,
+    S: Swept<Float = T::Float>,
+{
+    fn with<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let RunFused { how, theta, grad, state, copy, .. } = self;
+        let state = how.states::<S, B, N>(state)?;
+        let step = |buffers| how.engine.sweep(kernel, buffers);
+        how.sweep(step, Buffers { theta, grad, state, copy });
+        Ok(())
+    }
+}
+
+/// A step on mixed buffers, waiting for its kernel.
+struct RunMixed<'a, S, B> {
+    how: How,
+    theta: ColumnMut<'a>,
+    grad: Column<'a>,
+    state: &'a mut [B],
+    copy: Option<ColumnMut<'a>>,
+    noise: Option<Noise>,
+    element: PhantomData<S>,
+}
+
+impl<S: Single, B: AsMut<[S]>> WithKernel<f32> for RunMixed<'_, S, B> {
+    fn with<K: Kernel<f32, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let RunMixed { how, theta, grad, state, copy, noise, .. } = self;
+        let state = how.states::<S, B, N>(state)?.map(S::column_mut);
+        let step = |mixed| how.engine.sweep_mixed(kernel, mixed);
+        how.sweep(step, Mixed { theta, grad, state, copy, noise });
         Ok(())
     }
 }

@@ -5,16 +5,23 @@
 //! [`Buffers`]: `scalar` runs the hand-written reference, `wide` and `native` run the fused
 //! arithmetic on registers, and `parallel` hands any of them one chunk after the other.
 
+pub(crate) mod columns;
 pub(crate) mod native;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 mod scalar;
+mod tiles;
 pub(crate) mod wide;
 
 use core::fmt;
 use core::str::FromStr;
 
-use crate::{Element, Error, Kernel, Lanes};
+use crate::elements::bf16;
+use crate::elements::words::{Representation, Words};
+use crate::{Element, Error, Float, Kernel, Lanes};
+use columns::{Buffers, Mixed, Table};
+use tiles::Conversion;
+use wide::WideFloat;
 
 /// How many elements are computed at once, and with which instructions.
 ///
@@ -136,43 +143,99 @@ impl Engine {
     }
 
     /// Steps all of `buffers` on this thread.
-    pub(crate) fn sweep<E: Element, K: Kernel<E, N>, const N: usize>(
+    pub(crate) fn sweep<T, G, S, K, const N: usize>(
         self,
         kernel: &K,
-        buffers: Buffers<'_, E, N>,
-    ) {
+        buffers: Buffers<'_, T, G, S, N>,
+    ) where
+        T: Swept,
+        G: Swept<Float = T::Float>,
+        S: Swept<Float = T::Float>,
+        K: Kernel<T::Float, N>,
+    {
         match self {
             Engine::Scalar => scalar::sweep(kernel, buffers),
             Engine::Wide => wide::sweep(kernel, buffers),
             Engine::Native(level) => level.sweep(kernel, buffers),
         }
     }
-}
 
-/// The slices of one step, all equally long: θ, g, and the `N` states of the rule.
-pub(crate) struct Buffers<'a, E, const N: usize> {
-    pub theta: &'a mut [E],
-    pub grad: &'a [E],
-    pub state: [&'a mut [E]; N],
-}
-
-impl<'a, E, const N: usize> Buffers<'a, E, N> {
-    pub fn len(&self) -> usize {
-        self.theta.len()
+    /// Steps all of `mixed` on this thread.
+    pub(crate) fn sweep_mixed<K: Kernel<f32, N>, const N: usize>(
+        self,
+        kernel: &K,
+        mixed: Mixed<'_, N>,
+    ) {
+        match self {
+            Engine::Scalar => scalar::sweep_mixed(kernel, mixed),
+            Engine::Wide | Engine::Native(_) => tiles::sweep(self, kernel, mixed),
+        }
     }
 
-    /// The first `mid` elements of each slice, and the rest of each.
+    /// Converts between `f32` and 16 bits.
+    fn convert<C: Conversion>(self, conversion: C) {
+        let rest = match self {
+            Engine::Scalar => conversion,
+            Engine::Wide => wide::convert(conversion),
+            Engine::Native(level) => level.convert(conversion),
+        };
+        rest.run::<f32>(());
+    }
+}
+
+/// An element whose buffers every backend can sweep over.
+pub(crate) trait Swept:
+    Element + Stored<Self::Float> + Stored<<Self::Float as WideFloat>::Wide> + native::StoredNatively
+{
+}
+
+impl<E> Swept for E where
+    E: Element + Stored<E::Float> + Stored<<E::Float as WideFloat>::Wide> + native::StoredNatively
+{
+}
+
+/// An element that the registers `L` can be filled from and written to.
+pub trait Stored<L: Register>: Sized {
+    /// The first `L::LEN` elements of `from`.
+    fn load(token: L::Token, from: &[Self]) -> L;
+
+    /// Stores the lanes, rounded to the nearest, in the first `L::LEN` elements of `to`.
+    fn store(lanes: L, to: &mut [Self]);
+}
+
+impl<L: Register<Float = f32>> Stored<L> for f32 {
     #[inline(always)]
-    pub fn split_at(self, mid: usize) -> (Self, Self) {
-        let (theta, theta_rest) = self.theta.split_at_mut(mid);
-        let (grad, grad_rest) = self.grad.split_at(mid);
-        let mut rests = self.state.map(|state| state.split_at_mut(mid));
-        let state = rests.each_mut().map(|(first, _)| core::mem::take(first));
-        let state_rest = rests.map(|(_, rest)| rest);
-        (
-            Buffers { theta, grad, state },
-            Buffers { theta: theta_rest, grad: grad_rest, state: state_rest },
-        )
+    fn load(token: L::Token, from: &[f32]) -> L {
+        L::load(token, from)
+    }
+
+    #[inline(always)]
+    fn store(lanes: L, to: &mut [f32]) {
+        lanes.store(to);
+    }
+}
+
+impl<L: Register<Float = f64>> Stored<L> for f64 {
+    #[inline(always)]
+    fn load(token: L::Token, from: &[f64]) -> L {
+        L::load(token, from)
+    }
+
+    #[inline(always)]
+    fn store(lanes: L, to: &mut [f64]) {
+        lanes.store(to);
+    }
+}
+
+impl<L: MixedRegister> Stored<L> for half::bf16 {
+    #[inline(always)]
+    fn load(token: L::Token, from: &[Self]) -> L {
+        bf16::decode(L::load_upper(token, bytemuck::cast_slice(from)))
+    }
+
+    #[inline(always)]
+    fn store(lanes: L, to: &mut [Self]) {
+        L::store_upper(bf16::nearest(lanes), bytemuck::cast_slice_mut(to));
     }
 }
 
@@ -183,72 +246,119 @@ pub trait Register: Lanes {
     /// The number of lanes.
     const LEN: usize;
 
-    /// Fills the lanes with the first `LEN` elements of `from`.
-    fn load(token: Self::Token, from: &[Self::Element]) -> Self;
+    /// Fills the lanes with the first `LEN` numbers of `from`.
+    fn load(token: Self::Token, from: &[Self::Float]) -> Self;
 
-    /// Writes the lanes to the first `LEN` elements of `to`.
-    fn store(self, to: &mut [Self::Element]);
+    /// Writes the lanes to the first `LEN` numbers of `to`.
+    fn store(self, to: &mut [Self::Float]);
 
     /// Asks for the elements of `buffer` that will be loaded some iterations after those at
     /// `start`, so that they are on their way from memory while the present ones are computed.
     #[inline(always)]
-    fn fetch(buffer: &[Self::Element], start: usize) {
+    fn fetch<E>(buffer: &[E], start: usize) {
         let _ = (buffer, start);
+    }
+}
+
+/// A register of `f32` that can also be filled from 16-bit elements and written to them.
+pub trait MixedRegister: Register<Float = f32> + Representation {
+    /// The numbers of the lanes: 0, 1, 2, …
+    fn iota(token: Self::Token) -> Self::Words;
+
+    /// Fills the lower halves of the lanes with the first `LEN` of `from`, the upper ones with
+    /// zeros.
+    fn load_halves(token: Self::Token, from: &[u16]) -> Self::Words;
+
+    /// Writes the lower halves of the lanes to the first `LEN` of `to`; the upper ones are zero.
+    fn store_halves(words: Self::Words, to: &mut [u16]);
+
+    /// Fills the upper halves of the lanes with the first `LEN` of `from`, the lower ones with
+    /// zeros.
+    #[inline(always)]
+    fn load_upper(token: Self::Token, from: &[u16]) -> Self::Words {
+        Self::load_halves(token, from).left(16)
+    }
+
+    /// Writes the upper halves of the lanes to the first `LEN` of `to`.
+    #[inline(always)]
+    fn store_upper(words: Self::Words, to: &mut [u16]) {
+        Self::store_halves(words.right(16), to);
     }
 }
 
 /// The loop of the SIMD backends: steps as many whole registers as `buffers` hold, and returns
 /// the rest of the buffers, shorter than one register.
 #[inline(always)]
-fn whole_registers<'a, L, K, const N: usize>(
+fn whole_registers<'a, L, T, G, S, K, const N: usize>(
     token: L::Token,
     kernel: K,
-    buffers: Buffers<'a, L::Element, N>,
-) -> Buffers<'a, L::Element, N>
+    buffers: Buffers<'a, T, G, S, N>,
+) -> Buffers<'a, T, G, S, N>
 where
     L: Register,
-    K: Kernel<L::Element, N>,
+    T: Stored<L> + Send,
+    G: Stored<L> + Send + Sync,
+    S: Stored<L> + Send,
+    K: Kernel<L::Float, N>,
 {
     let whole = buffers.len() - buffers.len() % L::LEN;
     let (body, rest) = buffers.split_at(whole);
-    let Buffers { theta, grad, state } = body;
+    let Buffers { theta, grad, state: mut states, mut copy } = body;
     for start in (0..whole).step_by(L::LEN) {
         let lanes = start..start + L::LEN;
-        for buffer in [&*theta, grad] {
-            L::fetch(buffer, start);
+        L::fetch(theta, start);
+        L::fetch(grad, start);
+        for state in &states {
+            L::fetch(state, start);
         }
-        for buffer in &state {
-            L::fetch(buffer, start);
+        let old_grad = G::load(token, &grad[lanes.clone()]);
+        let mut old = [old_grad; N];
+        for (old, state) in old.iter_mut().zip(&states) {
+            *old = S::load(token, &state[lanes.clone()]);
         }
-        let old = core::array::from_fn(|i| L::load(token, &state[i][lanes.clone()]));
-        let (new_theta, new_state) = kernel.update(
-            L::load(token, &theta[lanes.clone()]),
-            L::load(token, &grad[lanes.clone()]),
-            old,
-        );
-        new_theta.store(&mut theta[lanes.clone()]);
-        for i in 0..N {
-            new_state[i].store(&mut state[i][lanes.clone()]);
+        let old_theta = T::load(token, &theta[lanes.clone()]);
+        let (new_theta, new) = kernel.update(old_theta, old_grad, old);
+        T::store(new_theta, &mut theta[lanes.clone()]);
+        for (new, state) in new.into_iter().zip(&mut states) {
+            S::store(new, &mut state[lanes.clone()]);
+        }
+        if let Some(copy) = &mut copy {
+            L::fetch(copy, start);
+            G::store(new_theta, &mut copy[lanes]);
         }
     }
     rest
 }
 
-/// A single element is a register too, of one lane: for the last few elements of a sweep.
-impl<E: Element> Register for E
-where
-    E: Lanes<Element = E>,
-{
+/// A single number is a register too, of one lane: for the last few elements of a sweep.
+impl<F: Float> Register for F {
     type Token = ();
     const LEN: usize = 1;
 
     #[inline(always)]
-    fn load(_: (), from: &[E]) -> E {
+    fn load((): (), from: &[F]) -> F {
         from[0]
     }
 
     #[inline(always)]
-    fn store(self, to: &mut [E]) {
+    fn store(self, to: &mut [F]) {
         to[0] = self;
+    }
+}
+
+impl MixedRegister for f32 {
+    #[inline(always)]
+    fn iota((): ()) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn load_halves((): (), from: &[u16]) -> u32 {
+        from[0].into()
+    }
+
+    #[inline(always)]
+    fn store_halves(words: u32, to: &mut [u16]) {
+        to[0] = words as u16;
     }
 }

@@ -2,36 +2,49 @@
 //! the *build* enables. Registers are 256 bits in name; a plain build for x86-64 computes each as
 //! two of 128.
 
-use wide::{f32x8, f64x4};
+use wide::{f32x8, f64x4, i16x8, u16x8, u32x8};
 
-use super::{Buffers, Register, whole_registers};
-use crate::{Element, Kernel, Lanes};
+use super::columns::Buffers;
+use super::tiles::Conversion;
+use super::{MixedRegister, Register, Swept, whole_registers};
+use crate::elements::words::{Representation, Words};
+use crate::{Kernel, Lanes};
 
-/// An element that has a register type of `wide`.
-pub trait WideElement: Sized {
+/// A number that has a register type of `wide`.
+pub trait WideFloat: Sized {
     /// That type.
-    type Wide: Register<Element = Self, Token = ()>;
+    type Wide: Register<Float = Self, Token = ()>;
 }
 
-impl WideElement for f32 {
+impl WideFloat for f32 {
     type Wide = f32x8;
 }
 
-impl WideElement for f64 {
+impl WideFloat for f64 {
     type Wide = f64x4;
 }
 
 #[inline(never)]
-pub(crate) fn sweep<E: Element, K: Kernel<E, N>, const N: usize>(
-    kernel: &K,
-    buffers: Buffers<'_, E, N>,
-) {
-    let rest = whole_registers::<E::Wide, K, N>((), *kernel, buffers);
-    whole_registers::<E, K, N>((), *kernel, rest);
+pub(crate) fn sweep<T, G, S, K, const N: usize>(kernel: &K, buffers: Buffers<'_, T, G, S, N>)
+where
+    T: Swept,
+    G: Swept<Float = T::Float>,
+    S: Swept<Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    let rest =
+        whole_registers::<<T::Float as WideFloat>::Wide, _, _, _, K, N>((), *kernel, buffers);
+    whole_registers::<T::Float, _, _, _, K, N>((), *kernel, rest);
+}
+
+/// Converts whole registers, and returns the rest.
+#[inline(never)]
+pub(crate) fn convert<C: Conversion>(conversion: C) -> C {
+    conversion.run::<f32x8>(())
 }
 
 impl Lanes for f32x8 {
-    type Element = f32;
+    type Float = f32;
 
     #[inline(always)]
     fn sqrt(self) -> Self {
@@ -39,8 +52,36 @@ impl Lanes for f32x8 {
     }
 
     #[inline(always)]
+    fn abs(self) -> Self {
+        f32x8::abs(self)
+    }
+
+    #[inline(always)]
     fn larger(self, other: Self) -> Self {
         self.simd_gt(other).select(self, other)
+    }
+
+    #[inline(always)]
+    fn under(self, x: f32) -> Self {
+        f32x8::splat(x) / self
+    }
+
+    #[inline(always)]
+    fn at_most(self, x: f32) -> Self {
+        let x = f32x8::splat(x);
+        self.simd_gt(x).select(x, self)
+    }
+
+    #[inline(always)]
+    fn at_least(self, x: f32) -> Self {
+        let x = f32x8::splat(x);
+        self.simd_lt(x).select(x, self)
+    }
+
+    #[inline(always)]
+    fn sign(self) -> Self {
+        let below = self.simd_lt(f32x8::ZERO).select(-f32x8::ONE, self);
+        self.simd_gt(f32x8::ZERO).select(f32x8::ONE, below)
     }
 }
 
@@ -49,7 +90,7 @@ impl Register for f32x8 {
     const LEN: usize = 8;
 
     #[inline(always)]
-    fn load(_: (), from: &[f32]) -> Self {
+    fn load((): (), from: &[f32]) -> Self {
         bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LEN]))
     }
 
@@ -59,8 +100,81 @@ impl Register for f32x8 {
     }
 }
 
+impl Representation for f32x8 {
+    type Words = u32x8;
+
+    #[inline(always)]
+    fn to_words(self) -> u32x8 {
+        bytemuck::cast(self)
+    }
+
+    #[inline(always)]
+    fn from_words(words: u32x8) -> Self {
+        bytemuck::cast(words)
+    }
+
+    #[inline(always)]
+    fn unless_nan(self, words: u32x8) -> u32x8 {
+        bytemuck::cast::<_, u32x8>(self.simd_ne(self)) | words
+    }
+}
+
+impl MixedRegister for f32x8 {
+    #[inline(always)]
+    fn iota((): ()) -> u32x8 {
+        u32x8::new([0, 1, 2, 3, 4, 5, 6, 7])
+    }
+
+    #[inline(always)]
+    fn load_halves((): (), from: &[u16]) -> u32x8 {
+        let halves: u16x8 = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LEN]));
+        u32x8::from(halves)
+    }
+
+    #[inline(always)]
+    fn store_halves(words: u32x8, to: &mut [u16]) {
+        let halves: [u16; 8] = bytemuck::cast(i16x8::from_i32x8_truncate(bytemuck::cast(words)));
+        to[..Self::LEN].copy_from_slice(&halves);
+    }
+}
+
+impl Words for u32x8 {
+    #[inline(always)]
+    fn splat(self, x: u32) -> Self {
+        u32x8::splat(x)
+    }
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self + other
+    }
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        self & other
+    }
+    #[inline(always)]
+    fn or(self, other: Self) -> Self {
+        self | other
+    }
+    #[inline(always)]
+    fn xor(self, other: Self) -> Self {
+        self ^ other
+    }
+    #[inline(always)]
+    fn left(self, by: u32) -> Self {
+        self << by
+    }
+    #[inline(always)]
+    fn right(self, by: u32) -> Self {
+        self >> by
+    }
+    #[inline(always)]
+    fn if_below(self, limit: u32, then: Self, otherwise: Self) -> Self {
+        self.simd_lt(u32x8::splat(limit)).select(then, otherwise)
+    }
+}
+
 impl Lanes for f64x4 {
-    type Element = f64;
+    type Float = f64;
 
     #[inline(always)]
     fn sqrt(self) -> Self {
@@ -68,8 +182,36 @@ impl Lanes for f64x4 {
     }
 
     #[inline(always)]
+    fn abs(self) -> Self {
+        f64x4::abs(self)
+    }
+
+    #[inline(always)]
     fn larger(self, other: Self) -> Self {
         self.simd_gt(other).select(self, other)
+    }
+
+    #[inline(always)]
+    fn under(self, x: f64) -> Self {
+        f64x4::splat(x) / self
+    }
+
+    #[inline(always)]
+    fn at_most(self, x: f64) -> Self {
+        let x = f64x4::splat(x);
+        self.simd_gt(x).select(x, self)
+    }
+
+    #[inline(always)]
+    fn at_least(self, x: f64) -> Self {
+        let x = f64x4::splat(x);
+        self.simd_lt(x).select(x, self)
+    }
+
+    #[inline(always)]
+    fn sign(self) -> Self {
+        let below = self.simd_lt(f64x4::ZERO).select(-f64x4::ONE, self);
+        self.simd_gt(f64x4::ZERO).select(f64x4::ONE, below)
     }
 }
 
@@ -78,7 +220,7 @@ impl Register for f64x4 {
     const LEN: usize = 4;
 
     #[inline(always)]
-    fn load(_: (), from: &[f64]) -> Self {
+    fn load((): (), from: &[f64]) -> Self {
         bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LEN]))
     }
 

@@ -16,8 +16,11 @@
 //! that no rounded β is multiplied with: `β·m + (1−β)·g` with a β rounded to f32 decays at a
 //! rate that is wrong from the eighth digit on, and the error adds up over steps.
 
-use super::{Kernel, Rule, WithKernel, check, powers, round};
-use crate::{Element, Error, Lanes};
+use super::{
+    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
+    corrections, round, round_eps,
+};
+use crate::{Error, Float, Lanes};
 
 /// Adam, with decay as an L2 penalty that is folded into the gradient.
 ///
@@ -36,6 +39,34 @@ use crate::{Element, Error, Lanes};
 /// let (mut theta, grad, mut m, mut v) = ([0.5_f32], [1.0], [0.0], [0.0]);
 /// adam.step(1, &mut theta, &grad, &mut m, &mut v)?;
 /// assert_eq!(theta, [0.4]);
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+///
+/// The way that Adam goes wrong in every textbook: one gradient of 100, then −1 ever after. The
+/// average forgets it late: m stays positive for 23 steps, in which θ walks against the gradient.
+/// Then v forgets it too, and Adam's steps grow back to the size of lr. AMSGrad's `v_max` does not
+/// forget: its steps stay below a third of that.
+///
+/// ```
+/// use fused_adam::{Adam, Flat};
+///
+/// let way_back = |amsgrad| -> Result<f64, fused_adam::Error> {
+///     let mut opt = Flat::new(Adam { amsgrad, ..Adam::default() }, 1)?;
+///     let mut theta = [0.0];
+///     opt.step(&mut theta, &[100.0])?;
+///     for step in 1..=23 {
+///         assert!(opt.state("m").unwrap()[0] > 0.0, "after {step} steps");
+///         opt.step(&mut theta, &[-1.0])?;
+///     }
+///     assert!(opt.state("m").unwrap()[0] < 0.0);
+///     let turned = theta[0];
+///     for _ in 0..5000 {
+///         opt.step(&mut theta, &[-1.0])?;
+///     }
+///     Ok(theta[0] - turned)
+/// };
+/// let (adam, amsgrad) = (way_back(false)?, way_back(true)?);
+/// assert!(adam > 2.0 && amsgrad < 1.6, "{adam} {amsgrad}");
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,7 +165,7 @@ impl Rule for Adam {
         self.recipe().check()
     }
 
-    fn with_kernel<E: Element, W: WithKernel<E>>(&self, t: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
         self.recipe().with_kernel(t, then)
     }
 }
@@ -148,7 +179,7 @@ impl Rule for AdamW {
         self.recipe().check()
     }
 
-    fn with_kernel<E: Element, W: WithKernel<E>>(&self, t: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
         self.recipe().with_kernel(t, then)
     }
 }
@@ -162,8 +193,18 @@ impl Adam {
     fn recipe(&self) -> Recipe {
         let Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } =
             *self;
-        let decay = Decay::L2;
-        Recipe { lr, beta1, beta2, eps, weight_decay, decay, amsgrad, maximize, bias_correction }
+        let decoupled = false;
+        Recipe {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            decoupled,
+            amsgrad,
+            maximize,
+            bias_correction,
+        }
     }
 }
 
@@ -172,17 +213,19 @@ impl AdamW {
     fn recipe(&self) -> Recipe {
         let AdamW { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } =
             *self;
-        let decay = Decay::Decoupled;
-        Recipe { lr, beta1, beta2, eps, weight_decay, decay, amsgrad, maximize, bias_correction }
+        let decoupled = true;
+        Recipe {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            decoupled,
+            amsgrad,
+            maximize,
+            bias_correction,
+        }
     }
-}
-
-/// How θ decays.
-#[derive(Clone, Copy, PartialEq)]
-enum Decay {
-    None,
-    L2,
-    Decoupled,
 }
 
 /// What Adam and AdamW have in common: all but the kind of decay.
@@ -192,7 +235,7 @@ struct Recipe {
     beta2: f64,
     eps: f64,
     weight_decay: f64,
-    decay: Decay,
+    decoupled: bool,
     amsgrad: bool,
     maximize: bool,
     bias_correction: bool,
@@ -201,213 +244,107 @@ struct Recipe {
 impl Recipe {
     #[inline(always)]
     fn check(&self) -> Result<(), Error> {
-        let Recipe { lr, beta1, beta2, eps, weight_decay, .. } = *self;
-        check("lr", lr, lr >= 0.0, "a finite number of at least 0")?;
-        check("beta1", beta1, (0.0..1.0).contains(&beta1), "a number in [0, 1)")?;
-        check("beta2", beta2, (0.0..1.0).contains(&beta2), "a number in [0, 1)")?;
-        check("eps", eps, eps > 0.0, "a finite number above 0")?;
-        check("weight_decay", weight_decay, weight_decay >= 0.0, "a finite number of at least 0")
+        check_at_least_0("lr", self.lr)?;
+        check_below_1("beta1", self.beta1)?;
+        check_below_1("beta2", self.beta2)?;
+        check_above_0("eps", self.eps)?;
+        check_at_least_0("weight_decay", self.weight_decay)
     }
 
     #[inline(always)]
-    fn coefficients<E: Element>(&self, t: u64) -> Result<Coefficients<E>, Error> {
-        let [correction1, correction2] = if self.bias_correction {
-            powers([self.beta1, self.beta2], t).map(|power| 1.0 - power)
-        } else {
-            [1.0; 2]
-        };
-        let (decay, decay_coefficient) = match self.decay {
-            _ if self.weight_decay == 0.0 => (Decay::None, 0.0),
-            Decay::Decoupled => (Decay::Decoupled, self.lr * self.weight_decay),
-            decay => (decay, self.weight_decay),
-        };
-        let eps: E = round(self.eps, "eps", self.eps)?;
-        check("eps", self.eps, eps > E::ZERO, "above 0 once rounded to the element type")?;
-        Ok(Coefficients {
-            maximize: self.maximize,
-            sign: E::from_f64(if self.maximize { -1.0 } else { 1.0 }),
-            decay,
-            decay_coefficient: round(decay_coefficient, "weight_decay", self.weight_decay)?,
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+        let [correction1, correction2] =
+            if self.bias_correction { corrections([self.beta1, self.beta2], t) } else { [1.0; 2] };
+        let fused = Fused {
+            ends: Ends::new(self.maximize, self.lr, self.weight_decay, self.decoupled)?,
             m: Rate::new(self.beta1),
             v: Rate::new(self.beta2),
             root_scale: round(1.0 / correction2.sqrt(), "beta2", self.beta2)?,
-            eps,
+            eps: round_eps(self.eps)?,
             step_size: round(self.lr / correction1, "lr", self.lr)?,
-        })
-    }
-
-    /// Chooses the kernel type by decay, by AMSGrad, and by whether both averages take the form
-    /// for β ≥ ½: twelve types, of which every common setting uses six.
-    fn with_kernel<E: Element, W: WithKernel<E>>(&self, t: u64, then: W) -> Result<(), Error> {
-        const NONE: u8 = Decay::None as u8;
-        const L2: u8 = Decay::L2 as u8;
-        const DECOUPLED: u8 = Decay::Decoupled as u8;
-        let of = self.coefficients(t)?;
-        let heavy = of.m.heavy && of.v.heavy;
-        match (of.decay, self.amsgrad, heavy) {
-            (Decay::None, false, true) => then.with(&Fused::<E, NONE, true> { of }),
-            (Decay::None, false, false) => then.with(&Fused::<E, NONE, false> { of }),
-            (Decay::None, true, true) => then.with(&Amsgrad(Fused::<E, NONE, true> { of })),
-            (Decay::None, true, false) => then.with(&Amsgrad(Fused::<E, NONE, false> { of })),
-            (Decay::L2, false, true) => then.with(&Fused::<E, L2, true> { of }),
-            (Decay::L2, false, false) => then.with(&Fused::<E, L2, false> { of }),
-            (Decay::L2, true, true) => then.with(&Amsgrad(Fused::<E, L2, true> { of })),
-            (Decay::L2, true, false) => then.with(&Amsgrad(Fused::<E, L2, false> { of })),
-            (Decay::Decoupled, false, true) => then.with(&Fused::<E, DECOUPLED, true> { of }),
-            (Decay::Decoupled, false, false) => then.with(&Fused::<E, DECOUPLED, false> { of }),
-            (Decay::Decoupled, true, true) => {
-                then.with(&Amsgrad(Fused::<E, DECOUPLED, true> { of }))
-            }
-            (Decay::Decoupled, true, false) => {
-                then.with(&Amsgrad(Fused::<E, DECOUPLED, false> { of }))
-            }
-        }
+        };
+        if self.amsgrad { then.with(&Amsgrad(fused)) } else { then.with(&fused) }
     }
 }
 
-/// How fast a moving average follows. `heavy` is β ≥ ½, and `rate` then 1 − β, else β: of the two
-/// numbers the one at most ½, which is the one that rounding hurts least.
+/// The kernel with states m and v: the coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Rate<E> {
-    heavy: bool,
-    rate: E,
-}
-
-impl<E: Element> Rate<E> {
-    fn new(beta: f64) -> Self {
-        let heavy = beta >= 0.5;
-        Rate { heavy, rate: E::from_f64(if heavy { 1.0 - beta } else { beta }) }
-    }
-}
-
-/// The coefficients of one step, computed in f64 and rounded once.
-#[derive(Clone, Copy)]
-struct Coefficients<E> {
-    maximize: bool,
-    /// 1, or −1 to maximize: what the fused kernel multiplies g with, exactly.
-    sign: E,
-    decay: Decay,
-    /// λ for L2 decay, lr·λ for decoupled decay.
-    decay_coefficient: E,
-    m: Rate<E>,
-    v: Rate<E>,
+struct Fused<F> {
+    ends: Ends<F>,
+    m: Rate<F>,
+    v: Rate<F>,
     /// 1/√(1−β2^t).
-    root_scale: E,
-    eps: E,
+    root_scale: F,
+    eps: F,
     /// lr/(1−β1^t).
-    step_size: E,
-}
-
-/// The kernel with states m and v. `DECAY` is a [`Decay`]; `HEAVY` says that β1 and β2 are both at
-/// least ½, as they nearly always are, and saves the loop the other form.
-#[derive(Clone, Copy)]
-struct Fused<E, const DECAY: u8, const HEAVY: bool> {
-    of: Coefficients<E>,
+    step_size: F,
 }
 
 /// The kernel with states m, v and v_max.
 #[derive(Clone, Copy)]
-struct Amsgrad<K>(K);
+struct Amsgrad<F>(Fused<F>);
 
-impl<E: Element, const DECAY: u8, const HEAVY: bool> Fused<E, DECAY, HEAVY> {
-    /// `average` moved towards `x`.
-    #[inline(always)]
-    fn follow<L: Lanes<Element = E>>(average: L, x: L, by: Rate<E>) -> L {
-        if HEAVY || by.heavy {
-            average + (x - average) * by.rate
-        } else {
-            x - (x - average) * by.rate
-        }
-    }
-
+impl<F: Float> Fused<F> {
     /// The new m and v.
     #[inline(always)]
-    fn moments<L: Lanes<Element = E>>(&self, theta: L, grad: L, m: L, v: L) -> (L, L) {
-        let mut g = grad * self.of.sign;
-        if DECAY == Decay::L2 as u8 {
-            g = g + theta * self.of.decay_coefficient;
-        }
-        (Self::follow(m, g, self.of.m), Self::follow(v, g * g, self.of.v))
+    fn moments<L: Lanes<Float = F>>(&self, theta: L, grad: L, m: L, v: L) -> (L, L) {
+        let g = self.ends.gradient(theta, grad);
+        (self.m.average(m, g), self.v.average(v, g * g))
     }
 
     /// The new θ, from the new m and the second moment to divide by.
     #[inline(always)]
-    fn descend<L: Lanes<Element = E>>(&self, theta: L, m: L, v: L) -> L {
-        let d = v.sqrt() * self.of.root_scale + self.of.eps;
-        let mut q = m * self.of.step_size / d;
-        if DECAY == Decay::Decoupled as u8 {
-            q = theta * self.of.decay_coefficient + q;
-        }
-        theta - q
+    fn descend<L: Lanes<Float = F>>(&self, theta: L, m: L, v: L) -> L {
+        let d = v.sqrt() * self.root_scale + self.eps;
+        self.ends.descend(theta, m * self.step_size / d)
     }
 }
 
-impl<E: Element, const DECAY: u8, const HEAVY: bool> Kernel<E, 2> for Fused<E, DECAY, HEAVY> {
+impl<F: Float> Kernel<F, 2> for Fused<F> {
     #[inline(always)]
-    fn update<L: Lanes<Element = E>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
         let (m, v) = self.moments(theta, grad, m, v);
         (self.descend(theta, m, v), [m, v])
     }
 
-    fn reference(&self, theta: E, grad: E, [m, v]: [E; 2]) -> (E, [E; 2]) {
-        let (theta, m, v, _) = reference(&self.of, theta, grad, m, v, None);
+    fn reference(&self, theta: F, grad: F, [m, v]: [F; 2]) -> (F, [F; 2]) {
+        let (theta, [m, v, _]) = reference(self, theta, grad, m, v, None);
         (theta, [m, v])
     }
 }
 
-impl<E: Element, const DECAY: u8, const HEAVY: bool> Kernel<E, 3>
-    for Amsgrad<Fused<E, DECAY, HEAVY>>
-{
+impl<F: Float> Kernel<F, 3> for Amsgrad<F> {
     #[inline(always)]
-    fn update<L: Lanes<Element = E>>(
-        &self,
-        theta: L,
-        grad: L,
-        [m, v, v_max]: [L; 3],
-    ) -> (L, [L; 3]) {
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v, v_max]: [L; 3]) -> (L, [L; 3]) {
         let (m, v) = self.0.moments(theta, grad, m, v);
         let v_max = v_max.larger(v);
         (self.0.descend(theta, m, v_max), [m, v, v_max])
     }
 
-    fn reference(&self, theta: E, grad: E, [m, v, v_max]: [E; 3]) -> (E, [E; 3]) {
-        let (theta, m, v, v_max) = reference(&self.0.of, theta, grad, m, v, Some(v_max));
-        (theta, [m, v, v_max])
+    fn reference(&self, theta: F, grad: F, [m, v, v_max]: [F; 3]) -> (F, [F; 3]) {
+        reference(&self.0, theta, grad, m, v, Some(v_max))
     }
 }
 
-/// The rule written out for one element, with nothing of the code above but the coefficients: from
-/// the old θ, m, v and (for AMSGrad) v_max to the new ones, the last being the new v without AMSGrad.
+/// The rule written out for one element: from the old θ, m, v and (for AMSGrad) v_max to the new
+/// ones, the last being the new v without AMSGrad.
 #[inline(always)]
-fn reference<E: Element>(
-    of: &Coefficients<E>,
-    theta: E,
-    grad: E,
-    m: E,
-    v: E,
-    v_max: Option<E>,
-) -> (E, E, E, E) {
-    let mut g = if of.maximize { -grad } else { grad };
-    if of.decay == Decay::L2 {
-        g = g + of.decay_coefficient * theta;
-    }
-
-    let m = if of.m.heavy { m + of.m.rate * (g - m) } else { g - of.m.rate * (g - m) };
-
-    let square = g * g;
-    let v =
-        if of.v.heavy { v + of.v.rate * (square - v) } else { square - of.v.rate * (square - v) };
-
+fn reference<F: Float>(
+    of: &Fused<F>,
+    theta: F,
+    grad: F,
+    m: F,
+    v: F,
+    v_max: Option<F>,
+) -> (F, [F; 3]) {
+    let g = by_hand::gradient(&of.ends, theta, grad);
+    let m = by_hand::average(of.m, m, g);
+    let v = by_hand::average(of.v, v, g * g);
     let second_moment = match v_max {
         Some(v_max) if v_max > v => v_max,
         _ => v,
     };
-
     let d = second_moment.sqrt() * of.root_scale + of.eps;
-    let adaptive = of.step_size * m / d;
-    let theta = match of.decay {
-        Decay::Decoupled => theta - (of.decay_coefficient * theta + adaptive),
-        Decay::None | Decay::L2 => theta - adaptive,
-    };
-    (theta, m, v, second_moment)
+    let q = of.step_size * m / d;
+    (by_hand::descend(&of.ends, theta, q), [m, v, second_moment])
 }

@@ -1,0 +1,131 @@
+//! AdaBelief: Adam that divides by how far the gradient is from what its average made one believe.
+//!
+//! ```text
+//! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
+//! m' = m + (1−β1)·(g' − m)                when β1 ≥ ½;   g' − β1·(g' − m)       when β1 < ½
+//! y  = (g' − m')·(g' − m')
+//! s' = s + (1−β2)·(y − s) + ε             when β2 ≥ ½;   y − β2·(y − s) + ε     when β2 < ½
+//! d  = √s' · (1/√(1−β2^t)) + ε
+//! q  = ((lr/(1−β1^t))·m') / d;            (lr·λ)·θ + q for decoupled decay λ > 0
+//! θ' = θ − q
+//! ```
+
+use super::{
+    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
+    corrections, round, round_eps,
+};
+use crate::{Error, Float, Lanes};
+
+/// AdaBelief.
+///
+/// Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris and Duncan, "AdaBelief Optimizer: Adapting
+/// Stepsizes by the Belief in Observed Gradients" (2020), algorithm 2. Defaults are the paper's.
+/// Decoupled decay is that of [`AdamW`](crate::AdamW).
+///
+/// The states are `m`, the moving average of the gradient, and `s`, that of the squared distance
+/// between the two.
+///
+/// ```
+/// use fused_adam::{AdaBelief, Flat};
+///
+/// let mut opt = Flat::new(AdaBelief::default(), 1)?;
+/// let mut theta = [1.0_f32];
+/// opt.step(&mut theta, &[3.0])?;
+/// assert!(theta[0] < 1.0);
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdaBelief {
+    /// The step size: finite and ≥ 0. Default 1e-3.
+    pub lr: f64,
+    /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
+    pub beta1: f64,
+    /// β2, the decay rate of `s`: in [0, 1). Default 0.999.
+    pub beta2: f64,
+    /// ε, added to `s` in each step and to the root in the denominator: finite and > 0, also once
+    /// rounded to `f32`. Default 1e-8; its authors' later code has 1e-16.
+    pub eps: f64,
+    /// λ of the decay: finite and ≥ 0. Default 0.
+    pub weight_decay: f64,
+    /// Decay is lr·λ·θ, not an L2 penalty `g + λ·θ`. Default false.
+    pub decoupled_weight_decay: bool,
+    /// Climbs along the gradient, not down. Default false.
+    pub maximize: bool,
+}
+
+impl Default for AdaBelief {
+    fn default() -> Self {
+        AdaBelief {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decoupled_weight_decay: false,
+            maximize: false,
+        }
+    }
+}
+
+impl Rule for AdaBelief {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["m", "s"]
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_at_least_0("lr", self.lr)?;
+        check_below_1("beta1", self.beta1)?;
+        check_below_1("beta2", self.beta2)?;
+        check_above_0("eps", self.eps)?;
+        check_at_least_0("weight_decay", self.weight_decay)
+    }
+
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+        let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
+        then.with(&Fused {
+            ends: Ends::new(
+                self.maximize,
+                self.lr,
+                self.weight_decay,
+                self.decoupled_weight_decay,
+            )?,
+            m: Rate::new(self.beta1),
+            s: Rate::new(self.beta2),
+            root_scale: round(1.0 / correction2.sqrt(), "beta2", self.beta2)?,
+            eps: round_eps(self.eps)?,
+            step_size: round(self.lr / correction1, "lr", self.lr)?,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Fused<F> {
+    ends: Ends<F>,
+    m: Rate<F>,
+    s: Rate<F>,
+    /// 1/√(1−β2^t).
+    root_scale: F,
+    eps: F,
+    /// lr/(1−β1^t).
+    step_size: F,
+}
+
+impl<F: Float> Kernel<F, 2> for Fused<F> {
+    #[inline(always)]
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, s]: [L; 2]) -> (L, [L; 2]) {
+        let g = self.ends.gradient(theta, grad);
+        let m = self.m.average(m, g);
+        let off = g - m;
+        let s = self.s.average(s, off * off) + self.eps;
+        let d = s.sqrt() * self.root_scale + self.eps;
+        (self.ends.descend(theta, m * self.step_size / d), [m, s])
+    }
+
+    fn reference(&self, theta: F, grad: F, [m, s]: [F; 2]) -> (F, [F; 2]) {
+        let g = by_hand::gradient(&self.ends, theta, grad);
+        let m = by_hand::average(self.m, m, g);
+        let s = by_hand::average(self.s, s, (g - m) * (g - m)) + self.eps;
+        let d = s.sqrt() * self.root_scale + self.eps;
+        (by_hand::descend(&self.ends, theta, self.step_size * m / d), [m, s])
+    }
+}

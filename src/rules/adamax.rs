@@ -1,0 +1,107 @@
+//! AdaMax: Adam with the largest recent gradient in place of the root mean square.
+//!
+//! ```text
+//! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
+//! m' = m + (1−β1)·(g' − m)                when β1 ≥ ½;   g' − β1·(g' − m)       when β1 < ½
+//! u' = the larger of |g'| + ε and u − (1−β2)·u (β2 ≥ ½) or β2·u (β2 < ½)
+//! q  = ((lr/(1−β1^t))·m') / u'
+//! θ' = θ − q
+//! ```
+
+use super::{
+    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
+    corrections, round, round_eps,
+};
+use crate::{Error, Float, Lanes};
+
+/// AdaMax.
+///
+/// Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015), algorithm 2, with ε where
+/// torch has it. Defaults are torch's.
+///
+/// The states are `m`, the moving average of the gradient, and `u`, the largest gradient where old
+/// ones count less.
+///
+/// ```
+/// use fused_adam::{AdaMax, Flat};
+///
+/// let mut opt = Flat::new(AdaMax { lr: 0.5, ..AdaMax::default() }, 2)?;
+/// let mut theta = [1.0_f64, 1.0];
+/// opt.step(&mut theta, &[1e3, -1e-3])?; // the first step has size lr
+/// assert!((theta[0] - 0.5).abs() < 1e-4 && (theta[1] - 1.5).abs() < 1e-4);
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdaMax {
+    /// The step size: finite and ≥ 0. Default 2e-3.
+    pub lr: f64,
+    /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
+    pub beta1: f64,
+    /// β2, the decay rate of `u`: in [0, 1). Default 0.999.
+    pub beta2: f64,
+    /// ε, added to |g|: finite and > 0, also once rounded to `f32`. Default 1e-8.
+    pub eps: f64,
+    /// λ of the L2 penalty, `g + λ·θ`: finite and ≥ 0. Default 0.
+    pub weight_decay: f64,
+    /// Climbs along the gradient, not down. Default false.
+    pub maximize: bool,
+}
+
+impl Default for AdaMax {
+    fn default() -> Self {
+        AdaMax { lr: 2e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, maximize: false }
+    }
+}
+
+impl Rule for AdaMax {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["m", "u"]
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_at_least_0("lr", self.lr)?;
+        check_below_1("beta1", self.beta1)?;
+        check_below_1("beta2", self.beta2)?;
+        check_above_0("eps", self.eps)?;
+        check_at_least_0("weight_decay", self.weight_decay)
+    }
+
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+        let [correction, _] = corrections([self.beta1, 0.0], t);
+        then.with(&Fused {
+            ends: Ends::new(self.maximize, self.lr, self.weight_decay, false)?,
+            m: Rate::new(self.beta1),
+            u: Rate::new(self.beta2),
+            eps: round_eps(self.eps)?,
+            step_size: round(self.lr / correction, "lr", self.lr)?,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Fused<F> {
+    ends: Ends<F>,
+    m: Rate<F>,
+    u: Rate<F>,
+    eps: F,
+    /// lr/(1−β1^t).
+    step_size: F,
+}
+
+impl<F: Float> Kernel<F, 2> for Fused<F> {
+    #[inline(always)]
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, u]: [L; 2]) -> (L, [L; 2]) {
+        let g = self.ends.gradient(theta, grad);
+        let m = self.m.average(m, g);
+        let u = self.u.shrink(u).larger(g.abs() + self.eps);
+        (self.ends.descend(theta, m * self.step_size / u), [m, u])
+    }
+
+    fn reference(&self, theta: F, grad: F, [m, u]: [F; 2]) -> (F, [F; 2]) {
+        let g = by_hand::gradient(&self.ends, theta, grad);
+        let m = by_hand::average(self.m, m, g);
+        let (old, new) = (by_hand::shrink(self.u, u), g.abs() + self.eps);
+        let u = if old > new { old } else { new };
+        (by_hand::descend(&self.ends, theta, self.step_size * m / u), [m, u])
+    }
+}

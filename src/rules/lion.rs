@@ -1,0 +1,104 @@
+//! Lion: steps of one size, in the direction of an average's sign.
+//!
+//! ```text
+//! g' = g, or −g to maximize
+//! c  = m + (1−β1)·(g' − m)                when β1 ≥ ½;   g' − β1·(g' − m)       when β1 < ½
+//! m' = m + (1−β2)·(g' − m)                when β2 ≥ ½;   g' − β2·(g' − m)       when β2 < ½
+//! q  = lr·sign(c);                        (lr·λ)·θ + q for decay λ > 0
+//! θ' = θ − q
+//! ```
+//!
+//! The sign of ±0 is ±0, that of NaN is NaN.
+
+use super::{
+    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_at_least_0, check_below_1, round,
+};
+use crate::{Error, Float, Lanes};
+
+/// Lion, with decoupled decay.
+///
+/// Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023), algorithm 2. Defaults are
+/// those of the paper's code.
+///
+/// The state is `m`, a moving average of the gradient.
+///
+/// ```
+/// use fused_adam::{Flat, Lion};
+///
+/// let mut opt = Flat::new(Lion { lr: 0.25, ..Lion::default() }, 3)?;
+/// let mut theta = [1.0_f32; 3];
+/// opt.step(&mut theta, &[1e3, -1e-3, 0.0])?;
+/// assert_eq!(theta, [0.75, 1.25, 1.0]);
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lion {
+    /// The step size: finite and ≥ 0. Default 1e-4.
+    pub lr: f64,
+    /// β1, how much `m` weighs in the direction: in [0, 1). Default 0.9.
+    pub beta1: f64,
+    /// β2, the decay rate of `m`: in [0, 1). Default 0.99.
+    pub beta2: f64,
+    /// λ of the decoupled decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.
+    pub weight_decay: f64,
+    /// Climbs along the gradient, not down. Default false.
+    pub maximize: bool,
+}
+
+impl Default for Lion {
+    fn default() -> Self {
+        Lion { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, maximize: false }
+    }
+}
+
+impl Rule for Lion {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["m"]
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_at_least_0("lr", self.lr)?;
+        check_below_1("beta1", self.beta1)?;
+        check_below_1("beta2", self.beta2)?;
+        check_at_least_0("weight_decay", self.weight_decay)
+    }
+
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+        then.with(&Fused {
+            ends: Ends::new(self.maximize, self.lr, self.weight_decay, true)?,
+            direction: Rate::new(self.beta1),
+            m: Rate::new(self.beta2),
+            lr: round(self.lr, "lr", self.lr)?,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Fused<F> {
+    ends: Ends<F>,
+    direction: Rate<F>,
+    m: Rate<F>,
+    lr: F,
+}
+
+impl<F: Float> Kernel<F, 1> for Fused<F> {
+    #[inline(always)]
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m]: [L; 1]) -> (L, [L; 1]) {
+        let g = self.ends.gradient(theta, grad);
+        let q = self.direction.average(m, g).sign() * self.lr;
+        (self.ends.descend(theta, q), [self.m.average(m, g)])
+    }
+
+    fn reference(&self, theta: F, grad: F, [m]: [F; 1]) -> (F, [F; 1]) {
+        let [zero, one] = [0.0, 1.0].map(F::from_f64);
+        let g = by_hand::gradient(&self.ends, theta, grad);
+        let c = by_hand::average(self.direction, m, g);
+        let sign = match c {
+            c if c > zero => one,
+            c if c < zero => -one,
+            c => c,
+        };
+        let theta = by_hand::descend(&self.ends, theta, self.lr * sign);
+        (theta, [by_hand::average(self.m, m, g)])
+    }
+}

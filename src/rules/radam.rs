@@ -1,0 +1,153 @@
+//! RAdam: Adam that is plain momentum until the variance of its step size is known.
+//!
+//! ```text
+//! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
+//! m' = m + (1−β1)·(g' − m)                when β1 ≥ ½;   g' − β1·(g' − m)       when β1 < ½
+//! v' = v + (1−β2)·(g'·g' − v)             when β2 ≥ ½;   g'·g' − β2·(g'·g' − v) when β2 < ½
+//! q  = s·m',   or from ρ_t > 5 on (s·m') / (√v' + ε)
+//! q  = (lr·λ)·θ + q                       for decoupled decay λ > 0
+//! θ' = θ − q
+//!
+//! s  = lr/(1−β1^t),   from ρ_t > 5 on times √(1−β2^t)·√((ρ_t−4)(ρ_t−2)ρ∞ / ((ρ∞−4)(ρ∞−2)ρ_t))
+//! ρ∞ = 2/(1−β2) − 1,   ρ_t = ρ∞ − 2·t·β2^t/(1−β2^t)
+//! ```
+
+use super::{
+    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
+    powers, round, round_eps,
+};
+use crate::{Error, Float, Lanes};
+
+/// RAdam.
+///
+/// Liu, Jiang, He, Chen, Liu, Gao and Han, "On the Variance of the Adaptive Learning Rate and
+/// Beyond" (2020), algorithm 2, with ε where torch has it, and its threshold of 5. Defaults are
+/// torch's. Decoupled decay is that of [`AdamW`](crate::AdamW).
+///
+/// The states are `m`, the moving average of the gradient, and `v`, that of its square.
+///
+/// ```
+/// use fused_adam::{Flat, RAdam};
+///
+/// // The first steps are momentum, made up for its start at zero: here lr·g.
+/// let mut opt = Flat::new(RAdam { lr: 0.5, ..RAdam::default() }, 1)?;
+/// let mut theta = [1.0_f64];
+/// opt.step(&mut theta, &[3.0])?;
+/// assert!((theta[0] - (1.0 - 0.5 * 3.0)).abs() < 1e-12);
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RAdam {
+    /// The step size: finite and ≥ 0. Default 1e-3.
+    pub lr: f64,
+    /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
+    pub beta1: f64,
+    /// β2, the decay rate of `v`: in [0, 1). Default 0.999.
+    pub beta2: f64,
+    /// ε, added to the root in the denominator: finite and > 0, also once rounded to `f32`. Default
+    /// 1e-8.
+    pub eps: f64,
+    /// λ of the decay: finite and ≥ 0. Default 0.
+    pub weight_decay: f64,
+    /// Decay is lr·λ·θ, not an L2 penalty `g + λ·θ`. Default false.
+    pub decoupled_weight_decay: bool,
+    /// Climbs along the gradient, not down. Default false.
+    pub maximize: bool,
+}
+
+impl Default for RAdam {
+    fn default() -> Self {
+        RAdam {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decoupled_weight_decay: false,
+            maximize: false,
+        }
+    }
+}
+
+impl RAdam {
+    /// What step `t` multiplies m with, and whether it divides by the root of v.
+    fn step_size(&self, t: u64) -> (f64, bool) {
+        let [power1, power2] = powers([self.beta1, self.beta2], t);
+        let size = self.lr / (1.0 - power1);
+        let longest = 2.0 / (1.0 - self.beta2) - 1.0;
+        let length = longest - 2.0 * t as f64 * power2 / (1.0 - power2);
+        if length > 5.0 {
+            let rectification = (length - 4.0) * (length - 2.0) * longest
+                / ((longest - 4.0) * (longest - 2.0) * length);
+            (size * (1.0 - power2).sqrt() * rectification.sqrt(), true)
+        } else {
+            (size, false)
+        }
+    }
+}
+
+impl Rule for RAdam {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["m", "v"]
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_at_least_0("lr", self.lr)?;
+        check_below_1("beta1", self.beta1)?;
+        check_below_1("beta2", self.beta2)?;
+        check_above_0("eps", self.eps)?;
+        check_at_least_0("weight_decay", self.weight_decay)
+    }
+
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+        let (step_size, adaptive) = self.step_size(t);
+        then.with(&Fused {
+            ends: Ends::new(
+                self.maximize,
+                self.lr,
+                self.weight_decay,
+                self.decoupled_weight_decay,
+            )?,
+            m: Rate::new(self.beta1),
+            v: Rate::new(self.beta2),
+            eps: round_eps(self.eps)?,
+            step_size: round(step_size, "lr", self.lr)?,
+            adaptive,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Fused<F> {
+    ends: Ends<F>,
+    m: Rate<F>,
+    v: Rate<F>,
+    eps: F,
+    step_size: F,
+    adaptive: bool,
+}
+
+impl<F: Float> Kernel<F, 2> for Fused<F> {
+    #[inline(always)]
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
+        let g = self.ends.gradient(theta, grad);
+        let m = self.m.average(m, g);
+        let v = self.v.average(v, g * g);
+        let mut q = m * self.step_size;
+        if self.adaptive {
+            q = q / (v.sqrt() + self.eps);
+        }
+        (self.ends.descend(theta, q), [m, v])
+    }
+
+    fn reference(&self, theta: F, grad: F, [m, v]: [F; 2]) -> (F, [F; 2]) {
+        let g = by_hand::gradient(&self.ends, theta, grad);
+        let m = by_hand::average(self.m, m, g);
+        let v = by_hand::average(self.v, v, g * g);
+        let q = match self.adaptive {
+            true => self.step_size * m / (v.sqrt() + self.eps),
+            false => self.step_size * m,
+        };
+        (by_hand::descend(&self.ends, theta, q), [m, v])
+    }
+}
