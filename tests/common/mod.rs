@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
-use fused_adam::Element;
+use fused_adam::{Adam, AdamW, Element, bf16, f16};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.
 pub struct Random(pub u64);
@@ -102,6 +102,68 @@ impl Bits for f64 {
     }
 }
 
+impl Bits for bf16 {
+    const CANARY: Self = bf16::from_bits(0x7FA5);
+    fn bits(self) -> u64 {
+        self.to_bits().into()
+    }
+    fn any_bits(bits: u64) -> Self {
+        bf16::from_bits(bits as u16)
+    }
+    fn special() -> &'static [bf16] {
+        const SPECIAL: [bf16; 16] = halves([
+            0x0000, 0x8000, 0x7F80, 0xFF80, 0x7FC0, 0x0001, 0x8001, 0x007F, 0x0080, 0x8080, 0x7F7F,
+            0xFF7F, 0x60AD, 0x9A00, 0x3F80, 0xBF80,
+        ]);
+        &SPECIAL
+    }
+}
+
+const fn halves(bits: [u16; 16]) -> [bf16; 16] {
+    let mut halves = [bf16::ZERO; 16];
+    let mut i = 0;
+    while i < 16 {
+        halves[i] = bf16::from_bits(bits[i]);
+        i += 1;
+    }
+    halves
+}
+
+impl Bits for f16 {
+    const CANARY: Self = f16::from_bits(0x7DA5);
+    fn bits(self) -> u64 {
+        self.to_bits().into()
+    }
+    fn any_bits(bits: u64) -> Self {
+        f16::from_bits(bits as u16)
+    }
+    fn special() -> &'static [f16] {
+        const SPECIAL: [f16; 14] = [
+            f16::ZERO,
+            f16::NEG_ZERO,
+            f16::INFINITY,
+            f16::NEG_INFINITY,
+            f16::NAN,
+            f16::MIN_POSITIVE_SUBNORMAL,
+            f16::MAX_SUBNORMAL,
+            f16::MIN_POSITIVE,
+            f16::MAX,
+            f16::MIN,
+            f16::from_bits(0x5C00),
+            f16::from_bits(0x9400),
+            f16::ONE,
+            f16::NEG_ONE,
+        ];
+        &SPECIAL
+    }
+}
+
+/// The same with decoupled decay.
+pub fn decoupled(rule: Adam) -> AdamW {
+    let Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } = rule;
+    AdamW { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction }
+}
+
 /// Equal to the bit; two NaNs count as equal.
 pub fn same<E: Bits>(a: E, b: E) -> bool {
     a.bits() == b.bits() || (a.to_f64().is_nan() && b.to_f64().is_nan())
@@ -129,7 +191,7 @@ pub enum Numbers {
 impl Numbers {
     pub fn draw<E: Bits>(self, random: &mut Random) -> E {
         match (self, random.below(8)) {
-            (Numbers::Ordinary, 0) => E::ZERO,
+            (Numbers::Ordinary, 0) => E::from_f64(0.0),
             (Numbers::Ordinary, _) => E::from_f64(random.uniform()),
             (Numbers::Wild, 0..2) => E::any_bits(random.bits()),
             (Numbers::Wild, 2..5) => E::special()[random.below(E::special().len())],

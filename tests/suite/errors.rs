@@ -1,7 +1,8 @@
 //! Every wrong call: the error it gives, to the letter, and that nothing has changed after it.
 
 use fused_adam::{
-    Adam, AdamW, Backend, Element, Error, Flat, Kernel, Lanes, Rule, Step, WithKernel,
+    AdaBound, Adam, AdamW, AnyRule, Backend, Error, Flat, Float, Kernel, Lanes, RmsProp, Rule, Sgd,
+    Step, WithKernel,
 };
 
 const SOME: [f32; 4] = [0.1, -0.2, 0.3, -0.4];
@@ -49,6 +50,135 @@ fn hyper_parameters_outside_their_range() {
             assert_eq!(Flat::<_, f32>::new(adamw, 4).unwrap_err().to_string(), message);
         }
     }
+}
+
+/// Sets one hyper-parameter of a rule.
+type Set = fn(&mut AnyRule, f64);
+
+/// Every hyper-parameter of every rule beside Adam's, and how it is set.
+fn hyper_parameters() -> Vec<(&'static str, &'static str, Set)> {
+    /// The field of the rule, if that is the rule.
+    macro_rules! field {
+        ($rule:ident, $name:ident) => {
+            |rule, value| {
+                let AnyRule::$rule(rule) = rule else { unreachable!("another rule") };
+                rule.$name = value;
+            }
+        };
+    }
+    vec![
+        ("sgd", "lr", field!(Sgd, lr)),
+        ("sgd", "momentum", field!(Sgd, momentum)),
+        ("sgd", "dampening", field!(Sgd, dampening)),
+        ("sgd", "weight_decay", field!(Sgd, weight_decay)),
+        ("rmsprop", "lr", field!(RmsProp, lr)),
+        ("rmsprop", "alpha", field!(RmsProp, alpha)),
+        ("rmsprop", "eps", field!(RmsProp, eps)),
+        ("rmsprop", "weight_decay", field!(RmsProp, weight_decay)),
+        ("rmsprop", "momentum", field!(RmsProp, momentum)),
+        ("adagrad", "lr", field!(AdaGrad, lr)),
+        ("adagrad", "lr_decay", field!(AdaGrad, lr_decay)),
+        ("adagrad", "initial_accumulator_value", field!(AdaGrad, initial_accumulator_value)),
+        ("adagrad", "eps", field!(AdaGrad, eps)),
+        ("adagrad", "weight_decay", field!(AdaGrad, weight_decay)),
+        ("adamax", "lr", field!(AdaMax, lr)),
+        ("adamax", "beta1", field!(AdaMax, beta1)),
+        ("adamax", "beta2", field!(AdaMax, beta2)),
+        ("adamax", "eps", field!(AdaMax, eps)),
+        ("adamax", "weight_decay", field!(AdaMax, weight_decay)),
+        ("nadam", "lr", field!(NAdam, lr)),
+        ("nadam", "beta1", field!(NAdam, beta1)),
+        ("nadam", "beta2", field!(NAdam, beta2)),
+        ("nadam", "eps", field!(NAdam, eps)),
+        ("nadam", "weight_decay", field!(NAdam, weight_decay)),
+        ("nadam", "momentum_decay", field!(NAdam, momentum_decay)),
+        ("radam", "lr", field!(RAdam, lr)),
+        ("radam", "beta1", field!(RAdam, beta1)),
+        ("radam", "beta2", field!(RAdam, beta2)),
+        ("radam", "eps", field!(RAdam, eps)),
+        ("radam", "weight_decay", field!(RAdam, weight_decay)),
+        ("adabound", "lr", field!(AdaBound, lr)),
+        ("adabound", "beta1", field!(AdaBound, beta1)),
+        ("adabound", "beta2", field!(AdaBound, beta2)),
+        ("adabound", "final_lr", field!(AdaBound, final_lr)),
+        ("adabound", "gamma", field!(AdaBound, gamma)),
+        ("adabound", "eps", field!(AdaBound, eps)),
+        ("adabound", "weight_decay", field!(AdaBound, weight_decay)),
+        ("adabelief", "lr", field!(AdaBelief, lr)),
+        ("adabelief", "beta1", field!(AdaBelief, beta1)),
+        ("adabelief", "beta2", field!(AdaBelief, beta2)),
+        ("adabelief", "eps", field!(AdaBelief, eps)),
+        ("adabelief", "weight_decay", field!(AdaBelief, weight_decay)),
+        ("lion", "lr", field!(Lion, lr)),
+        ("lion", "beta1", field!(Lion, beta1)),
+        ("lion", "beta2", field!(Lion, beta2)),
+        ("lion", "weight_decay", field!(Lion, weight_decay)),
+    ]
+}
+
+#[test]
+fn hyper_parameters_of_every_rule() {
+    const UNIT: (&str, &[f64]) = ("a number in [0, 1)", &[-0.1, 1.0, f64::NAN]);
+    const CLOSED: (&str, &[f64]) = ("a number in [0, 1]", &[-0.1, 1.1, f64::INFINITY]);
+    const POSITIVE: (&str, &[f64]) = ("a finite number above 0", &[0.0, -1e-8, f64::INFINITY]);
+    const OTHER: (&str, &[f64]) =
+        ("a finite number of at least 0", &[-1e-3, f64::NAN, f64::INFINITY]);
+    for (rule, name, set) in hyper_parameters() {
+        let (expected, values) = match name {
+            "beta1" | "beta2" | "alpha" | "gamma" => UNIT,
+            "momentum" | "dampening" => CLOSED,
+            "eps" => POSITIVE,
+            _ => OTHER,
+        };
+        for &value in values {
+            let mut bad: AnyRule = rule.parse().unwrap();
+            let buffers = vec![4; 2 + bad.state_names().len()];
+            set(&mut bad, value);
+            let message = format!("`{name}` is {value:?}, expected {expected}");
+            assert_eq!(refusal(&bad, 1, Backend::Auto, &buffers), message, "{rule}");
+            assert_eq!(Flat::<_, f32>::new(bad, 4).unwrap_err().to_string(), message, "{rule}");
+        }
+    }
+}
+
+#[test]
+fn options_of_sgd_that_exclude_each_other() {
+    let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
+    for (rule, message) in [
+        (
+            Sgd { nesterov: true, ..Sgd::default() },
+            "`momentum` is 0.0, expected above 0 with `nesterov`",
+        ),
+        (
+            Sgd { nesterov: true, dampening: 0.1, ..momentum },
+            "`dampening` is 0.1, expected 0 with `nesterov`",
+        ),
+        (
+            Sgd { average: true, dampening: 0.1, ..momentum },
+            "`dampening` is 0.1, expected 0 with `average`",
+        ),
+    ] {
+        assert_eq!(refusal(&rule, 1, Backend::Auto, &[4, 4, 4]), message);
+    }
+}
+
+/// States that a rule keeps with some options and not with others.
+#[test]
+fn states_of_every_rule() {
+    let states = |rule: AnyRule| rule.state_names().join(" ");
+    let sgd = Sgd { momentum: 0.9, ..Sgd::default() };
+    let rmsprop = |centered, momentum| RmsProp { centered, momentum, ..RmsProp::default() };
+    assert_eq!(states(Sgd::default().into()), "");
+    assert_eq!(states(sgd.into()), "m");
+    assert_eq!(states(rmsprop(false, 0.0).into()), "v");
+    assert_eq!(states(rmsprop(false, 0.9).into()), "v b");
+    assert_eq!(states(rmsprop(true, 0.0).into()), "v m");
+    assert_eq!(states(rmsprop(true, 0.9).into()), "v m b");
+    assert_eq!(states(AdaBound { amsbound: true, ..AdaBound::default() }.into()), "m v v_max");
+    let missing = "state `m` is missing, expected the 1 states [\"m\"]";
+    assert_eq!(refusal(&sgd, 1, Backend::Auto, &[4, 4]), missing);
+    let superfluous = "1 states were given, expected the 0 states []";
+    assert_eq!(refusal(&Sgd::default(), 1, Backend::Auto, &[4, 4, 4]), superfluous);
 }
 
 /// Found before memory is asked for.
@@ -191,7 +321,7 @@ impl Rule for Foreign {
         if self.fine { Ok(()) } else { Err(error) }
     }
 
-    fn with_kernel<E: Element, W: WithKernel<E>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
         then.with(&Add)
     }
 }
@@ -200,12 +330,12 @@ impl Rule for Foreign {
 #[derive(Clone, Copy)]
 struct Add;
 
-impl<E: Element> Kernel<E, 1> for Add {
-    fn update<L: Lanes<Element = E>>(&self, theta: L, grad: L, state: [L; 1]) -> (L, [L; 1]) {
+impl<F: Float> Kernel<F, 1> for Add {
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, state: [L; 1]) -> (L, [L; 1]) {
         (theta + grad, state)
     }
 
-    fn reference(&self, theta: E, grad: E, state: [E; 1]) -> (E, [E; 1]) {
+    fn reference(&self, theta: F, grad: F, state: [F; 1]) -> (F, [F; 1]) {
         (theta + grad, state)
     }
 }

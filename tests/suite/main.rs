@@ -1,10 +1,12 @@
-//! The tests that are no table: what is refused, worked examples, recorded trajectories, and vectors
-//! from another oracle. One program, since each that steps in both element types takes a while to
-//! compile.
+//! The tests that are no table: what is refused, worked examples, recorded trajectories, and
+//! vectors from another oracle. One program, since each that steps in both element types takes a
+//! while to compile.
 
+mod behaviour;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+mod sixteen_bits;
 #[cfg(feature = "parallel")]
 mod threads;
 mod tolerance;

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::thread::{self, ThreadId};
 
-use fused_adam::{Backend, Element, Error, Kernel, Lanes, Rule, Schedule, Step, WithKernel};
+use fused_adam::{Backend, Error, Float, Kernel, Lanes, Rule, Schedule, Step, WithKernel};
 
 /// A rule that does nothing to θ and notes which threads it runs on.
 #[derive(Clone, Copy)]
@@ -20,17 +20,17 @@ impl Rule for Spy<'_> {
         Ok(())
     }
 
-    fn with_kernel<E: Element, W: WithKernel<E>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
         then.with(self)
     }
 }
 
-impl<E: Element> Kernel<E, 0> for Spy<'_> {
-    fn update<L: Lanes<Element = E>>(&self, theta: L, _: L, _: [L; 0]) -> (L, [L; 0]) {
+impl<F: Float> Kernel<F, 0> for Spy<'_> {
+    fn update<L: Lanes<Float = F>>(&self, theta: L, _: L, _: [L; 0]) -> (L, [L; 0]) {
         (theta, [])
     }
 
-    fn reference(&self, theta: E, _: E, _: [E; 0]) -> (E, [E; 0]) {
+    fn reference(&self, theta: F, _: F, _: [F; 0]) -> (F, [F; 0]) {
         self.0.lock().unwrap().insert(thread::current().id());
         (theta, [])
     }

@@ -1,10 +1,10 @@
 //! Single steps that NumPy computed (`tests/vectors/generate.py`), to the bit, on every backend.
 //! They hold the reference itself to the specification, and one machine to another.
 
-use fused_adam::{Adam, AdamW, Backend, Rule, Step};
+use fused_adam::{Adam, Backend, Rule, Step};
 use serde_json::Value;
 
-use crate::common::{Bits, difference};
+use crate::common::{Bits, decoupled, difference};
 
 #[test]
 fn every_backend_gives_the_bits_of_numpy() {
@@ -39,14 +39,9 @@ fn check<E: Bits>(case: &Value, backend: Backend) {
         maximize: flag("maximize"),
         bias_correction: flag("bias_correction"),
     };
-    let Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } = adam;
     match case["rule"].as_str() {
         Some("Adam") => step::<_, E>(&adam, case, backend),
-        Some("AdamW") => step::<_, E>(
-            &AdamW { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction },
-            case,
-            backend,
-        ),
+        Some("AdamW") => step::<_, E>(&decoupled(adam), case, backend),
         other => panic!("unknown rule {other:?}"),
     }
 }

@@ -1,0 +1,277 @@
+//! What is known of each rule: identities between rules, limits, and that all of them descend.
+
+use fused_adam::{
+    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Flat, Lion, NAdam, RAdam, RmsProp,
+    Rule, Sgd, Step,
+};
+
+use crate::common::{Random, difference};
+
+/// Gradients without pattern, in [−1, 1).
+fn gradients(steps: usize, len: usize) -> Vec<Vec<f64>> {
+    let mut random = Random(12);
+    (0..steps).map(|_| (0..len).map(|_| random.uniform()).collect()).collect()
+}
+
+/// θ after each step from zero.
+fn path(rule: impl Rule, gradients: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let mut theta = vec![0.0; gradients[0].len()];
+    let mut opt = Flat::new(rule, theta.len()).unwrap();
+    let step = |grad: &Vec<f64>| {
+        opt.step(&mut theta, grad).unwrap();
+        theta.clone()
+    };
+    gradients.iter().map(step).collect()
+}
+
+fn largest_difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    let both = a.iter().flatten().zip(b.iter().flatten());
+    both.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Adam whose v is held at 1 divides by 1 + ε: what is left is the averaged momentum.
+#[test]
+fn adam_with_v_held_is_momentum() {
+    let adam = Adam { beta2: 0.0, eps: 1e-300, bias_correction: false, ..Adam::default() };
+    let sgd = Sgd { lr: adam.lr, momentum: adam.beta1, average: true, ..Sgd::default() };
+    let (mut theta, mut m) = (vec![0.0; 40], vec![0.0; 40]);
+    let mut other = Flat::new(sgd, 40).unwrap();
+    let mut other_theta = vec![0.0; 40];
+    for (t, grad) in (1..).zip(gradients(50, 40)) {
+        // With β2 = 0 the new v is g², so gradients of size 1 hold it at 1.
+        let grad: Vec<f64> = grad.iter().map(|g| g.signum()).collect();
+        let mut v = vec![1.0; 40];
+        Step::new(&adam, t).run(&mut theta, &grad, &mut [&mut m, &mut v]).unwrap();
+        other.step(&mut other_theta, &grad).unwrap();
+    }
+    assert_eq!(difference("theta", &theta, &other_theta), None);
+    assert_eq!(difference("m", &m, other.state("m").unwrap()), None);
+}
+
+#[test]
+fn rmsprop_is_adam_without_momentum_and_correction() {
+    let rmsprop = RmsProp { lr: 0.01, alpha: 0.99, ..RmsProp::default() };
+    let adam =
+        Adam { lr: 0.01, beta1: 0.0, beta2: 0.99, bias_correction: false, ..Adam::default() };
+    let gradients = gradients(100, 50);
+    for (a, b) in path(rmsprop, &gradients).iter().zip(&path(adam, &gradients)) {
+        assert_eq!(difference("theta", a, b), None);
+    }
+}
+
+#[test]
+fn amsgrads_largest_moment_never_falls() {
+    let rule = AdamW { amsgrad: true, beta2: 0.5, ..AdamW::default() };
+    let mut opt = Flat::new(rule, 30).unwrap();
+    let (mut theta, mut last) = (vec![0.0; 30], vec![0.0; 30]);
+    let mut v_fell = false;
+    for grad in gradients(100, 30) {
+        opt.step(&mut theta, &grad).unwrap();
+        let (v, v_max) = (opt.state("v").unwrap(), opt.state("v_max").unwrap());
+        assert!(v_max.iter().zip(&last).all(|(new, old)| new >= old), "it fell");
+        assert!(v_max.iter().zip(v).all(|(largest, v)| largest >= v), "it is not the largest");
+        v_fell |= v.iter().zip(v_max).any(|(v, largest)| v < largest);
+        last = v_max.to_vec();
+    }
+    assert!(v_fell, "nothing was put to the test");
+}
+
+/// Late in a run the bounds have met, and AdaBound is SGD with averaged momentum at `final_lr`.
+#[test]
+fn adabound_tends_to_sgd() {
+    let adabound = AdaBound { final_lr: 0.1, ..AdaBound::default() };
+    let sgd = Sgd { lr: 0.1, momentum: 0.9, average: true, ..Sgd::default() };
+    let distance_at = |t: u64| {
+        let states = vec![vec![0.0; 20]; 2];
+        let mut late = Flat::resume(adabound, t, states).unwrap();
+        let (mut a, mut b) = (vec![0.0; 20], vec![0.0; 20]);
+        let mut other = Flat::new(sgd, 20).unwrap();
+        for grad in gradients(10, 20) {
+            late.step(&mut a, &grad).unwrap();
+            other.step(&mut b, &grad).unwrap();
+        }
+        largest_difference(&[a], &[b])
+    };
+    assert!(distance_at(0) > 1e-2);
+    assert!(distance_at(1_000_000) < 1e-3);
+    assert!(distance_at(1_000_000_000_000) < 1e-9);
+}
+
+/// Until the variance can be told, which takes five steps at β2 = 0.999, RAdam is momentum with its
+/// correction; from the sixth on it is not.
+#[test]
+fn radams_first_steps_are_momentum() {
+    let gradients = gradients(6, 20);
+    let radam = path(RAdam { lr: 0.01, ..RAdam::default() }, &gradients);
+    let (mut theta, mut m) = (vec![0.0; 20], vec![0.0; 20]);
+    for (t, grad) in (1..).zip(&gradients) {
+        for i in 0..20 {
+            m[i] = 0.9 * m[i] + 0.1 * grad[i];
+            theta[i] -= 0.01 * m[i] / (1.0 - 0.9_f64.powi(t));
+        }
+        let distance = largest_difference(&[theta.clone()], &radam[t as usize - 1..][..1]);
+        assert_eq!(distance < 1e-15, t <= 5, "step {t}: {distance:e}");
+    }
+}
+
+/// One conventions' buffer is the other's times 1 − μ: the same path at an lr in proportion.
+#[test]
+fn both_conventions_of_momentum_agree_at_lrs_in_proportion() {
+    for nesterov in [false, true] {
+        let torch = Sgd { lr: 0.01, momentum: 0.75, nesterov, ..Sgd::default() };
+        let averaged = Sgd { lr: 0.04, average: true, ..torch };
+        let gradients = gradients(100, 20);
+        let distance = largest_difference(&path(torch, &gradients), &path(averaged, &gradients));
+        assert!(distance < 1e-15, "nesterov {nesterov}: {distance:e}");
+    }
+}
+
+/// The variance that a centred RMSProp keeps is the textbook's E[g²] − E[g]², and never negative,
+/// also where the gradient hardly varies and the textbook's form in f32 fails.
+#[test]
+fn the_centred_variance_is_that_of_the_textbook() {
+    let rule = RmsProp { centered: true, alpha: 0.9, ..RmsProp::default() };
+    let mut opt = Flat::new(rule, 20).unwrap();
+    let mut theta = vec![0.0; 20];
+    let (mut mean, mut square) = (vec![0.0; 20], vec![0.0; 20]);
+    for grad in gradients(60, 20) {
+        opt.step(&mut theta, &grad).unwrap();
+        for i in 0..20 {
+            mean[i] = 0.9 * mean[i] + 0.1 * grad[i];
+            square[i] = 0.9 * square[i] + 0.1 * grad[i] * grad[i];
+            let variance = opt.state("v").unwrap()[i];
+            assert!((variance - (square[i] - mean[i] * mean[i])).abs() < 1e-15);
+        }
+    }
+
+    let mut steady = Flat::new(rule, 1).unwrap();
+    let (mut theta, mut mean, mut square) = ([0.0_f32], 0.0_f32, 0.0_f32);
+    let mut textbook_failed = false;
+    let mut random = Random(7);
+    for _ in 0..1000 {
+        let g = 1000.0 + 0.01 * random.uniform() as f32;
+        steady.step(&mut theta, &[g]).unwrap();
+        mean = 0.9 * mean + 0.1 * g;
+        square = 0.9 * square + 0.1 * g * g;
+        textbook_failed |= square - mean * mean < 0.0;
+        assert!(steady.state("v").unwrap()[0] >= 0.0 && theta[0].is_finite());
+    }
+    assert!(textbook_failed, "nothing was put to the test");
+}
+
+/// AdaGrad's sum starts where it is told to.
+#[test]
+fn adagrad_starts_at_its_initial_value() {
+    let rule = AdaGrad { lr: 1.0, initial_accumulator_value: 16.0, ..AdaGrad::default() };
+    let mut opt = Flat::new(rule, 1).unwrap();
+    let mut theta = [0.0];
+    opt.step(&mut theta, &[3.0]).unwrap();
+    assert_eq!(opt.state("v"), Some(&[25.0][..]));
+    assert!((theta[0] + 3.0 / 5.0_f64).abs() < 1e-10);
+}
+
+/// The schedule of momentum that goes into NAdam's coefficients, far beyond where its product can
+/// be computed factor by factor: late steps are those of a product of zero.
+#[test]
+fn nadam_takes_any_step_number() {
+    for momentum_decay in [0.0, 4e-3, 1.0, 1e300] {
+        for beta1 in [0.0, 0.9, 0.999_999] {
+            let rule = NAdam { momentum_decay, beta1, ..NAdam::default() };
+            for t in [1, 10, 10_000, 1_000_000_000_000, u64::MAX] {
+                let (mut theta, mut m, mut v) = ([1.0_f64], [0.1], [0.01]);
+                Step::new(&rule, t).run(&mut theta, &[0.1], &mut [&mut m, &mut v]).unwrap();
+                assert!(theta[0].is_finite() && theta[0] < 1.0, "{rule:?} at {t}: {}", theta[0]);
+            }
+        }
+    }
+}
+
+/// A landscape of two parameters, its gradient, a start, and where it is lowest.
+struct Landscape {
+    name: &'static str,
+    gradient: fn([f64; 2]) -> [f64; 2],
+    start: [f64; 2],
+    minimum: [f64; 2],
+}
+
+const LANDSCAPES: [Landscape; 3] = [
+    Landscape {
+        name: "sphere",
+        gradient: |[x, y]| [2.0 * x, 2.0 * y],
+        start: [3.0, -2.0],
+        minimum: [0.0, 0.0],
+    },
+    Landscape {
+        name: "ravine, 50·x² + y²",
+        gradient: |[x, y]| [100.0 * x, 2.0 * y],
+        start: [1.0, 4.0],
+        minimum: [0.0, 0.0],
+    },
+    Landscape {
+        name: "Rosenbrock's valley",
+        gradient: |[x, y]| [-2.0 * (1.0 - x) - 400.0 * x * (y - x * x), 200.0 * (y - x * x)],
+        start: [-1.2, 1.0],
+        minimum: [1.0, 1.0],
+    },
+];
+
+/// Each rule with a step size that suits all three landscapes.
+fn tuned() -> Vec<AnyRule> {
+    let adam = Adam { lr: 0.02, ..Adam::default() };
+    vec![
+        Sgd { lr: 1e-3, ..Sgd::default() }.into(),
+        Sgd { lr: 5e-4, momentum: 0.9, ..Sgd::default() }.into(),
+        Sgd { lr: 5e-4, momentum: 0.9, nesterov: true, ..Sgd::default() }.into(),
+        Sgd { lr: 5e-3, momentum: 0.9, average: true, ..Sgd::default() }.into(),
+        RmsProp::default().into(),
+        RmsProp { eps_inside: true, ..RmsProp::default() }.into(),
+        RmsProp { lr: 1e-3, momentum: 0.9, ..RmsProp::default() }.into(),
+        RmsProp { lr: 1e-3, centered: true, ..RmsProp::default() }.into(),
+        AdaGrad { lr: 0.5, ..AdaGrad::default() }.into(),
+        adam.into(),
+        Adam { amsgrad: true, ..adam }.into(),
+        AdamW { lr: 0.02, weight_decay: 0.0, ..AdamW::default() }.into(),
+        AdaMax { lr: 0.02, ..AdaMax::default() }.into(),
+        NAdam { lr: 0.02, ..NAdam::default() }.into(),
+        // Its first steps have the size of the gradient.
+        RAdam { lr: 1e-3, ..RAdam::default() }.into(),
+        AdaBound { lr: 0.02, final_lr: 1e-3, ..AdaBound::default() }.into(),
+        AdaBound { lr: 0.02, final_lr: 1e-3, amsbound: true, ..AdaBound::default() }.into(),
+        AdaBelief { lr: 0.02, ..AdaBelief::default() }.into(),
+        Lion { lr: 0.01, ..Lion::default() }.into(),
+    ]
+}
+
+#[test]
+fn every_rule_finds_the_minimum() {
+    const STEPS: usize = 40_000;
+    let named: std::collections::HashSet<_> = tuned().iter().map(AnyRule::name).collect();
+    assert_eq!(named.len(), AnyRule::NAMES.len(), "every rule of the crate");
+    for Landscape { name, gradient, start, minimum } in LANDSCAPES {
+        for rule in tuned() {
+            let mut theta = start;
+            let mut opt = Flat::new(rule, 2).unwrap();
+            for step in 0..STEPS {
+                // The step size falls linearly to nothing over the second half.
+                let left = (STEPS - step) as f64 / (STEPS / 2) as f64;
+                *opt.rule_mut().lr_mut() = rule.lr() * left.min(1.0);
+                let grad = gradient(theta);
+                opt.step(&mut theta, &grad).unwrap();
+            }
+            let off = (theta[0] - minimum[0]).hypot(theta[1] - minimum[1]);
+            assert!(off < 1e-2, "{rule:?} on the {name} ends at {theta:?}, {off:.1e} off");
+        }
+    }
+}
+
+#[test]
+fn names_lead_to_their_rules() {
+    for name in AnyRule::NAMES {
+        let rule: AnyRule = name.parse().unwrap();
+        assert_eq!((rule.name(), rule.to_string().as_str()), (name, name));
+        assert_eq!(rule.check(), Ok(()));
+    }
+    let message = "there is no rule `adan`, expected one of sgd, rmsprop, adagrad, adam, adamw, \
+                   adamax, nadam, radam, adabound, adabelief, lion";
+    assert_eq!("adan".parse::<AnyRule>().unwrap_err().to_string(), message);
+}
