@@ -2,8 +2,12 @@
 //! each backend, on one thread and on all.
 //!
 //! ```text
-//! cargo run --release --example throughput -- [--elements N] [--json] [--plot FILE.svg]
+//! cargo run --release --example throughput -- [--rule NAME|all] [--elements-type TYPES]
+//!     [--stochastic] [--backend NAME] [--elements N] [--json] [--plot FILE.svg]
 //! ```
+//!
+//! The rule is AdamW unless it is named, the types `f32` unless they are: those of θ, g and the states, such
+//! as `bf16` for all of them, `f32/bf16/f32`, or with a copy of θ `f32/bf16/f32+bf16`.
 //!
 //! Everything of one size is measured in turn, round after round, on the same buffers. Each figure
 //! is the median over the rounds, and a share is the median of the rounds' ratios, so a machine
@@ -15,11 +19,11 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fused_adam::{AdamW, Backend, Rule, Schedule, Step};
+use fused_adam::{AnyRule, Backend, Rounding, Rule, Schedule, Step, bf16, f16};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 use plotters::style::full_palette::{BLUE_700, BROWN, GREY, ORANGE_700, TEAL_400};
-use support::{Buffers, LimitLoop, Units, bytes_per_element};
+use support::{Buffers, LimitLoop, RULES, Stepped, Units, WithCopy, rule};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -34,12 +38,14 @@ fn main() -> Result<()> {
     let threads = std::thread::available_parallelism()?.get();
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
 
+    let progress = ProgressBar::new((options.rules.len() * options.sizes.len()) as u64 * ROUNDS);
+    progress.set_style(ProgressStyle::with_template("{msg:>34} {wide_bar} {pos}/{len} {eta}")?);
     let mut report = Vec::new();
-    let progress = ProgressBar::new(options.sizes.len() as u64 * ROUNDS);
-    progress.set_style(ProgressStyle::with_template("{msg:>14} {wide_bar} {pos}/{len} {eta}")?);
-    for &elements in &options.sizes {
-        progress.set_message(format!("{elements} elements"));
-        report.extend(measure(elements, threads, &progress)?);
+    for &name in &options.rules {
+        for &elements in &options.sizes {
+            progress.set_message(format!("{name}, {elements} elements"));
+            report.extend((options.measure)(&options, name, elements, threads, &progress)?);
+        }
     }
     progress.finish_and_clear();
 
@@ -48,29 +54,78 @@ fn main() -> Result<()> {
             println!("{}", row.json());
         }
     } else {
-        print_table(&report);
+        print_table(&options, &report);
     }
     if let Some(file) = &options.plot {
-        plot(&report, threads, file)?;
+        plot(&options, &report, threads, file)?;
         eprintln!("plotted to {}", file.display());
     }
     Ok(())
 }
 
+type Measure = fn(&Options, &'static str, usize, usize, &ProgressBar) -> Result<Vec<Row>>;
+
 struct Options {
+    rules: Vec<&'static str>,
+    types: &'static str,
+    measure: Measure,
+    rounding: Rounding,
+    backend: Option<Backend>,
     sizes: Vec<usize>,
     json: bool,
     plot: Option<PathBuf>,
 }
 
+/// The combinations of element types that can be measured.
+const TYPES: [(&str, Measure); 9] = [
+    ("f32", measure::<Buffers<f32, f32, f32>>),
+    ("f64", measure::<Buffers<f64, f64, f64>>),
+    ("bf16", measure::<Buffers<bf16, bf16, bf16>>),
+    ("f16", measure::<Buffers<f16, f16, f16>>),
+    ("bf16/bf16/f32", measure::<Buffers<bf16, bf16, f32>>),
+    ("f32/bf16/f32", measure::<Buffers<f32, bf16, f32>>),
+    ("f32/f32/bf16", measure::<Buffers<f32, f32, bf16>>),
+    ("f32/bf16/bf16", measure::<Buffers<f32, bf16, bf16>>),
+    ("f32/bf16/f32+bf16", measure::<WithCopy<bf16, f32, bf16>>),
+];
+
 impl Options {
     fn parse() -> Result<Self> {
         use lexopt::prelude::*;
-        let sizes = (10..=26).step_by(2).map(|power| 1 << power).collect();
-        let mut options = Options { sizes, json: false, plot: None };
+        let mut options = Options {
+            rules: vec!["adamw"],
+            types: TYPES[0].0,
+            measure: TYPES[0].1,
+            rounding: Rounding::Nearest,
+            backend: None,
+            sizes: (10..=26).step_by(2).map(|power| 1 << power).collect(),
+            json: false,
+            plot: None,
+        };
         let mut parser = lexopt::Parser::from_env();
         while let Some(argument) = parser.next()? {
             match argument {
+                Long("rule") => {
+                    let name = parser.value()?.string()?;
+                    options.rules = match RULES.iter().find(|rule| **rule == name) {
+                        Some(rule) => vec![rule],
+                        None if name == "all" => RULES.to_vec(),
+                        None => {
+                            let names = RULES.join(", ");
+                            return Err(format!("--rule is {name}, expected all, {names}").into());
+                        }
+                    };
+                }
+                Long("elements-type") => {
+                    let name = parser.value()?.string()?;
+                    let found = TYPES.into_iter().find(|(types, _)| *types == name);
+                    (options.types, options.measure) = found.ok_or_else(|| {
+                        let names = TYPES.map(|(types, _)| types).join(", ");
+                        format!("--elements-type is {name}, expected one of {names}")
+                    })?;
+                }
+                Long("stochastic") => options.rounding = Rounding::Stochastic { seed: 1 },
+                Long("backend") => options.backend = Some(parser.value()?.parse()?),
                 Long("elements") => {
                     let elements: usize = parser.value()?.parse()?;
                     if elements == 0 {
@@ -83,15 +138,21 @@ impl Options {
                 _ => return Err(argument.unexpected().into()),
             }
         }
+        if options.plot.is_some() && options.rules.len() > 1 {
+            return Err("--plot draws one rule, expected another --rule than all".into());
+        }
         Ok(options)
     }
 }
 
 /// One measured backend at one size.
 struct Row {
+    rule: &'static str,
+    types: &'static str,
     backend: String,
     threads: usize,
     elements: usize,
+    bytes_per_element: usize,
     ns_per_element: f64,
     limit_share: f64,
     /// Share of what square root and division units allow; none for the limit loop.
@@ -100,11 +161,13 @@ struct Row {
 
 impl Row {
     fn gb_per_s(&self) -> f64 {
-        bytes_per_element::<f32>() as f64 / self.ns_per_element
+        self.bytes_per_element as f64 / self.ns_per_element
     }
 
     fn json(&self) -> serde_json::Value {
         serde_json::json!({
+            "rule": self.rule,
+            "types": self.types,
             "backend": self.backend,
             "threads": self.threads,
             "elements": self.elements,
@@ -115,7 +178,7 @@ impl Row {
     }
 }
 
-/// Rounds per size; the large sizes get by with fewer, since each takes long.
+/// Rounds per size.
 const ROUNDS: u64 = 15;
 
 /// The backends to compare: each that is here once, `native` under its own name.
@@ -127,58 +190,89 @@ fn backends() -> Vec<Backend> {
     [Backend::Scalar, Backend::Wide].into_iter().chain(named).chain(native).collect()
 }
 
-/// Something that is run on the buffers and timed.
-type Runner<'a> = Box<dyn Fn(&mut Buffers<f32>) + 'a>;
-
-fn runner<'a, R: Rule>(rule: &'a R, backend: Backend, schedule: Schedule) -> Runner<'a> {
-    Box::new(move |b| {
-        let step = Step::new(rule, 100).backend(backend).schedule(schedule);
-        step.run(&mut b.theta, &b.grad, &mut [&mut b.m, &mut b.v]).expect("a valid step");
-    })
+/// What is timed: a rule, or the limit loop.
+enum What {
+    Limit(LimitLoop),
+    Rule(AnyRule),
 }
 
-fn measure(elements: usize, threads: usize, progress: &ProgressBar) -> Result<Vec<Row>> {
-    let adamw = AdamW::default();
-    let mut buffers = Buffers::<f32>::new(elements);
-    let mut small = Buffers::<f32>::new(UNITS_ELEMENTS);
+fn run<B: Stepped>(
+    what: &What,
+    buffers: &mut B,
+    backend: Backend,
+    schedule: Schedule,
+    how: Rounding,
+) {
+    fn step<R: Rule>(rule: &R, backend: Backend, schedule: Schedule, how: Rounding) -> Step<'_, R> {
+        Step::new(rule, 100).backend(backend).schedule(schedule).rounding(how)
+    }
+    let done = match what {
+        What::Limit(rule) => buffers.step(&step(rule, backend, schedule, how)),
+        What::Rule(rule) => buffers.step(&step(rule, backend, schedule, how)),
+    };
+    done.expect("a valid step");
+}
+
+fn measure<B: Stepped>(
+    options: &Options,
+    name: &'static str,
+    elements: usize,
+    threads: usize,
+    progress: &ProgressBar,
+) -> Result<Vec<Row>> {
+    let rule = rule(name)?;
+    let states = rule.state_names().len();
+    let mut buffers = B::new(elements, states);
+    let mut small = Buffers::<f32, f32, f32>::new(UNITS_ELEMENTS, 1);
 
     // What is timed in turn: for each number of threads the limit loop, then the backends.
-    let mut entries: Vec<(String, usize, Runner)> = Vec::new();
+    let mut entries = Vec::new();
     for threads in if threads > 1 { vec![1, threads] } else { vec![1] } {
         let schedule = if threads == 1 { Schedule::Serial } else { Schedule::Auto };
-        let limit = runner(&LimitLoop, Backend::Auto, schedule);
-        entries.push(("limit".into(), threads, limit));
-        for backend in backends() {
-            let step = runner(&adamw, backend, schedule);
-            entries.push((backend.to_string(), threads, step));
+        let limit = What::Limit(LimitLoop(states));
+        entries.push(("limit".to_string(), threads, limit, Backend::Auto, schedule));
+        let wanted = options.backend.map_or_else(backends, |backend| vec![backend]);
+        for backend in wanted {
+            let what = What::Rule(rule);
+            entries.push((backend.to_string(), threads, what, backend, schedule));
         }
     }
 
     let mut times = vec![Vec::new(); entries.len()];
     let mut units = Vec::new();
     for _ in 0..ROUNDS {
-        for ((_, _, run), times) in entries.iter().zip(&mut times) {
-            times.push(time(elements, || run(&mut buffers)));
+        for ((_, _, what, backend, schedule), times) in entries.iter().zip(&mut times) {
+            let how = match what {
+                What::Limit(_) => Rounding::Nearest,
+                What::Rule(_) => options.rounding,
+            };
+            times.push(time(elements, || run(what, &mut buffers, *backend, *schedule, how)));
         }
         units.push(time(UNITS_ELEMENTS, || {
-            let b = &mut small;
             let step = Step::new(&Units, 1).schedule(Schedule::Serial);
-            step.run(&mut b.theta, &b.grad, &mut [&mut b.v]).expect("a valid step");
+            small.step(&step).expect("a valid step");
         }));
         progress.inc(1);
     }
 
-    let mut limit = 0;
     let mut rows = Vec::new();
-    for (i, (backend, threads, _)) in entries.into_iter().enumerate() {
+    let mut limit = 0;
+    for (i, (backend, threads, ..)) in entries.into_iter().enumerate() {
         if backend == "limit" {
             limit = i;
         }
         let share = |of: &[f64]| median(of.iter().zip(&times[i]).map(|(a, b)| a / b).collect());
-        let ns_per_element = median(times[i].clone());
-        let limit_share = share(&times[limit]);
-        let units_share = (backend != "limit" && threads == 1).then(|| share(&units));
-        rows.push(Row { backend, threads, elements, ns_per_element, limit_share, units_share });
+        rows.push(Row {
+            rule: name,
+            types: options.types,
+            threads,
+            elements,
+            bytes_per_element: B::bytes_per_element(states),
+            ns_per_element: median(times[i].clone()),
+            limit_share: share(&times[limit]),
+            units_share: (backend != "limit" && threads == 1).then(|| share(&units)),
+            backend,
+        });
     }
     Ok(rows)
 }
@@ -208,26 +302,36 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn print_table(report: &[Row]) {
+fn print_table(options: &Options, report: &[Row]) {
     let native = Backend::Native.resolved().map_or("none".into(), |level| level.to_string());
-    println!("AdamW on f32, 28 bytes per element; native is {native}");
+    println!("types {}, rounding {:?}; native is {native}", options.types, options.rounding);
     println!("of limit: share of the limit loop on as many threads, which only moves the bytes");
-    println!("of units: share of a loop of one square root and one division per element");
+    println!("of units: share of a loop of one f32 square root and one division per element");
     println!();
     println!(
-        "{:>10}  {:<8} {:>7} {:>10} {:>8} {:>9} {:>9}",
-        "elements", "backend", "threads", "ns/element", "GB/s", "of limit", "of units"
+        "{:<25} {:>10}  {:<8} {:>7} {:>5} {:>10} {:>8} {:>9} {:>9}",
+        "rule",
+        "elements",
+        "backend",
+        "threads",
+        "bytes",
+        "ns/element",
+        "GB/s",
+        "of limit",
+        "of units"
     );
     for (i, row) in report.iter().enumerate() {
-        if i > 0 && row.elements != report[i - 1].elements {
+        if i > 0 && (row.rule, row.elements) != (report[i - 1].rule, report[i - 1].elements) {
             println!();
         }
         let units = row.units_share.map_or(String::new(), |share| format!("{share:.2}"));
         println!(
-            "{:>10}  {:<8} {:>7} {:>10.3} {:>8.1} {:>9.3} {:>9}",
+            "{:<25} {:>10}  {:<8} {:>7} {:>5} {:>10.3} {:>8.1} {:>9.3} {:>9}",
+            row.rule,
             row.elements,
             row.backend,
             row.threads,
+            row.bytes_per_element,
             row.ns_per_element,
             row.gb_per_s(),
             row.limit_share,
@@ -237,7 +341,7 @@ fn print_table(report: &[Row]) {
 }
 
 /// ns per element over size, one panel for each number of threads.
-fn plot(report: &[Row], threads: usize, file: &Path) -> Result<()> {
+fn plot(options: &Options, report: &[Row], threads: usize, file: &Path) -> Result<()> {
     let root = SVGBackend::new(file, (1100, 520)).into_drawing_area();
     root.fill(&WHITE)?;
     let smallest = report.iter().map(|row| row.elements).min().unwrap_or(1) as f64;
@@ -248,7 +352,10 @@ fn plot(report: &[Row], threads: usize, file: &Path) -> Result<()> {
     for (area, &threads) in root.split_evenly((1, panels.len())).iter().zip(panels) {
         let title = if threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
         let mut chart = ChartBuilder::on(area)
-            .caption(format!("AdamW step on f32, {title}"), ("sans-serif", 20))
+            .caption(
+                format!("{} step on {}, {title}", options.rules[0], options.types),
+                ("sans-serif", 20),
+            )
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(52)

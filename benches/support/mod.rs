@@ -1,41 +1,53 @@
 //! What a step is measured against, and the buffers it is measured on. Shared by the benchmarks and
-//! the throughput report.
+//! the examples.
 //!
 //! Both yardsticks are rules like any other, so they run through the same backends, in the same
 //! chunks, on the same threads as the step that they are compared with.
 
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
-use fused_adam::{Element, Error, Kernel, Lanes, Rule, WithKernel};
+use fused_adam::{
+    AdaBound, AdamW, AnyRule, Copied, Element, Error, Float, Kernel, Lanes, Parameter, RmsProp,
+    Rule, Sgd, Step, WithKernel,
+};
 
-/// The limit loop: reads θ, g, m, v and writes θ, m, v like a step of Adam, with one addition for each
-/// write and no other arithmetic. What memory and caches allow. (A loop that writes back what was
-/// there is faster by a hundredth or two; no step does that.)
+/// The limit loop of a rule with this many states: reads θ, g and the states and writes θ and the
+/// states as the rule does, with one addition for each write and no other arithmetic. What memory
+/// and caches allow. (A loop that writes back what was there is faster by a hundredth or two; no
+/// step does that.)
 #[derive(Clone, Copy, Debug)]
-pub struct LimitLoop;
+pub struct LimitLoop(pub usize);
 
 impl Rule for LimitLoop {
     fn state_names(&self) -> &'static [&'static str] {
-        &["m", "v"]
+        &["first", "second", "third"][..self.0]
     }
 
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    fn with_kernel<E: Element, W: WithKernel<E>>(&self, _: u64, then: W) -> Result<(), Error> {
-        then.with(self)
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+        match self.0 {
+            0 => then.with::<_, 0>(&AddAll),
+            1 => then.with::<_, 1>(&AddAll),
+            2 => then.with::<_, 2>(&AddAll),
+            _ => then.with::<_, 3>(&AddAll),
+        }
     }
 }
 
-impl<E: Element> Kernel<E, 2> for LimitLoop {
+#[derive(Clone, Copy)]
+struct AddAll;
+
+impl<F: Float, const N: usize> Kernel<F, N> for AddAll {
     #[inline(always)]
-    fn update<L: Lanes<Element = E>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
-        (theta + grad, [m + grad, v + grad])
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, state: [L; N]) -> (L, [L; N]) {
+        (theta + grad, state.map(|x| x + grad))
     }
 
-    fn reference(&self, theta: E, grad: E, [m, v]: [E; 2]) -> (E, [E; 2]) {
-        (theta + grad, [m + grad, v + grad])
+    fn reference(&self, theta: F, grad: F, state: [F; N]) -> (F, [F; N]) {
+        (theta + grad, state.map(|x| x + grad))
     }
 }
 
@@ -53,41 +65,128 @@ impl Rule for Units {
         Ok(())
     }
 
-    fn with_kernel<E: Element, W: WithKernel<E>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
         then.with(self)
     }
 }
 
-impl<E: Element> Kernel<E, 1> for Units {
+impl<F: Float> Kernel<F, 1> for Units {
     #[inline(always)]
-    fn update<L: Lanes<Element = E>>(&self, _: L, grad: L, [v]: [L; 1]) -> (L, [L; 1]) {
+    fn update<L: Lanes<Float = F>>(&self, _: L, grad: L, [v]: [L; 1]) -> (L, [L; 1]) {
         (grad / v.sqrt(), [v])
     }
 
-    fn reference(&self, _: E, grad: E, [v]: [E; 1]) -> (E, [E; 1]) {
+    fn reference(&self, _: F, grad: F, [v]: [F; 1]) -> (F, [F; 1]) {
         (grad / v.sqrt(), [v])
     }
 }
 
-/// Bytes that a step of Adam moves per element: four reads and three writes.
-pub const fn bytes_per_element<E>() -> usize {
-    7 * size_of::<E>()
+/// The rules to be measured, by name: each of the crate's, and the options that change its states.
+pub const RULES: [&str; 17] = [
+    "sgd",
+    "sgd-momentum",
+    "rmsprop",
+    "rmsprop-momentum",
+    "rmsprop-centered",
+    "rmsprop-centered-momentum",
+    "adagrad",
+    "adam",
+    "adamw",
+    "amsgrad",
+    "adamax",
+    "nadam",
+    "radam",
+    "adabound",
+    "amsbound",
+    "adabelief",
+    "lion",
+];
+
+/// The rule of one of those names.
+pub fn rule(name: &str) -> Result<AnyRule, Error> {
+    let momentum = if name.ends_with("momentum") { 0.9 } else { 0.0 };
+    let centered = name.starts_with("rmsprop-centered");
+    match name {
+        "sgd-momentum" => Ok(Sgd { momentum, ..Sgd::default() }.into()),
+        "rmsprop-momentum" | "rmsprop-centered" | "rmsprop-centered-momentum" => {
+            Ok(RmsProp { momentum, centered, ..RmsProp::default() }.into())
+        }
+        "amsgrad" => Ok(AdamW { amsgrad: true, ..AdamW::default() }.into()),
+        "amsbound" => Ok(AdaBound { amsbound: true, ..AdaBound::default() }.into()),
+        _ => name.parse(),
+    }
 }
 
-/// θ, g, m and v as in training: no zeros, so that nothing decays into the subnormals while the
-/// same step is repeated.
-pub struct Buffers<E> {
-    pub theta: Vec<E>,
-    pub grad: Vec<E>,
-    pub m: Vec<E>,
-    pub v: Vec<E>,
+/// Buffers on which steps are taken.
+pub trait Stepped {
+    /// What a step of a rule with `states` states moves per element, in bytes.
+    fn bytes_per_element(states: usize) -> usize;
+
+    /// As in training: no zeros, so that nothing decays into the subnormals while the same step is
+    /// repeated.
+    fn new(len: usize, states: usize) -> Self;
+
+    fn step<R: Rule>(&mut self, step: &Step<'_, R>) -> Result<(), Error>;
 }
 
-impl<E: Element> Buffers<E> {
-    pub fn new(len: usize) -> Self {
-        // A sequence without short period, in [0.1, 1.1).
-        let number = |i: usize| (i as f64 * 0.618_033_988_749_895).fract() + 0.1;
-        let filled = |scale: f64| (0..len).map(|i| E::from_f64(scale * number(i))).collect();
-        Buffers { theta: filled(1.0), grad: filled(0.1), m: filled(0.01), v: filled(0.01) }
+/// θ, g and the states.
+pub struct Buffers<T, G, S> {
+    pub theta: Vec<T>,
+    pub grad: Vec<G>,
+    pub state: Vec<Vec<S>>,
+}
+
+/// Numbers in [`scale`/10, 1.1·`scale`), in a sequence without short period.
+fn filled<E: Element>(len: usize, scale: f64) -> Vec<E> {
+    let number = |i: usize| (i as f64 * 0.618_033_988_749_895).fract() + 0.1;
+    (0..len).map(|i| E::from_f64(scale * number(i))).collect()
+}
+
+impl<T: Element, G: Element, S: Element> Buffers<T, G, S> {
+    pub fn filled(len: usize, states: usize) -> Self {
+        let state = (0..states).map(|_| filled(len, 0.01)).collect();
+        Buffers { theta: filled(len, 1.0), grad: filled(len, 0.1), state }
+    }
+}
+
+impl<T: Element + Parameter<G, S>, G: Element, S: Element> Stepped for Buffers<T, G, S> {
+    fn bytes_per_element(states: usize) -> usize {
+        2 * size_of::<T>() + size_of::<G>() + 2 * states * size_of::<S>()
+    }
+
+    fn new(len: usize, states: usize) -> Self {
+        Self::filled(len, states)
+    }
+
+    fn step<R: Rule>(&mut self, step: &Step<'_, R>) -> Result<(), Error> {
+        match &mut self.state[..] {
+            [] => step.run_mixed::<T, G, S>(&mut self.theta, &self.grad, &mut []),
+            [a] => step.run_mixed(&mut self.theta, &self.grad, &mut [a]),
+            [a, b] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b]),
+            [a, b, c, ..] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b, c]),
+        }
+    }
+}
+
+/// The same in `f32`, with a copy of θ in `H`.
+pub struct WithCopy<G, S, H> {
+    pub buffers: Buffers<f32, G, S>,
+    pub copy: Vec<H>,
+}
+
+impl<G: Element, S: Element, H: Copied<G, S>> Stepped for WithCopy<G, S, H> {
+    fn bytes_per_element(states: usize) -> usize {
+        let moved = 2 * size_of::<f32>() + size_of::<G>() + size_of::<H>();
+        moved + 2 * states * size_of::<S>()
+    }
+
+    fn new(len: usize, states: usize) -> Self {
+        WithCopy { buffers: Buffers::filled(len, states), copy: filled(len, 1.0) }
+    }
+
+    fn step<R: Rule>(&mut self, step: &Step<'_, R>) -> Result<(), Error> {
+        let Buffers { theta, grad, state } = &mut self.buffers;
+        let mut state: Vec<&mut [S]> = state.iter_mut().map(Vec::as_mut_slice).collect();
+        step.run_with_copy(theta, grad, &mut state, &mut self.copy)
     }
 }
