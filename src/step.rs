@@ -10,7 +10,7 @@ use crate::backend::parallel;
 use crate::backend::{Engine, Swept};
 use crate::elements::Single;
 use crate::elements::rounding::{Noise, Rounding};
-use crate::types::{Copied, Parameter};
+use crate::types::{Copied, CopyLoop, Loop, Parameter};
 use crate::{Adam, AdamW, Backend, Element, Error, Kernel, Rule, WithKernel};
 
 /// On which threads a step runs, and how it is cut. The bits are the same for all of them.
@@ -188,7 +188,8 @@ impl<'r, R: Rule> Step<'r, R> {
         grad: &[G],
         state: &mut [B],
     ) -> Result<(), Error> {
-        T::step(self.checked(theta.len(), grad.len(), state)?, theta, grad, state)
+        let checked = self.checked(theta.len(), grad.len(), state)?;
+        T::Loop::step(checked, theta, grad, state)
     }
 
     /// [`run_with_copy`](Self::run_with_copy) on states of any type that is a slice underneath.
@@ -201,7 +202,7 @@ impl<'r, R: Rule> Step<'r, R> {
     ) -> Result<(), Error> {
         let checked = self.checked(theta.len(), grad.len(), state)?;
         check_length("copy", copy.len(), theta.len())?;
-        H::step_with_copy(checked, theta, grad, state, copy)
+        H::CopyLoop::step(checked, theta, grad, state, copy)
     }
 
     /// All checks that do not depend on the kernel.

@@ -11,8 +11,7 @@
 //! ```
 
 use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
-    corrections, round, round_eps,
+    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_averages, corrections, round, round_eps,
 };
 use crate::{Error, Float, Lanes};
 
@@ -73,11 +72,7 @@ impl Rule for AdaBelief {
     }
 
     fn check(&self) -> Result<(), Error> {
-        check_at_least_0("lr", self.lr)?;
-        check_below_1("beta1", self.beta1)?;
-        check_below_1("beta2", self.beta2)?;
-        check_above_0("eps", self.eps)?;
-        check_at_least_0("weight_decay", self.weight_decay)
+        check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
     fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {

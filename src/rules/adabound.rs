@@ -12,9 +12,10 @@
 //! s  = lr·√(1−β2^t)/(1−β1^t),   l = final_lr·(1 − 1/(γ·t+1)),   u = final_lr·(1 + 1/(γ·t))
 //! ```
 
+use super::moments::{Largest, Moments, Quotient};
 use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
-    corrections, round, round_eps,
+    Ends, Rate, Rule, WithKernel, check_at_least_0, check_averages, check_below_1, corrections,
+    round, round_eps,
 };
 use crate::{Error, Float, Lanes};
 
@@ -85,20 +86,16 @@ impl Rule for AdaBound {
     }
 
     fn check(&self) -> Result<(), Error> {
-        check_at_least_0("lr", self.lr)?;
-        check_below_1("beta1", self.beta1)?;
-        check_below_1("beta2", self.beta2)?;
+        check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)?;
         check_at_least_0("final_lr", self.final_lr)?;
-        check_below_1("gamma", self.gamma)?;
-        check_above_0("eps", self.eps)?;
-        check_at_least_0("weight_decay", self.weight_decay)
+        check_below_1("gamma", self.gamma)
     }
 
     fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
         let run = self.gamma * t as f64;
         let upper = if run == 0.0 { f64::INFINITY } else { self.final_lr * (1.0 + 1.0 / run) };
-        let fused = Fused {
+        let moments = Moments {
             ends: Ends::new(
                 self.maximize,
                 self.lr,
@@ -107,21 +104,20 @@ impl Rule for AdaBound {
             )?,
             m: Rate::new(self.beta1),
             v: Rate::new(self.beta2),
-            eps: round_eps(self.eps)?,
-            step_size: round(self.lr * correction2.sqrt() / correction1, "lr", self.lr)?,
-            lower: round(self.final_lr * (1.0 - 1.0 / (run + 1.0)), "final_lr", self.final_lr)?,
-            upper: F::from_f64(upper),
+            quotient: Bounded {
+                eps: round_eps(self.eps)?,
+                step_size: round(self.lr * correction2.sqrt() / correction1, "lr", self.lr)?,
+                lower: round(self.final_lr * (1.0 - 1.0 / (run + 1.0)), "final_lr", self.final_lr)?,
+                upper: F::from_f64(upper),
+            },
         };
-        if self.amsbound { then.with(&AmsBound(fused)) } else { then.with(&fused) }
+        if self.amsbound { then.with(&Largest(moments)) } else { then.with(&moments) }
     }
 }
 
-/// The kernel with states m and v.
+/// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
-    m: Rate<F>,
-    v: Rate<F>,
+struct Bounded<F> {
     eps: F,
     step_size: F,
     lower: F,
@@ -129,77 +125,22 @@ struct Fused<F> {
     upper: F,
 }
 
-/// The kernel with states m, v and v_max.
-#[derive(Clone, Copy)]
-struct AmsBound<F>(Fused<F>);
-
-impl<F: Float> Fused<F> {
-    /// The new m and v.
+impl<F: Float> Quotient<F> for Bounded<F> {
     #[inline(always)]
-    fn moments<L: Lanes<Float = F>>(&self, theta: L, grad: L, m: L, v: L) -> (L, L) {
-        let g = self.ends.gradient(theta, grad);
-        (self.m.average(m, g), self.v.average(v, g * g))
+    fn quotient<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+        let d = w.sqrt() + self.eps;
+        d.under(self.step_size).at_least(self.lower).at_most(self.upper) * m
     }
 
-    /// The new θ, from the new m and the second moment to divide by.
     #[inline(always)]
-    fn descend<L: Lanes<Float = F>>(&self, theta: L, m: L, v: L) -> L {
-        let d = v.sqrt() + self.eps;
-        let h = d.under(self.step_size).at_least(self.lower).at_most(self.upper);
-        self.ends.descend(theta, h * m)
+    fn by_hand(&self, _: F, m: F, w: F) -> F {
+        let mut h = self.step_size / (w.sqrt() + self.eps);
+        if h < self.lower {
+            h = self.lower;
+        }
+        if h > self.upper {
+            h = self.upper;
+        }
+        h * m
     }
-}
-
-impl<F: Float> Kernel<F, 2> for Fused<F> {
-    #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
-        let (m, v) = self.moments(theta, grad, m, v);
-        (self.descend(theta, m, v), [m, v])
-    }
-
-    fn reference(&self, theta: F, grad: F, [m, v]: [F; 2]) -> (F, [F; 2]) {
-        let (theta, [m, v, _]) = reference(self, theta, grad, m, v, None);
-        (theta, [m, v])
-    }
-}
-
-impl<F: Float> Kernel<F, 3> for AmsBound<F> {
-    #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v, v_max]: [L; 3]) -> (L, [L; 3]) {
-        let (m, v) = self.0.moments(theta, grad, m, v);
-        let v_max = v_max.larger(v);
-        (self.0.descend(theta, m, v_max), [m, v, v_max])
-    }
-
-    fn reference(&self, theta: F, grad: F, [m, v, v_max]: [F; 3]) -> (F, [F; 3]) {
-        reference(&self.0, theta, grad, m, v, Some(v_max))
-    }
-}
-
-/// The rule written out for one element: from the old θ, m, v and (for AMSBound) v_max to the new
-/// ones, the last being the new v without AMSBound.
-#[inline(always)]
-fn reference<F: Float>(
-    of: &Fused<F>,
-    theta: F,
-    grad: F,
-    m: F,
-    v: F,
-    v_max: Option<F>,
-) -> (F, [F; 3]) {
-    let g = by_hand::gradient(&of.ends, theta, grad);
-    let m = by_hand::average(of.m, m, g);
-    let v = by_hand::average(of.v, v, g * g);
-    let second_moment = match v_max {
-        Some(v_max) if v_max > v => v_max,
-        _ => v,
-    };
-    let mut h = of.step_size / (second_moment.sqrt() + of.eps);
-    if h < of.lower {
-        h = of.lower;
-    }
-    if h > of.upper {
-        h = of.upper;
-    }
-    (by_hand::descend(&of.ends, theta, h * m), [m, v, second_moment])
 }

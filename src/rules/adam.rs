@@ -16,10 +16,8 @@
 //! that no rounded β is multiplied with: `β·m + (1−β)·g` with a β rounded to f32 decays at a
 //! rate that is wrong from the eighth digit on, and the error adds up over steps.
 
-use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
-    corrections, round, round_eps,
-};
+use super::moments::{Largest, Moments, Quotient};
+use super::{Ends, Rate, Rule, WithKernel, check_averages, corrections, round, round_eps};
 use crate::{Error, Float, Lanes};
 
 /// Adam, with decay as an L2 penalty that is folded into the gradient.
@@ -244,35 +242,30 @@ struct Recipe {
 impl Recipe {
     #[inline(always)]
     fn check(&self) -> Result<(), Error> {
-        check_at_least_0("lr", self.lr)?;
-        check_below_1("beta1", self.beta1)?;
-        check_below_1("beta2", self.beta2)?;
-        check_above_0("eps", self.eps)?;
-        check_at_least_0("weight_decay", self.weight_decay)
+        check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
     #[inline(always)]
     fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
         let [correction1, correction2] =
             if self.bias_correction { corrections([self.beta1, self.beta2], t) } else { [1.0; 2] };
-        let fused = Fused {
+        let moments = Moments {
             ends: Ends::new(self.maximize, self.lr, self.weight_decay, self.decoupled)?,
             m: Rate::new(self.beta1),
             v: Rate::new(self.beta2),
-            root_scale: round(1.0 / correction2.sqrt(), "beta2", self.beta2)?,
-            eps: round_eps(self.eps)?,
-            step_size: round(self.lr / correction1, "lr", self.lr)?,
+            quotient: Adaptive {
+                root_scale: round(1.0 / correction2.sqrt(), "beta2", self.beta2)?,
+                eps: round_eps(self.eps)?,
+                step_size: round(self.lr / correction1, "lr", self.lr)?,
+            },
         };
-        if self.amsgrad { then.with(&Amsgrad(fused)) } else { then.with(&fused) }
+        if self.amsgrad { then.with(&Largest(moments)) } else { then.with(&moments) }
     }
 }
 
-/// The kernel with states m and v: the coefficients of one step, computed in f64 and rounded once.
+/// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
-    m: Rate<F>,
-    v: Rate<F>,
+struct Adaptive<F> {
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
@@ -280,71 +273,16 @@ struct Fused<F> {
     step_size: F,
 }
 
-/// The kernel with states m, v and v_max.
-#[derive(Clone, Copy)]
-struct Amsgrad<F>(Fused<F>);
-
-impl<F: Float> Fused<F> {
-    /// The new m and v.
+impl<F: Float> Quotient<F> for Adaptive<F> {
     #[inline(always)]
-    fn moments<L: Lanes<Float = F>>(&self, theta: L, grad: L, m: L, v: L) -> (L, L) {
-        let g = self.ends.gradient(theta, grad);
-        (self.m.average(m, g), self.v.average(v, g * g))
+    fn quotient<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+        let d = w.sqrt() * self.root_scale + self.eps;
+        m * self.step_size / d
     }
 
-    /// The new θ, from the new m and the second moment to divide by.
     #[inline(always)]
-    fn descend<L: Lanes<Float = F>>(&self, theta: L, m: L, v: L) -> L {
-        let d = v.sqrt() * self.root_scale + self.eps;
-        self.ends.descend(theta, m * self.step_size / d)
+    fn by_hand(&self, _: F, m: F, w: F) -> F {
+        let d = w.sqrt() * self.root_scale + self.eps;
+        self.step_size * m / d
     }
-}
-
-impl<F: Float> Kernel<F, 2> for Fused<F> {
-    #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
-        let (m, v) = self.moments(theta, grad, m, v);
-        (self.descend(theta, m, v), [m, v])
-    }
-
-    fn reference(&self, theta: F, grad: F, [m, v]: [F; 2]) -> (F, [F; 2]) {
-        let (theta, [m, v, _]) = reference(self, theta, grad, m, v, None);
-        (theta, [m, v])
-    }
-}
-
-impl<F: Float> Kernel<F, 3> for Amsgrad<F> {
-    #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v, v_max]: [L; 3]) -> (L, [L; 3]) {
-        let (m, v) = self.0.moments(theta, grad, m, v);
-        let v_max = v_max.larger(v);
-        (self.0.descend(theta, m, v_max), [m, v, v_max])
-    }
-
-    fn reference(&self, theta: F, grad: F, [m, v, v_max]: [F; 3]) -> (F, [F; 3]) {
-        reference(&self.0, theta, grad, m, v, Some(v_max))
-    }
-}
-
-/// The rule written out for one element: from the old θ, m, v and (for AMSGrad) v_max to the new
-/// ones, the last being the new v without AMSGrad.
-#[inline(always)]
-fn reference<F: Float>(
-    of: &Fused<F>,
-    theta: F,
-    grad: F,
-    m: F,
-    v: F,
-    v_max: Option<F>,
-) -> (F, [F; 3]) {
-    let g = by_hand::gradient(&of.ends, theta, grad);
-    let m = by_hand::average(of.m, m, g);
-    let v = by_hand::average(of.v, v, g * g);
-    let second_moment = match v_max {
-        Some(v_max) if v_max > v => v_max,
-        _ => v,
-    };
-    let d = second_moment.sqrt() * of.root_scale + of.eps;
-    let q = of.step_size * m / d;
-    (by_hand::descend(&of.ends, theta, q), [m, v, second_moment])
 }

@@ -14,6 +14,7 @@ mod adam;
 mod adamax;
 mod any;
 mod lion;
+mod moments;
 mod nadam;
 mod radam;
 mod rmsprop;
@@ -268,6 +269,21 @@ pub(crate) fn check_below_1(name: &'static str, value: f64) -> Result<(), Error>
 #[inline(always)]
 pub(crate) fn check_above_0(name: &'static str, value: f64) -> Result<(), Error> {
     check(name, value, value > 0.0, "a finite number above 0")
+}
+
+/// The hyper-parameters that all rules of two moving averages have.
+#[inline(always)]
+pub(crate) fn check_averages(
+    lr: f64,
+    [beta1, beta2]: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+) -> Result<(), Error> {
+    check_at_least_0("lr", lr)?;
+    check_below_1("beta1", beta1)?;
+    check_below_1("beta2", beta2)?;
+    check_above_0("eps", eps)?;
+    check_at_least_0("weight_decay", weight_decay)
 }
 
 /// The one rounding of a coefficient. Refused if the hyper-parameter `name`, whose value is

@@ -13,9 +13,9 @@
 //!
 //! One division, where the textbook's two terms take one each.
 
+use super::moments::{Moments, Quotient};
 use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
-    powers, round, round_eps,
+    Ends, Rate, Rule, WithKernel, check_at_least_0, check_averages, powers, round, round_eps,
 };
 use crate::{Error, Float, Lanes};
 
@@ -104,11 +104,7 @@ impl Rule for NAdam {
     }
 
     fn check(&self) -> Result<(), Error> {
-        check_at_least_0("lr", self.lr)?;
-        check_below_1("beta1", self.beta1)?;
-        check_below_1("beta2", self.beta2)?;
-        check_above_0("eps", self.eps)?;
-        check_at_least_0("weight_decay", self.weight_decay)?;
+        check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)?;
         check_at_least_0("momentum_decay", self.momentum_decay)
     }
 
@@ -117,7 +113,7 @@ impl Rule for NAdam {
         let [power, _] = powers([self.beta2, 0.0], t);
         let of_grad = self.lr * (1.0 - mu) / (1.0 - product);
         let of_m = self.lr * mu_next / (1.0 - product * mu_next);
-        then.with(&Fused {
+        then.with(&Moments {
             ends: Ends::new(
                 self.maximize,
                 self.lr,
@@ -126,19 +122,19 @@ impl Rule for NAdam {
             )?,
             m: Rate::new(self.beta1),
             v: Rate::new(self.beta2),
-            root_scale: round(1.0 / (1.0 - power).sqrt(), "beta2", self.beta2)?,
-            eps: round_eps(self.eps)?,
-            of_grad: round(of_grad, "lr", self.lr)?,
-            of_m: round(of_m, "lr", self.lr)?,
+            quotient: LookingAhead {
+                root_scale: round(1.0 / (1.0 - power).sqrt(), "beta2", self.beta2)?,
+                eps: round_eps(self.eps)?,
+                of_grad: round(of_grad, "lr", self.lr)?,
+                of_m: round(of_m, "lr", self.lr)?,
+            },
         })
     }
 }
 
+/// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
-    m: Rate<F>,
-    v: Rate<F>,
+struct LookingAhead<F> {
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
@@ -147,23 +143,16 @@ struct Fused<F> {
     of_m: F,
 }
 
-impl<F: Float> Kernel<F, 2> for Fused<F> {
+impl<F: Float> Quotient<F> for LookingAhead<F> {
     #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
-        let g = self.ends.gradient(theta, grad);
-        let m = self.m.average(m, g);
-        let v = self.v.average(v, g * g);
-        let d = v.sqrt() * self.root_scale + self.eps;
-        let q = (g * self.of_grad + m * self.of_m) / d;
-        (self.ends.descend(theta, q), [m, v])
+    fn quotient<L: Lanes<Float = F>>(&self, g: L, m: L, w: L) -> L {
+        let d = w.sqrt() * self.root_scale + self.eps;
+        (g * self.of_grad + m * self.of_m) / d
     }
 
-    fn reference(&self, theta: F, grad: F, [m, v]: [F; 2]) -> (F, [F; 2]) {
-        let g = by_hand::gradient(&self.ends, theta, grad);
-        let m = by_hand::average(self.m, m, g);
-        let v = by_hand::average(self.v, v, g * g);
-        let d = v.sqrt() * self.root_scale + self.eps;
-        let q = (self.of_grad * g + self.of_m * m) / d;
-        (by_hand::descend(&self.ends, theta, q), [m, v])
+    #[inline(always)]
+    fn by_hand(&self, g: F, m: F, w: F) -> F {
+        let d = w.sqrt() * self.root_scale + self.eps;
+        (self.of_grad * g + self.of_m * m) / d
     }
 }

@@ -12,10 +12,8 @@
 //! ρ∞ = 2/(1−β2) − 1,   ρ_t = ρ∞ − 2·t·β2^t/(1−β2^t)
 //! ```
 
-use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, check_below_1,
-    powers, round, round_eps,
-};
+use super::moments::{Moments, Quotient};
+use super::{Ends, Rate, Rule, WithKernel, check_averages, powers, round, round_eps};
 use crate::{Error, Float, Lanes};
 
 /// RAdam.
@@ -92,16 +90,12 @@ impl Rule for RAdam {
     }
 
     fn check(&self) -> Result<(), Error> {
-        check_at_least_0("lr", self.lr)?;
-        check_below_1("beta1", self.beta1)?;
-        check_below_1("beta2", self.beta2)?;
-        check_above_0("eps", self.eps)?;
-        check_at_least_0("weight_decay", self.weight_decay)
+        check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
     fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
         let (step_size, adaptive) = self.step_size(t);
-        then.with(&Fused {
+        then.with(&Moments {
             ends: Ends::new(
                 self.maximize,
                 self.lr,
@@ -110,44 +104,35 @@ impl Rule for RAdam {
             )?,
             m: Rate::new(self.beta1),
             v: Rate::new(self.beta2),
-            eps: round_eps(self.eps)?,
-            step_size: round(step_size, "lr", self.lr)?,
-            adaptive,
+            quotient: Rectified {
+                eps: round_eps(self.eps)?,
+                step_size: round(step_size, "lr", self.lr)?,
+                adaptive,
+            },
         })
     }
 }
 
+/// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
-    m: Rate<F>,
-    v: Rate<F>,
+struct Rectified<F> {
     eps: F,
     step_size: F,
     adaptive: bool,
 }
 
-impl<F: Float> Kernel<F, 2> for Fused<F> {
+impl<F: Float> Quotient<F> for Rectified<F> {
     #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
-        let g = self.ends.gradient(theta, grad);
-        let m = self.m.average(m, g);
-        let v = self.v.average(v, g * g);
-        let mut q = m * self.step_size;
-        if self.adaptive {
-            q = q / (v.sqrt() + self.eps);
-        }
-        (self.ends.descend(theta, q), [m, v])
+    fn quotient<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+        let q = m * self.step_size;
+        if self.adaptive { q / (w.sqrt() + self.eps) } else { q }
     }
 
-    fn reference(&self, theta: F, grad: F, [m, v]: [F; 2]) -> (F, [F; 2]) {
-        let g = by_hand::gradient(&self.ends, theta, grad);
-        let m = by_hand::average(self.m, m, g);
-        let v = by_hand::average(self.v, v, g * g);
-        let q = match self.adaptive {
-            true => self.step_size * m / (v.sqrt() + self.eps),
+    #[inline(always)]
+    fn by_hand(&self, _: F, m: F, w: F) -> F {
+        match self.adaptive {
+            true => self.step_size * m / (w.sqrt() + self.eps),
             false => self.step_size * m,
-        };
-        (by_hand::descend(&self.ends, theta, q), [m, v])
+        }
     }
 }
