@@ -69,92 +69,55 @@ impl Element for f64 {
 
 impl Float for f64 {}
 
-impl Lanes for f32 {
-    type Float = f32;
+/// One number as lanes.
+macro_rules! one_lane {
+    ($float:ty) => {
+        impl Lanes for $float {
+            type Float = $float;
 
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        f32::sqrt(self)
-    }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                <$float>::sqrt(self)
+            }
 
-    #[inline(always)]
-    fn abs(self) -> Self {
-        f32::abs(self)
-    }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                <$float>::abs(self)
+            }
 
-    #[inline(always)]
-    fn larger(self, other: Self) -> Self {
-        if self > other { self } else { other }
-    }
+            #[inline(always)]
+            fn larger(self, other: Self) -> Self {
+                if self > other { self } else { other }
+            }
 
-    #[inline(always)]
-    fn under(self, x: Self) -> Self {
-        x / self
-    }
+            #[inline(always)]
+            fn under(self, x: Self) -> Self {
+                x / self
+            }
 
-    #[inline(always)]
-    fn at_most(self, x: Self) -> Self {
-        if self > x { x } else { self }
-    }
+            #[inline(always)]
+            fn at_most(self, x: Self) -> Self {
+                if self > x { x } else { self }
+            }
 
-    #[inline(always)]
-    fn at_least(self, x: Self) -> Self {
-        if self < x { x } else { self }
-    }
+            #[inline(always)]
+            fn at_least(self, x: Self) -> Self {
+                if self < x { x } else { self }
+            }
 
-    #[inline(always)]
-    fn sign(self) -> Self {
-        if self > 0.0 {
-            1.0
-        } else if self < 0.0 {
-            -1.0
-        } else {
-            self
+            #[inline(always)]
+            fn sign(self) -> Self {
+                if self > 0.0 {
+                    1.0
+                } else if self < 0.0 {
+                    -1.0
+                } else {
+                    self
+                }
+            }
         }
-    }
+    };
 }
 
-impl Lanes for f64 {
-    type Float = f64;
-
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        f64::sqrt(self)
-    }
-
-    #[inline(always)]
-    fn abs(self) -> Self {
-        f64::abs(self)
-    }
-
-    #[inline(always)]
-    fn larger(self, other: Self) -> Self {
-        if self > other { self } else { other }
-    }
-
-    #[inline(always)]
-    fn under(self, x: Self) -> Self {
-        x / self
-    }
-
-    #[inline(always)]
-    fn at_most(self, x: Self) -> Self {
-        if self > x { x } else { self }
-    }
-
-    #[inline(always)]
-    fn at_least(self, x: Self) -> Self {
-        if self < x { x } else { self }
-    }
-
-    #[inline(always)]
-    fn sign(self) -> Self {
-        if self > 0.0 {
-            1.0
-        } else if self < 0.0 {
-            -1.0
-        } else {
-            self
-        }
-    }
-}
+one_lane!(f32);
+one_lane!(f64);

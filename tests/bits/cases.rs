@@ -1,0 +1,176 @@
+//! What is drawn: a rule, a step number, lengths, misalignments, numbers and a rounding.
+
+use fused_adam::{
+    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AnyRule, Lion, NAdam, RAdam, RmsProp, Rounding, Sgd,
+};
+use proptest::prelude::*;
+
+use crate::common::{Numbers, decoupled};
+
+/// One step to be taken, in all that the bits may not depend on and all that they may.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub rule: AnyRule,
+    pub t: u64,
+    pub len: usize,
+    pub numbers: Numbers,
+    pub seed: u64,
+    pub rounding: Rounding,
+    /// The index of the first element, for the rounding.
+    pub first: u64,
+    /// Misalignment of θ, g and the states, in elements.
+    pub offsets: [usize; 5],
+    /// Elements in a chunk, and which of the pools takes them.
+    #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no chunks"))]
+    pub chunk: usize,
+    #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no pools"))]
+    pub pool: usize,
+}
+
+pub fn case(rule: &str) -> impl Strategy<Value = Case> + use<> {
+    let numbers = prop_oneof![Just(Numbers::Ordinary), Just(Numbers::Wild)];
+    let chunk = prop_oneof![1..=9_usize, Just(64), Just(100), Just(1 << 10), 1..=5000_usize];
+    let rest = (step_number(), numbers, any::<u64>(), any::<[u8; 5]>(), chunk, 0..8_usize);
+    (rules(rule), len(), rounding(), rest).prop_map(
+        |(rule, len, (rounding, first), (t, numbers, seed, offsets, chunk, pool))| {
+            // A chunk of one element is a task of its own: enough of them, but not thousands.
+            let len = len.min(chunk * 500);
+            let offsets = offsets.map(|offset| usize::from(offset % 16));
+            Case { rule, t, len, numbers, seed, rounding, first, offsets, chunk, pool }
+        },
+    )
+}
+
+/// 0, 1, everything up to the widest block and its tail, around its multiples, and sums of powers
+/// of two.
+fn len() -> impl Strategy<Value = usize> {
+    let around = (1..=40_usize, prop_oneof![Just(4), Just(8), Just(16), Just(64)], 0..3_usize)
+        .prop_map(|(times, width, more)| (times * width + more).saturating_sub(1));
+    let powers = proptest::collection::vec(0..11_u32, 1..4)
+        .prop_map(|powers| powers.into_iter().map(|power| 1 << power).sum());
+    prop_oneof![2 => 0..=150_usize, 2 => around, 2 => powers]
+}
+
+/// From 1 to 10^9, each order of magnitude alike.
+fn step_number() -> impl Strategy<Value = u64> {
+    prop_oneof![1..=10_u64, (0.0..9.0_f64).prop_map(|x| 10_f64.powf(x) as u64), Just(1_000_000_000)]
+}
+
+/// Either rounding; and the first index, also just before it outgrows 32 bits, or 64.
+fn rounding() -> impl Strategy<Value = (Rounding, u64)> {
+    let stochastic = any::<u64>().prop_map(|seed| Rounding::Stochastic { seed });
+    let border = (prop_oneof![Just(1_u64 << 32), Just(0)], 0..1000_u64);
+    let first = prop_oneof![
+        Just(0),
+        any::<u64>(),
+        border.prop_map(|(border, before)| border.wrapping_sub(before))
+    ];
+    (prop_oneof![Just(Rounding::Nearest), stochastic], first)
+}
+
+/// A rule with any hyper-parameters and options.
+fn rules(name: &str) -> BoxedStrategy<AnyRule> {
+    let usual = proptest::sample::select(vec![0.9, 0.999]);
+    let beta =
+        move || prop_oneof![2 => usual.clone(), 1 => Just(0.0), 1 => Just(0.5), 1 => 0.0..1.0_f64];
+    let lr = prop_oneof![Just(1e-3), Just(0.0), 1e-6..10.0_f64];
+    let eps = prop_oneof![Just(1e-8), 1e-30..1.0_f64];
+    let decay = prop_oneof![Just(0.0), Just(0.01), 0.0..2.0_f64];
+    let momentum = prop_oneof![Just(0.0), Just(0.9), Just(1.0), 0.0..1.0_f64];
+    let all = (lr, [beta(), beta()], eps, decay, momentum, any::<[bool; 4]>(), 0.0..1.0_f64);
+    let name = name.to_owned();
+    all.prop_map(move |(lr, [beta1, beta2], eps, weight_decay, momentum, flags, more)| {
+        let [maximize, decoupled_weight_decay, flag, other] = flags;
+        match name.as_str() {
+            "sgd" => {
+                let nesterov = flag && momentum > 0.0;
+                let dampening = if nesterov || other { 0.0 } else { more };
+                let average = other;
+                Sgd {
+                    lr,
+                    momentum,
+                    dampening,
+                    weight_decay,
+                    decoupled_weight_decay,
+                    nesterov,
+                    average,
+                    maximize,
+                }
+                .into()
+            }
+            "rmsprop" => RmsProp {
+                lr,
+                alpha: beta1,
+                eps,
+                eps_inside: flag,
+                weight_decay,
+                momentum,
+                centered: other,
+                maximize,
+            }
+            .into(),
+            "adagrad" => {
+                let initial_accumulator_value = more;
+                AdaGrad {
+                    lr,
+                    lr_decay: beta1,
+                    initial_accumulator_value,
+                    eps,
+                    weight_decay,
+                    maximize,
+                }
+                .into()
+            }
+            "adam" | "adamw" => {
+                let (amsgrad, bias_correction) = (flag, other);
+                let adam = Adam {
+                    lr,
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                    amsgrad,
+                    maximize,
+                    bias_correction,
+                };
+                if name == "adam" { adam.into() } else { decoupled(adam).into() }
+            }
+            "adamax" => AdaMax { lr, beta1, beta2, eps, weight_decay, maximize }.into(),
+            "nadam" => NAdam {
+                lr,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+                decoupled_weight_decay,
+                momentum_decay: if flag { 4e-3 } else { more },
+                maximize,
+            }
+            .into(),
+            "radam" => {
+                RAdam { lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize }
+                    .into()
+            }
+            "adabound" => AdaBound {
+                lr,
+                beta1,
+                beta2,
+                final_lr: momentum,
+                gamma: if other { more } else { 1e-3 },
+                eps,
+                weight_decay,
+                decoupled_weight_decay,
+                amsbound: flag,
+                maximize,
+            }
+            .into(),
+            "adabelief" => {
+                AdaBelief { lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize }
+                    .into()
+            }
+            "lion" => Lion { lr, beta1, beta2, weight_decay, maximize }.into(),
+            name => unreachable!("no strategy for {name}"),
+        }
+    })
+    .boxed()
+}

@@ -1,0 +1,156 @@
+//! Every backend, serial and parallel, against the scalar reference, to the bit.
+//!
+//! The same properties are stamped on each entry of one table: backend × schedule × rule. A
+//! backend that this CPU lacks shows up as `ignored`, by name. Each property draws its cases with
+//! proptest: the rule's options, step numbers, lengths around the widths of registers and
+//! chunks, misalignments, and numbers of every kind; and takes each case in every combination of
+//! element types that there is. `PROPTEST_CASES` sets how many cases (default 8 for each entry),
+//! `PROPTEST_RNG_SEED` repeats a run; a failure prints its seed.
+
+mod cases;
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[path = "../common/machine_code.rs"]
+mod machine_code;
+mod properties;
+mod types;
+
+#[cfg(feature = "parallel")]
+use std::{num::NonZeroUsize, sync::LazyLock};
+
+use cases::{Case, case};
+use fused_adam::{AnyRule, Backend, Schedule};
+use libtest_mimic::{Arguments, Failed, Trial};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
+use types::{Types, Which};
+
+fn main() {
+    let mut trials = Vec::new();
+    for backend in Backend::ALL {
+        for &threads in Threads::ALL {
+            for rule in AnyRule::NAMES {
+                table(&mut trials, backend, threads, rule);
+            }
+        }
+    }
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    trials.push(Trial::test("no_kernel_fuses_a_multiplication_with_an_addition", nothing_is_fused));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// In the machine code of this program, which has every kernel for every type and backend.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn nothing_is_fused() -> Result<(), Failed> {
+    let kernels = machine_code::kernels();
+    let clones = kernels.keys().filter(|name| name.contains("vectorize")).count();
+    println!("{} functions looked at, {clones} of them dispatched", kernels.len());
+    // Seventeen kernels at two levels, and more than one combination of types.
+    if clones < 2 * 17 * 2 {
+        return Err(format!("only {clones} dispatched kernels were found").into());
+    }
+    match kernels.iter().find(|(_, function)| !function.fused.is_empty()) {
+        Some((name, function)) => Err(format!("{name} fuses: {:?}", function.fused).into()),
+        None => Ok(()),
+    }
+}
+
+/// The properties of one entry of the table.
+fn table(trials: &mut Vec<Trial>, backend: Backend, threads: Threads, rule: &'static str) {
+    let properties: [(&str, Which); 3] = [
+        ("equals_the_reference", |types| types.equals_the_reference),
+        ("splits_do_not_show", |types| types.splits_do_not_show),
+        ("owner_equals_slices", |types| types.owner_equals_slices),
+    ];
+    for (name, property) in properties {
+        let name = format!("{backend}::{threads}::{rule}::{name}");
+        let run = move || check(backend, threads, rule, property);
+        trials.push(Trial::test(name, run).with_ignored_flag(!backend.is_available()));
+    }
+}
+
+/// Runs a property on many cases of a rule.
+fn check(backend: Backend, threads: Threads, rule: &str, property: Which) -> Result<(), Failed> {
+    let mut config = Config { failure_persistence: None, ..Config::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 8;
+    }
+    if config.rng_seed == RngSeed::Random {
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        config.rng_seed = RngSeed::Fixed(clock.as_nanos() as u64);
+    }
+    let seed = config.rng_seed;
+    let types = Types::all();
+    let outcome = TestRunner::new(config).run(&case(rule), |case| {
+        for (i, of) in types.iter().enumerate() {
+            let (mut case, property) = (case.clone(), property(of));
+            let result = match threads {
+                Threads::Serial => property(&case, backend, Schedule::Serial),
+                Threads::Auto => {
+                    if case.seed as usize % (2 * types.len()) == i {
+                        case.len += of.long - 2;
+                    }
+                    on_pool(&case, || property(&case, backend, Schedule::Auto))
+                }
+                #[cfg(feature = "parallel")]
+                Threads::Chunks => {
+                    let chunks = Schedule::Chunks(NonZeroUsize::new(case.chunk).unwrap());
+                    on_pool(&case, || property(&case, backend, chunks))
+                }
+            };
+            result.map_err(|e| TestCaseError::fail(format!("{}: {e}", of.name)))?;
+        }
+        Ok(())
+    });
+    outcome.map_err(|error| format!("with seed {seed:?}: {error}").into())
+}
+
+/// The threads of an entry of the table.
+#[derive(Clone, Copy)]
+enum Threads {
+    Serial,
+    /// As the crate chooses, every other case with buffers in one combination of types that are
+    /// long enough for many threads.
+    Auto,
+    /// Chunks of any length.
+    #[cfg(feature = "parallel")]
+    Chunks,
+}
+
+impl Threads {
+    const ALL: &[Threads] = &[
+        Threads::Serial,
+        Threads::Auto,
+        #[cfg(feature = "parallel")]
+        Threads::Chunks,
+    ];
+}
+
+impl std::fmt::Display for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Threads::Serial => "serial",
+            Threads::Auto => "auto",
+            #[cfg(feature = "parallel")]
+            Threads::Chunks => "chunks",
+        })
+    }
+}
+
+/// Runs `f` in one of the pools, which the case chooses.
+#[cfg(feature = "parallel")]
+fn on_pool<T: Send>(case: &Case, f: impl FnOnce() -> T + Send) -> T {
+    POOLS[case.pool].install(f)
+}
+
+#[cfg(not(feature = "parallel"))]
+fn on_pool<T>(_: &Case, f: impl FnOnce() -> T) -> T {
+    f()
+}
+
+/// Pools of 1 to 8 threads.
+#[cfg(feature = "parallel")]
+static POOLS: LazyLock<Vec<rayon::ThreadPool>> = LazyLock::new(|| {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    (1..=8).map(pool).collect()
+});

@@ -1,0 +1,171 @@
+//! The combinations of element types, and the calls that take them.
+
+use fused_adam::{
+    AnyRule, Backend, Copied, Error, Flat, Parameter, Schedule, Single, Step, bf16, f16,
+};
+
+use crate::cases::Case;
+use crate::common::{Bits, Guarded};
+use crate::properties::{equals_the_reference, expect, owner_equals_slices, splits_do_not_show};
+
+/// From so many bytes of θ on, the automatic choice is many threads (`suite::threads` holds it to
+/// that).
+const LONG_BYTES: usize = 512 << 10;
+
+/// Takes a case and says what is wrong with the outcome.
+pub type Property = fn(&Case, Backend, Schedule) -> Result<(), String>;
+
+/// One of the properties of a combination of element types.
+pub type Which = fn(&Types) -> Property;
+
+/// A combination of element types, and the properties for it.
+pub struct Types {
+    pub name: String,
+    /// From so many elements on, the automatic choice is many threads.
+    pub long: usize,
+    pub equals_the_reference: Property,
+    pub splits_do_not_show: Property,
+    pub owner_equals_slices: Property,
+}
+
+impl Types {
+    /// Every combination of types for θ, g, the states and (`f32` only) a copy of θ.
+    pub fn all() -> Vec<Types> {
+        let mut all = Vec::new();
+        Self::of::<f64, f64, f64, NoCopy>(&mut all);
+        Self::of_theta::<f32, NoCopy>(&mut all);
+        Self::of_theta::<bf16, NoCopy>(&mut all);
+        Self::of_theta::<f16, NoCopy>(&mut all);
+        Self::of_theta::<f32, Guarded<bf16>>(&mut all);
+        Self::of_theta::<f32, Guarded<f16>>(&mut all);
+        all
+    }
+
+    fn of_theta<T, C>(all: &mut Vec<Types>)
+    where
+        T: Bits + Single,
+        T: Parameter<f32, f32> + Parameter<f32, bf16> + Parameter<f32, f16>,
+        T: Parameter<bf16, f32> + Parameter<bf16, bf16> + Parameter<bf16, f16>,
+        T: Parameter<f16, f32> + Parameter<f16, bf16> + Parameter<f16, f16>,
+        C: CopyOf<T, f32, f32> + CopyOf<T, f32, bf16> + CopyOf<T, f32, f16>,
+        C: CopyOf<T, bf16, f32> + CopyOf<T, bf16, bf16> + CopyOf<T, bf16, f16>,
+        C: CopyOf<T, f16, f32> + CopyOf<T, f16, bf16> + CopyOf<T, f16, f16>,
+    {
+        Self::of_grad::<T, f32, C>(all);
+        Self::of_grad::<T, bf16, C>(all);
+        Self::of_grad::<T, f16, C>(all);
+    }
+
+    fn of_grad<T, G, C>(all: &mut Vec<Types>)
+    where
+        T: Bits + Parameter<G, f32> + Parameter<G, bf16> + Parameter<G, f16>,
+        G: Bits,
+        C: CopyOf<T, G, f32> + CopyOf<T, G, bf16> + CopyOf<T, G, f16>,
+    {
+        Self::of::<T, G, f32, C>(all);
+        Self::of::<T, G, bf16, C>(all);
+        Self::of::<T, G, f16, C>(all);
+    }
+
+    fn of<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(all: &mut Vec<Types>) {
+        all.push(Types {
+            name: format!("theta {}, g {}, state {}{}", T::NAME, G::NAME, S::NAME, C::name()),
+            long: LONG_BYTES / size_of::<T>(),
+            equals_the_reference: equals_the_reference::<T, G, S, C>,
+            splits_do_not_show: splits_do_not_show::<T, G, S, C>,
+            owner_equals_slices: owner_equals_slices::<T, G, S, C>,
+        });
+    }
+}
+
+/// Where θ is stored once more, if anywhere, and the calls that do it.
+pub trait CopyOf<T, G, S>: Sized {
+    fn name() -> String;
+
+    fn new(case: &Case) -> Self;
+
+    fn run(
+        step: &Step<'_, AnyRule>,
+        theta: &mut [T],
+        grad: &[G],
+        state: &mut [&mut [S]],
+        copy: (&mut Self, std::ops::Range<usize>),
+    ) -> Result<(), Error>;
+
+    fn step(
+        owner: &mut Flat<AnyRule, S>,
+        theta: &mut [T],
+        grad: &[G],
+        copy: &mut Self,
+    ) -> Result<(), Error>;
+
+    fn expect(&self, other: &Self) -> Result<(), String>;
+}
+
+pub struct NoCopy;
+
+impl<T: Parameter<G, S>, G: Bits, S: Bits> CopyOf<T, G, S> for NoCopy {
+    fn name() -> String {
+        String::new()
+    }
+
+    fn new(_: &Case) -> Self {
+        NoCopy
+    }
+
+    fn run(
+        step: &Step<'_, AnyRule>,
+        theta: &mut [T],
+        grad: &[G],
+        state: &mut [&mut [S]],
+        _: (&mut Self, std::ops::Range<usize>),
+    ) -> Result<(), Error> {
+        step.run_mixed(theta, grad, state)
+    }
+
+    fn step(
+        owner: &mut Flat<AnyRule, S>,
+        theta: &mut [T],
+        grad: &[G],
+        _: &mut Self,
+    ) -> Result<(), Error> {
+        owner.step_mixed(theta, grad)
+    }
+
+    fn expect(&self, _: &Self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<G: Bits, S: Bits, H: Bits + Copied<G, S>> CopyOf<f32, G, S> for Guarded<H> {
+    fn name() -> String {
+        format!(", copy {}", H::NAME)
+    }
+
+    fn new(case: &Case) -> Self {
+        Guarded::new(&vec![H::from_f64(0.0); case.len], case.offsets[4] / 2)
+    }
+
+    fn run(
+        step: &Step<'_, AnyRule>,
+        theta: &mut [f32],
+        grad: &[G],
+        state: &mut [&mut [S]],
+        (copy, range): (&mut Self, std::ops::Range<usize>),
+    ) -> Result<(), Error> {
+        step.run_with_copy(theta, grad, state, &mut copy.get_mut()[range])
+    }
+
+    fn step(
+        owner: &mut Flat<AnyRule, S>,
+        theta: &mut [f32],
+        grad: &[G],
+        copy: &mut Self,
+    ) -> Result<(), Error> {
+        owner.step_with_copy(theta, grad, copy.get_mut())
+    }
+
+    fn expect(&self, reference: &Self) -> Result<(), String> {
+        expect("copy", self, reference)
+    }
+}
