@@ -201,6 +201,20 @@ pub trait Stored<L: Register>: Sized {
 
     /// Stores the lanes, rounded to the nearest, in the first `L::LEN` elements of `to`.
     fn store(lanes: L, to: &mut [Self]);
+
+    /// The same elements, in whichever order of lanes is cheapest: for a step in which all buffers
+    /// are of this type, and so in the same order.
+    #[inline(always)]
+    fn load_alike(token: L::Token, from: &[Self]) -> L {
+        Self::load(token, from)
+    }
+
+    /// Stores lanes that are in the order of [`load_alike`](Self::load_alike) and come from
+    /// elements of this type alone.
+    #[inline(always)]
+    fn store_alike(lanes: L, to: &mut [Self]) {
+        Self::store(lanes, to);
+    }
 }
 
 impl<L: Register<Float = f32>> Stored<L> for f32 {
@@ -236,6 +250,17 @@ impl<L: MixedRegister> Stored<L> for half::bf16 {
     #[inline(always)]
     fn store(lanes: L, to: &mut [Self]) {
         L::store_upper(bf16::nearest(lanes), bytemuck::cast_slice_mut(to));
+    }
+
+    #[inline(always)]
+    fn load_alike(token: L::Token, from: &[Self]) -> L {
+        bf16::decode(L::load_upper_unordered(token, bytemuck::cast_slice(from)))
+    }
+
+    #[inline(always)]
+    fn store_alike(lanes: L, to: &mut [Self]) {
+        let words = bf16::nearest_if_nan_is_short(lanes);
+        L::store_upper_unordered(words, bytemuck::cast_slice_mut(to));
     }
 }
 
@@ -284,6 +309,20 @@ pub trait MixedRegister: Register<Float = f32> + Representation {
     fn store_upper(words: Self::Words, to: &mut [u16]) {
         Self::store_halves(words.right(16), to);
     }
+
+    /// [`load_upper`](Self::load_upper) in another order of lanes, if that is cheaper; below the
+    /// upper halves are zeros.
+    #[inline(always)]
+    fn load_upper_unordered(token: Self::Token, from: &[u16]) -> Self::Words {
+        Self::load_upper(token, from)
+    }
+
+    /// [`store_upper`](Self::store_upper) from the order of
+    /// [`load_upper_unordered`](Self::load_upper_unordered).
+    #[inline(always)]
+    fn store_upper_unordered(words: Self::Words, to: &mut [u16]) {
+        Self::store_upper(words, to);
+    }
 }
 
 /// The loop of the SIMD backends: steps as many whole registers as `buffers` hold, and returns
@@ -304,6 +343,8 @@ where
     let whole = buffers.len() - buffers.len() % L::LEN;
     let (body, rest) = buffers.split_at(whole);
     let Buffers { theta, grad, state: mut states, mut copy } = body;
+    // Of the types that are swept over, no two have one size.
+    let alike = const { size_of::<T>() == size_of::<G>() && size_of::<G>() == size_of::<S>() };
     for start in (0..whole).step_by(L::LEN) {
         let lanes = start..start + L::LEN;
         L::fetch(theta, start);
@@ -311,23 +352,33 @@ where
         for state in &states {
             L::fetch(state, start);
         }
-        let old_grad = G::load(token, &grad[lanes.clone()]);
+        let old_grad = load(alike, token, &grad[lanes.clone()]);
         let mut old = [old_grad; N];
         for (old, state) in old.iter_mut().zip(&states) {
-            *old = S::load(token, &state[lanes.clone()]);
+            *old = load(alike, token, &state[lanes.clone()]);
         }
-        let old_theta = T::load(token, &theta[lanes.clone()]);
+        let old_theta = load(alike, token, &theta[lanes.clone()]);
         let (new_theta, new) = kernel.update(old_theta, old_grad, old);
-        T::store(new_theta, &mut theta[lanes.clone()]);
+        store(alike, new_theta, &mut theta[lanes.clone()]);
         for (new, state) in new.into_iter().zip(&mut states) {
-            S::store(new, &mut state[lanes.clone()]);
+            store(alike, new, &mut state[lanes.clone()]);
         }
         if let Some(copy) = &mut copy {
             L::fetch(copy, start);
-            G::store(new_theta, &mut copy[lanes]);
+            store(alike, new_theta, &mut copy[lanes]);
         }
     }
     rest
+}
+
+#[inline(always)]
+fn load<L: Register, E: Stored<L>>(alike: bool, token: L::Token, from: &[E]) -> L {
+    if alike { E::load_alike(token, from) } else { E::load(token, from) }
+}
+
+#[inline(always)]
+fn store<L: Register, E: Stored<L>>(alike: bool, lanes: L, to: &mut [E]) {
+    if alike { E::store_alike(lanes, to) } else { E::store(lanes, to) }
 }
 
 /// A single number is a register too, of one lane: for the last few elements of a sweep.

@@ -49,10 +49,15 @@ pub(crate) fn decode<L: Representation>(words: L::Words) -> L {
 /// The bits nearest to `lanes`, ties to even, in the upper halves; below them is anything.
 #[inline(always)]
 pub(crate) fn nearest<L: Representation>(lanes: L) -> L::Words {
-    let bits = lanes.to_words();
-    let last = bits.right(16).masked(1);
     // The upper half of a NaN could be an infinity, or the sum overflow.
-    lanes.unless_nan(bits.plus_all(0x7FFF).plus(last))
+    lanes.unless_nan(lanes.to_words().nearest_upper())
+}
+
+/// The same where the lower half of any NaN is zero, so that it stays what it is. That holds for
+/// the NaN that arithmetic makes of numbers, and where it is handed on from a `bf16`.
+#[inline(always)]
+pub(crate) fn nearest_if_nan_is_short<L: Representation>(lanes: L) -> L::Words {
+    lanes.to_words().nearest_upper()
 }
 
 /// One of the two neighbours of `lanes`: the one away from zero with a probability that is the

@@ -37,6 +37,12 @@ pub trait Words: Copy {
         self.left(by).or(self.right(32 - by))
     }
 
+    /// The upper half, rounded by the lower one to the nearest, ties to even; below it is anything.
+    #[inline(always)]
+    fn nearest_upper(self) -> Self {
+        self.plus_all(0x7FFF).plus(self.right(16).masked(1))
+    }
+
     /// Adds `x` to every lane, modulo 2^32.
     #[inline(always)]
     fn plus_all(self, x: u32) -> Self {

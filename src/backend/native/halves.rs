@@ -30,6 +30,14 @@ pub trait Instructions: Simd {
         self.narrow(self.wrapping_dyn_shr_u32s(words, self.splat_u32s(16)))
     }
 
+    /// The sum with 0x7FFF, and with 1 more where bit 16 is set.
+    #[inline(always)]
+    fn add_half_to_even(self, words: Self::u32s) -> Self::u32s {
+        let shifted = self.wrapping_dyn_shr_u32s(words, self.splat_u32s(16));
+        let odd = self.and_u32s(shifted, self.splat_u32s(1));
+        self.add_u32s(self.add_u32s(words, self.splat_u32s(0x7FFF)), odd)
+    }
+
     /// `words` where a lane of `a` is a number, and all bits set where it is NaN.
     #[inline(always)]
     fn unless_nan(self, a: Self::f32s, words: Self::u32s) -> Self::u32s {
@@ -101,6 +109,17 @@ impl Instructions for pulp::x86::V4 {
             self.avx512bw._mm512_permutexvar_epi16(bytemuck::cast(odd), bytemuck::cast(words));
         bytemuck::cast::<_, [pulp::u16x16; 2]>(upper)[0]
     }
+
+    /// Three instructions, where a shift makes four.
+    #[inline(always)]
+    fn add_half_to_even(self, words: pulp::u32x16) -> pulp::u32x16 {
+        let [bit, half, one] = [0x1_0000, 0x7FFF, 1]
+            .map(|x: u32| bytemuck::cast::<pulp::u32x16, _>(self.splat_u32s(x)));
+        let words = bytemuck::cast(words);
+        let odd = self.avx512f._mm512_test_epi32_mask(words, bit);
+        let sum = self.avx512f._mm512_add_epi32(words, half);
+        bytemuck::cast(self.avx512f._mm512_mask_add_epi32(sum, odd, sum, one))
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -149,7 +168,7 @@ impl<S: Simd, const U: usize> WordRegisters<S, U> {
     }
 }
 
-impl<S: Simd, const U: usize> Words for WordRegisters<S, U> {
+impl<S: Instructions, const U: usize> Words for WordRegisters<S, U> {
     #[inline(always)]
     fn splat(self, x: u32) -> Self {
         WordRegisters { of: [self.simd.splat_u32s(x); U], ..self }
@@ -189,7 +208,14 @@ impl<S: Simd, const U: usize> Words for WordRegisters<S, U> {
         }
         self
     }
+    #[inline(always)]
+    fn nearest_upper(self) -> Self {
+        self.map(|a| self.simd.add_half_to_even(a))
+    }
 }
+
+/// The upper half of a lane.
+const UPPER: u32 = 0xFFFF_0000;
 
 impl<S: Instructions, const U: usize> Representation for Registers<f32, S, U> {
     type Words = WordRegisters<S, U>;
@@ -262,6 +288,39 @@ impl<S: Instructions, const U: usize> MixedRegister for Registers<f32, S, U> {
         for (word, to) in words.of.into_iter().zip(to.chunks_exact_mut(Self::LEN / U)) {
             let halves = words.simd.narrow_upper(word);
             bytemuck::cast_slice_mut(to).copy_from_slice(bytemuck::bytes_of(&halves));
+        }
+    }
+
+    /// A pair of registers holds the even and the odd elements: to take them apart is one
+    /// instruction for each register, where to widen them in order is two or a permutation.
+    #[inline(always)]
+    fn load_upper_unordered(simd: S, from: &[u16]) -> WordRegisters<S, U> {
+        if U % 2 == 1 {
+            return Self::load_upper(simd, from);
+        }
+        let (sixteen, upper) = (simd.splat_u32s(16), simd.splat_u32s(UPPER));
+        let mut words = WordRegisters::zero(simd);
+        let elements = from.chunks_exact(2 * Self::LEN / U);
+        for (pair, elements) in words.of.chunks_exact_mut(2).zip(elements) {
+            let both: S::u32s = bytemuck::pod_read_unaligned(bytemuck::cast_slice(elements));
+            pair[0] = simd.wrapping_dyn_shl_u32s(both, sixteen);
+            pair[1] = simd.and_u32s(both, upper);
+        }
+        words
+    }
+
+    #[inline(always)]
+    fn store_upper_unordered(words: WordRegisters<S, U>, to: &mut [u16]) {
+        if U % 2 == 1 {
+            return Self::store_upper(words, to);
+        }
+        let simd = words.simd;
+        let (sixteen, upper) = (simd.splat_u32s(16), simd.splat_u32s(UPPER));
+        let elements = to.chunks_exact_mut(2 * Self::LEN / U);
+        for (pair, elements) in words.of.chunks_exact(2).zip(elements) {
+            let even = simd.wrapping_dyn_shr_u32s(pair[0], sixteen);
+            let both = simd.or_u32s(even, simd.and_u32s(pair[1], upper));
+            bytemuck::cast_slice_mut(elements).copy_from_slice(bytemuck::bytes_of(&both));
         }
     }
 
