@@ -88,7 +88,9 @@ mod elements;
 mod error;
 mod flat;
 mod lanes;
+mod norm;
 mod rules;
+mod scaled;
 mod step;
 mod types;
 
@@ -100,6 +102,7 @@ pub use error::Error;
 pub use flat::Flat;
 pub use half::{bf16, f16};
 pub use lanes::Lanes;
+pub use norm::GradNorm;
 pub use rules::{
     AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Kernel, Lion, NAdam, RAdam,
     RmsProp, Rule, Sgd, WithKernel,

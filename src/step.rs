@@ -10,6 +10,7 @@ use crate::backend::parallel;
 use crate::backend::{Engine, Swept};
 use crate::elements::Single;
 use crate::elements::rounding::{Noise, Rounding};
+use crate::scaled::GradScale;
 use crate::types::{Copied, CopyLoop, Loop, Parameter};
 use crate::{Adam, AdamW, Backend, Element, Error, Kernel, Rule, WithKernel};
 
@@ -65,6 +66,7 @@ pub struct Step<'r, R> {
     schedule: Schedule,
     rounding: Rounding,
     offset: u64,
+    scale: GradScale,
 }
 
 impl<'r, R: Rule> Step<'r, R> {
@@ -79,6 +81,7 @@ impl<'r, R: Rule> Step<'r, R> {
             schedule: Schedule::default(),
             rounding: Rounding::default(),
             offset: 0,
+            scale: GradScale::NONE,
         }
     }
 
@@ -102,6 +105,30 @@ impl<'r, R: Rule> Step<'r, R> {
     /// 0.
     pub fn offset(self, first: u64) -> Self {
         Step { offset: first, ..self }
+    }
+
+    /// Has every gradient multiplied by `factor` before the rule sees it, in the same pass: one over
+    /// a loss scale, say, or what clips a norm. `grad` itself is not written. The factor, from 0 up, is
+    /// rounded to the type that is computed with, and the product once. Default: 1.
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, Step};
+    ///
+    /// let (mut theta, mut m, mut v) = ([1.0_f32], [0.0], [0.0]);
+    /// let grad = [512.0]; // of a loss that was multiplied by 1024
+    /// let step = Step::new(&AdamW::default(), 1).grad_scale(1.0 / 1024.0);
+    /// step.run(&mut theta, &grad, &mut [&mut m, &mut v])?;
+    /// assert_eq!((grad, m), ([512.0], [0.05]));
+    /// # Ok::<(), fused_adam::Error>(())
+    /// ```
+    pub fn grad_scale(self, factor: f64) -> Self {
+        Step { scale: GradScale { factor, ..self.scale }, ..self }
+    }
+
+    /// Has every gradient, after it has been scaled, held within ±`bound`, in the same pass; NaN
+    /// stays. The bound, above 0, is rounded to the type that is computed with. Default: infinity, which is none.
+    pub fn clip_value(self, bound: f64) -> Self {
+        Step { scale: GradScale { bound, ..self.scale }, ..self }
     }
 
     /// Takes the step: updates `theta` and each state in place, from `grad`, all of one element
@@ -216,6 +243,7 @@ impl<'r, R: Rule> Step<'r, R> {
             return Err(Error::StepNumber { t: 0, expected: "1 for the first step" });
         }
         self.rule.check()?;
+        self.scale.check()?;
         let names = self.rule.state_names();
         check_states(names, state.len())?;
         check_length("grad", grad, theta)?;
@@ -227,7 +255,7 @@ impl<'r, R: Rule> Step<'r, R> {
             Rounding::Stochastic { seed } => Some(Noise::new(seed, self.t, self.offset)),
         };
         let how = How { engine: self.backend.resolve()?, schedule: self.schedule, names };
-        Ok(Checked { rule: self.rule, t: self.t, how, noise })
+        Ok(Checked { rule: self.rule, t: self.t, scale: self.scale, how, noise })
     }
 }
 
@@ -235,6 +263,7 @@ impl<'r, R: Rule> Step<'r, R> {
 pub struct Checked<'r, R> {
     rule: &'r R,
     t: u64,
+    scale: GradScale,
     how: How,
     pub(crate) noise: Option<Noise>,
 }
@@ -254,9 +283,9 @@ impl<R: Rule> Checked<'_, R> {
         G: Swept<Float = T::Float>,
         S: Swept<Float = T::Float>,
     {
-        let Checked { rule, t, how, .. } = self;
+        let Checked { rule, t, scale, how, .. } = self;
         let element = PhantomData::<S>;
-        rule.with_kernel(t, RunFused { how, theta, grad, state, copy, element })
+        rule.with_kernel(t, RunFused { how, scale, theta, grad, state, copy, element })
     }
 
     /// On buffers of any mixture of types that are computed with in `f32`.
@@ -267,10 +296,11 @@ impl<R: Rule> Checked<'_, R> {
         state: &mut [B],
         copy: Option<ColumnMut<'_>>,
     ) -> Result<(), Error> {
-        let Checked { rule, t, how, noise } = self;
+        let Checked { rule, t, scale, how, noise } = self;
         let (theta, grad) = (T::column_mut(theta), G::column(grad));
         let element = PhantomData::<S>;
-        rule.with_kernel(t, RunMixed { how, theta, grad, state, copy, noise, element })
+        let run = RunMixed { how, scale, theta, grad, state, copy, noise, element };
+        rule.with_kernel(t, run)
     }
 }
 
@@ -309,6 +339,7 @@ impl How {
 /// A step on buffers of types that have a loop of their own, waiting for its kernel.
 struct RunFused<'a, T, G, S, B> {
     how: How,
+    scale: GradScale,
     theta: &'a mut [T],
     grad: &'a [G],
     state: &'a mut [B],
@@ -323,9 +354,10 @@ where
     S: Swept<Float = T::Float>,
 {
     fn with<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let RunFused { how, theta, grad, state, copy, .. } = self;
+        let RunFused { how, scale, theta, grad, state, copy, .. } = self;
         let state = how.states::<S, B, N>(state)?;
-        let step = |buffers| how.engine.sweep(kernel, buffers);
+        let kernel = scale.before(*kernel)?;
+        let step = |buffers| how.engine.sweep(&kernel, buffers);
         how.sweep(step, Buffers { theta, grad, state, copy });
         Ok(())
     }
@@ -334,6 +366,7 @@ where
 /// A step on mixed buffers, waiting for its kernel.
 struct RunMixed<'a, S, B> {
     how: How,
+    scale: GradScale,
     theta: ColumnMut<'a>,
     grad: Column<'a>,
     state: &'a mut [B],
@@ -344,9 +377,10 @@ struct RunMixed<'a, S, B> {
 
 impl<S: Single, B: AsMut<[S]>> WithKernel<f32> for RunMixed<'_, S, B> {
     fn with<K: Kernel<f32, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let RunMixed { how, theta, grad, state, copy, noise, .. } = self;
+        let RunMixed { how, scale, theta, grad, state, copy, noise, .. } = self;
         let state = how.states::<S, B, N>(state)?.map(S::column_mut);
-        let step = |mixed| how.engine.sweep_mixed(kernel, mixed);
+        let kernel = scale.before(*kernel)?;
+        let step = |mixed| how.engine.sweep_mixed(&kernel, mixed);
         how.sweep(step, Mixed { theta, grad, state, copy, noise });
         Ok(())
     }

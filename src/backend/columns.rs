@@ -121,6 +121,19 @@ pub enum ColumnMut<'a> {
     F16(&'a mut [f16]),
 }
 
+/// A slice of any element type, to be read.
+#[derive(Clone, Copy)]
+pub enum AnySlice<'a> {
+    Single(Column<'a>),
+    Double(&'a [f64]),
+}
+
+/// A slice of any element type, to be read and written.
+pub enum AnySliceMut<'a> {
+    Single(ColumnMut<'a>),
+    Double(&'a mut [f64]),
+}
+
 impl Default for ColumnMut<'_> {
     fn default() -> Self {
         ColumnMut::F32(&mut [])

@@ -10,7 +10,7 @@ pub(crate) mod native;
 #[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 mod scalar;
-mod tiles;
+pub(crate) mod tiles;
 pub(crate) mod wide;
 
 use core::fmt;
@@ -124,9 +124,14 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
+    /// The fastest.
+    pub(crate) fn best() -> Self {
+        native::Level::best().map_or(Engine::Wide, Engine::Native)
+    }
+
     fn of(backend: Backend) -> Option<Self> {
         match backend {
-            Backend::Auto => Some(native::Level::best().map_or(Engine::Wide, Engine::Native)),
+            Backend::Auto => Some(Engine::best()),
             Backend::Scalar => Some(Engine::Scalar),
             Backend::Wide => Some(Engine::Wide),
             Backend::Native => native::Level::best().map(Engine::Native),
@@ -169,6 +174,14 @@ impl Engine {
         match self {
             Engine::Scalar => scalar::sweep_mixed(kernel, mixed),
             Engine::Wide | Engine::Native(_) => tiles::sweep(self, kernel, mixed),
+        }
+    }
+
+    /// Runs `work`, which is compiled for each instruction set.
+    pub(crate) fn run<W: pulp::NullaryFnOnce>(self, work: W) -> W::Output {
+        match self {
+            Engine::Scalar | Engine::Wide => work.call(),
+            Engine::Native(level) => level.run(work),
         }
     }
 

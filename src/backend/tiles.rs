@@ -16,14 +16,14 @@ use crate::elements::words::Words;
 use crate::elements::{bf16, f16};
 
 /// Elements in a tile.
-const TILE: usize = 512;
+pub(crate) const TILE: usize = 512;
 
 /// A column of a tile, as `f32`.
 #[repr(align(64))]
-struct Scratch([f32; TILE]);
+pub(crate) struct Scratch([f32; TILE]);
 
 impl Scratch {
-    const ZERO: Self = Scratch([0.0; TILE]);
+    pub(crate) const ZERO: Self = Scratch([0.0; TILE]);
 }
 
 /// Steps all of `mixed` on this thread.
@@ -87,7 +87,7 @@ pub(crate) fn sweep<K: Kernel<f32, N>, const N: usize>(
 }
 
 /// The rows of a column as `f32`: where they lie, or widened to `scratch`.
-fn stage<'a>(
+pub(crate) fn stage<'a>(
     engine: Engine,
     column: Column<'a>,
     rows: Range<usize>,
@@ -155,7 +155,7 @@ fn fetch(column: Column<'_>, rows: Range<usize>) {
     }
 }
 
-fn fetch_lines<E>(elements: &[E]) {
+pub(crate) fn fetch_lines<E>(elements: &[E]) {
     #[cfg(target_arch = "x86_64")]
     for line in elements.chunks(64 / size_of::<E>()) {
         safe_arch::prefetch_t0(&line[0]);

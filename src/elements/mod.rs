@@ -13,7 +13,7 @@ pub(crate) mod words;
 
 use core::ops::Neg;
 
-use crate::backend::columns::{Column, ColumnMut};
+use crate::backend::columns::{AnySlice, AnySliceMut, Column, ColumnMut};
 use crate::types::Parameter;
 use crate::{Lanes, backend};
 
@@ -33,7 +33,13 @@ pub trait Float:
 ///
 /// The trait is sealed.
 pub trait Element:
-    bytemuck::Pod + Send + Sync + PartialOrd + core::fmt::Debug + Parameter<Self, Self>
+    bytemuck::Pod
+    + Send
+    + Sync
+    + PartialOrd
+    + core::fmt::Debug
+    + Parameter<Self, Self>
+    + storage::AnyStorage
 {
     /// What is computed with: `f64` for `f64`, else `f32`.
     type Float: Float;
@@ -65,12 +71,36 @@ pub trait Single: Element<Float = f32> + storage::Storage {}
 pub trait Half: Single {}
 
 pub(crate) mod storage {
-    use super::{Column, ColumnMut};
+    use super::{AnySlice, AnySliceMut, Column, ColumnMut};
 
-    /// A buffer whose element type is known at run time only.
+    /// A buffer of any element type, which is known at run time only.
+    pub trait AnyStorage: Sized {
+        fn any(buffer: &[Self]) -> AnySlice<'_>;
+        fn any_mut(buffer: &mut [Self]) -> AnySliceMut<'_>;
+    }
+
+    impl AnyStorage for f64 {
+        fn any(buffer: &[Self]) -> AnySlice<'_> {
+            AnySlice::Double(buffer)
+        }
+        fn any_mut(buffer: &mut [Self]) -> AnySliceMut<'_> {
+            AnySliceMut::Double(buffer)
+        }
+    }
+
+    /// A buffer of `f32`, `bf16` or `f16`, which is known at run time only.
     pub trait Storage: Sized {
         fn column(buffer: &[Self]) -> Column<'_>;
         fn column_mut(buffer: &mut [Self]) -> ColumnMut<'_>;
+    }
+
+    impl<E: Storage> AnyStorage for E {
+        fn any(buffer: &[Self]) -> AnySlice<'_> {
+            AnySlice::Single(E::column(buffer))
+        }
+        fn any_mut(buffer: &mut [Self]) -> AnySliceMut<'_> {
+            AnySliceMut::Single(E::column_mut(buffer))
+        }
     }
 }
 

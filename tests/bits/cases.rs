@@ -16,6 +16,9 @@ pub struct Case {
     pub numbers: Numbers,
     pub seed: u64,
     pub rounding: Rounding,
+    /// What the gradient is multiplied with, and its bound.
+    pub grad_scale: f64,
+    pub clip_value: f64,
     /// The index of the first element, for the rounding.
     pub first: u64,
     /// Misalignment of θ, g and the states, in elements.
@@ -31,12 +34,31 @@ pub fn case(rule: &str) -> impl Strategy<Value = Case> + use<> {
     let numbers = prop_oneof![Just(Numbers::Ordinary), Just(Numbers::Wild)];
     let chunk = prop_oneof![1..=9_usize, Just(64), Just(100), Just(1 << 10), 1..=5000_usize];
     let rest = (step_number(), numbers, any::<u64>(), any::<[u8; 5]>(), chunk, 0..8_usize);
-    (rules(rule), len(), rounding(), rest).prop_map(
-        |(rule, len, (rounding, first), (t, numbers, seed, offsets, chunk, pool))| {
+    (rules(rule), len(), rounding(), scale(), rest).prop_map(
+        |(
+            rule,
+            len,
+            (rounding, first),
+            (grad_scale, clip_value),
+            (t, numbers, seed, offsets, chunk, pool),
+        )| {
             // A chunk of one element is a task of its own: enough of them, but not thousands.
             let len = len.min(chunk * 500);
             let offsets = offsets.map(|offset| usize::from(offset % 16));
-            Case { rule, t, len, numbers, seed, rounding, first, offsets, chunk, pool }
+            Case {
+                rule,
+                t,
+                len,
+                numbers,
+                seed,
+                rounding,
+                grad_scale,
+                clip_value,
+                first,
+                offsets,
+                chunk,
+                pool,
+            }
         },
     )
 }
@@ -66,6 +88,12 @@ fn rounding() -> impl Strategy<Value = (Rounding, u64)> {
         border.prop_map(|(border, before)| border.wrapping_sub(before))
     ];
     (prop_oneof![Just(Rounding::Nearest), stochastic], first)
+}
+
+/// A factor for the gradient and a bound, or neither.
+fn scale() -> impl Strategy<Value = (f64, f64)> {
+    let factor = prop_oneof![2 => Just(1.0), 1 => Just(0.0), 2 => 1e-6..1e3_f64];
+    (factor, prop_oneof![2 => Just(f64::INFINITY), 1 => 1e-3..2.0_f64])
 }
 
 /// A rule with any hyper-parameters and options.

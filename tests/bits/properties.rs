@@ -34,6 +34,8 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
             .backend(on.0)
             .schedule(on.1)
             .rounding(case.rounding)
+            .grad_scale(case.grad_scale)
+            .clip_value(case.clip_value)
             .offset(case.first.wrapping_add(range.start as u64));
         C::run(
             &step,
@@ -111,6 +113,7 @@ pub fn owner_equals_slices<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
     backend: Backend,
     schedule: Schedule,
 ) -> Result<(), String> {
+    let case = &Case { grad_scale: 1.0, clip_value: f64::INFINITY, ..case.clone() };
     let mut slices = Buffers::<T, G, S, C>::of(case, case.offsets);
     let states = slices.state.iter().map(|state| state.get().to_vec()).collect();
     let mut theta = slices.theta.get().to_vec();

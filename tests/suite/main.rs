@@ -6,6 +6,7 @@ mod behaviour;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+mod norm;
 mod sixteen_bits;
 #[cfg(feature = "parallel")]
 mod threads;

@@ -105,6 +105,18 @@ impl Level {
         }
     }
 
+    /// Runs `work`, inlined into a function that enables the instructions.
+    pub(crate) fn run<W: NullaryFnOnce>(self, work: W) -> W::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(simd) => simd.vectorize(work),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(simd) => simd.vectorize(work),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(simd) => simd.vectorize(work),
+        }
+    }
+
     /// Converts whole registers, and returns the rest.
     #[cfg_attr(
         not(any(target_arch = "x86_64", target_arch = "aarch64")),

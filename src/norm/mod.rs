@@ -1,0 +1,311 @@
+//! Norms of gradients that do not depend on the order of their elements, to the bit.
+//!
+//! The squares are added without rounding. A block of `f32` is added in two parts for each element,
+//! each of which is a multiple of so large a power of two that its sum over the block is exact in
+//! an `f64`, whatever the order; so the compiler is free to do it in registers. The blocks' sums
+//! go to one long integer ([`exact`]). 16-bit elements are `f32` first; `f64` goes to the long
+//! integer element by element.
+
+mod exact;
+
+use pulp::NullaryFnOnce;
+
+use crate::Element;
+use crate::backend::Engine;
+use crate::backend::columns::{AnySlice, Column};
+use crate::backend::tiles::{Scratch, TILE, fetch_lines, stage};
+use exact::ExactSum;
+
+/// The norm of any number of gradients: exact until it is rounded, so that the same elements
+/// give the same bits in any order, on any machine, cut anywhere, added by any number of threads.
+///
+/// ```
+/// use fused_adam::GradNorm;
+///
+/// let grad: Vec<f32> = (0..10_000).map(|i| (i as f32).sin()).collect();
+/// let mut whole = GradNorm::new();
+/// whole.add(&grad);
+///
+/// let (mut left, mut right) = (GradNorm::new(), GradNorm::new());
+/// left.add(&grad[..1234]);
+/// right.add(&grad[1234..]);
+/// right.merge(&left);
+/// assert_eq!(right.two_norm().to_bits(), whole.two_norm().to_bits());
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradNorm {
+    squares: ExactSum,
+    largest: f64,
+    infinite: u64,
+    nan: u64,
+}
+
+impl Default for GradNorm {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl GradNorm {
+    /// Of no elements.
+    pub fn new() -> Self {
+        GradNorm { squares: ExactSum::ZERO, largest: 0.0, infinite: 0, nan: 0 }
+    }
+
+    /// Adds the elements of a gradient, on the calling thread. At memory's pace for `f32` and `bf16`; some
+    /// nanoseconds an element for `f64`.
+    pub fn add<E: Element>(&mut self, grad: &[E]) {
+        self.add_any(Engine::best(), E::any(grad));
+    }
+
+    /// Adds what another has added.
+    pub fn merge(&mut self, other: &Self) {
+        self.squares.merge(&other.squares);
+        self.largest = self.largest.max(other.largest);
+        self.infinite += other.infinite;
+        self.nan += other.nan;
+    }
+
+    /// √Σg², correctly rounded: the `f64` nearest to the root of the exact sum. Infinite if an element is; NaN if one is.
+    pub fn two_norm(&self) -> f64 {
+        self.unless_not_finite(|| self.squares.sqrt())
+    }
+
+    /// The largest |g|, exact; 0 of no elements. Infinite if an element is; NaN if one is.
+    pub fn inf_norm(&self) -> f64 {
+        self.unless_not_finite(|| self.largest)
+    }
+
+    /// How many elements are infinite or NaN.
+    pub fn nonfinite(&self) -> u64 {
+        self.infinite + self.nan
+    }
+
+    fn unless_not_finite(&self, norm: impl FnOnce() -> f64) -> f64 {
+        match (self.nan, self.infinite) {
+            (0, 0) => norm(),
+            (0, _) => f64::INFINITY,
+            _ => f64::NAN,
+        }
+    }
+
+    pub(crate) fn add_any(&mut self, engine: Engine, grad: AnySlice<'_>) {
+        match grad {
+            AnySlice::Single(column) => self.add_column(engine, column),
+            AnySlice::Double(grad) => self.add_doubles(grad),
+        }
+    }
+
+    fn add_column(&mut self, engine: Engine, column: Column<'_>) {
+        if let Column::F32(grad) = column {
+            return engine.run(AddSingles { norm: self, grad });
+        }
+        let mut scratch = Scratch::ZERO;
+        for start in (0..column.len()).step_by(TILE) {
+            let rows = start..column.len().min(start + TILE);
+            let grad = stage(engine, column, rows, &mut scratch);
+            engine.run(AddSingles { norm: self, grad });
+        }
+    }
+
+    fn add_doubles(&mut self, grad: &[f64]) {
+        for &g in grad {
+            if g.is_finite() {
+                self.squares.add_square(g);
+                self.largest = self.largest.max(g.abs());
+            } else {
+                self.count(g.is_nan());
+            }
+        }
+    }
+
+    fn count(&mut self, nan: bool) {
+        if nan {
+            self.nan += 1;
+        } else {
+            self.infinite += 1;
+        }
+    }
+}
+
+/// Elements whose sums are exact: see [`Window`].
+const BLOCK: usize = 4096;
+
+/// Elements that are added side by side.
+const ROW: usize = 16;
+
+struct AddSingles<'a> {
+    norm: &'a mut GradNorm,
+    grad: &'a [f32],
+}
+
+impl NullaryFnOnce for AddSingles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut rest = self.grad;
+        while !rest.is_empty() {
+            let (block, after) = rest.split_at(BLOCK.min(rest.len()));
+            // On the way from memory while this block is added: the CPU's prefetchers stop at pages.
+            fetch_lines(&after[..BLOCK.min(after.len())]);
+            add_block(self.norm, block);
+            rest = after;
+        }
+    }
+}
+
+#[inline(always)]
+fn add_block(norm: &mut GradNorm, block: &[f32]) {
+    let (least, mut most) = range(block);
+    if most >= twice(f32::INFINITY) {
+        for g in block.iter().filter(|g| !g.is_finite()) {
+            norm.count(g.is_nan());
+        }
+        return;
+    }
+    norm.largest = norm.largest.max(f64::from(f32::from_bits(most >> 1)));
+    let window = Window::below(most);
+    if least >= window.from {
+        return Sums::of(block, window).add_to(&mut norm.squares);
+    }
+    let mut inside = [0.0; BLOCK];
+    while most > 0 {
+        let window = Window::below(most);
+        for (inside, &g) in inside.iter_mut().zip(block) {
+            let counted = twice(g) >= window.from && twice(g) < window.until;
+            *inside = if counted { g } else { 0.0 };
+        }
+        Sums::of(&inside[..block.len()], window).add_to(&mut norm.squares);
+        most = largest_below(block, window.from);
+    }
+}
+
+/// The least `twice` of elements that are not zero, and the largest of all.
+#[inline(always)]
+fn range(block: &[f32]) -> (u32, u32) {
+    let (mut least, mut most) = (u32::MAX, 0);
+    for &g in block {
+        // Zero wraps around to the largest number.
+        least = least.min(twice(g).wrapping_sub(1));
+        most = most.max(twice(g));
+    }
+    (least.saturating_add(1), most)
+}
+
+/// The largest `twice` that is less than `limit`.
+#[inline(always)]
+fn largest_below(block: &[f32], limit: u32) -> u32 {
+    let mut most = 0;
+    for &g in block {
+        let g = twice(g);
+        most = most.max(if g < limit { g } else { 0 });
+    }
+    most
+}
+
+/// The bits of |g|, times two: in the order of the absolute values.
+#[inline(always)]
+fn twice(g: f32) -> u32 {
+    g.to_bits() << 1
+}
+
+/// Eighteen binades of `f32`, of which 4096 squares can be summed exactly in two `f64`.
+///
+/// Let |g| < 2^(E+1), so that g² < 2^(2E+2), and let g² = h + r where h is g² rounded to a multiple
+/// of 2^(2E−38). A sum of 4096 such h is at most 2^(2E+14): 52 bits. And |r| ≤ 2^(2E−39), so the r
+/// sum up to 2^(2E−27) at most; with |g| ≥ 2^(E−17), whose last bit is no less than 2^(E−40), they
+/// are multiples of 2^(2E−80): 53 bits.
+#[derive(Clone, Copy)]
+struct Window {
+    /// The least `twice` in it, and where it ends.
+    from: u32,
+    until: u32,
+    /// 1.5·2^52 times the unit of h: what is added to it is rounded to that unit.
+    round: f64,
+}
+
+impl Window {
+    /// The window whose topmost binade is that of `most`.
+    #[inline(always)]
+    fn below(most: u32) -> Self {
+        // As in the format: subnormals count as of the least exponent.
+        let top = (most >> 24).max(1);
+        let from = if top > 18 { (top - 17) << 24 } else { 1 };
+        let unit = 2 * (top as i32 - 127) - 38;
+        let round = f64::from_bits(((unit + 52 + 1023) as u64) << 52 | 1 << 51);
+        Window { from, until: (top + 1) << 24, round }
+    }
+}
+
+/// The sums of h and of r, in as many lanes as keep the adders busy.
+struct Sums {
+    /// Σh on top of `round`: a sum so far is what rounds the next square.
+    high: [f64; ROW],
+    low: [f64; ROW],
+    round: f64,
+}
+
+impl Sums {
+    #[inline(always)]
+    fn of(block: &[f32], window: Window) -> Self {
+        let round = window.round;
+        let mut sums = Sums { high: [round; ROW], low: [0.0; ROW], round };
+        let (rows, rest) = block.as_chunks::<ROW>();
+        for row in rows {
+            sums.add(row);
+        }
+        if !rest.is_empty() {
+            // Zeros change nothing.
+            let mut last = [0.0; ROW];
+            for (last, g) in last.iter_mut().zip(rest) {
+                *last = *g;
+            }
+            sums.add(&last);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn add(&mut self, row: &[f32; ROW]) {
+        // In stages of one operation each, which the compiler turns into registers.
+        let mut square = [0.0; ROW];
+        for i in 0..ROW {
+            square[i] = f64::from(row[i]);
+        }
+        for square in &mut square {
+            *square *= *square;
+        }
+        let mut high = [0.0; ROW];
+        for i in 0..ROW {
+            high[i] = self.high[i] + square[i];
+        }
+        for i in 0..ROW {
+            let h = high[i] - self.high[i];
+            self.low[i] += square[i] - h;
+        }
+        self.high = high;
+    }
+
+    #[inline(always)]
+    fn add_to(mut self, squares: &mut ExactSum) {
+        for high in &mut self.high {
+            *high -= self.round;
+        }
+        squares.add(halved(self.high));
+        squares.add(halved(self.low));
+    }
+}
+
+/// The sum of the lanes, which is exact in any order, in four steps of latency.
+#[inline(always)]
+fn halved(mut lanes: [f64; ROW]) -> f64 {
+    let mut width = ROW / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

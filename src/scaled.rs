@@ -1,0 +1,85 @@
+//! What is done to a gradient before a rule sees it, in the same pass: it is multiplied by a
+//! factor and held within a bound. The buffer itself is not written.
+
+use crate::rules::{check, check_at_least_0, round};
+use crate::{Error, Float, Kernel, Lanes};
+
+/// A factor and a bound for the gradient: g' = max(−bound, min(bound, factor·g)).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct GradScale {
+    pub factor: f64,
+    /// Infinity for none.
+    pub bound: f64,
+}
+
+impl GradScale {
+    pub const NONE: Self = GradScale { factor: 1.0, bound: f64::INFINITY };
+
+    pub fn check(self) -> Result<(), Error> {
+        check_at_least_0("grad_scale", self.factor)?;
+        if self.bound == f64::INFINITY {
+            return Ok(());
+        }
+        check("clip_value", self.bound, self.bound > 0.0, "a number above 0")
+    }
+
+    /// `kernel`, with this done first. The factor and the bound are rounded to `F` once.
+    pub fn before<K, F: Float>(self, kernel: K) -> Result<Scaled<K, F>, Error> {
+        let change = match self {
+            Self::NONE => Change::None,
+            GradScale { bound: f64::INFINITY, .. } => Change::Scale,
+            _ => Change::ScaleAndClip,
+        };
+        let bound = match change {
+            Change::ScaleAndClip => round(self.bound, "clip_value", self.bound)?,
+            Change::None | Change::Scale => F::from_f64(0.0),
+        };
+        let factor = round(self.factor, "grad_scale", self.factor)?;
+        Ok(Scaled { kernel, change, factor, bound })
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    None,
+    Scale,
+    ScaleAndClip,
+}
+
+/// A kernel that sees the gradient scaled.
+#[derive(Clone, Copy)]
+pub(crate) struct Scaled<K, F> {
+    kernel: K,
+    change: Change,
+    factor: F,
+    bound: F,
+}
+
+impl<F: Float, K: Kernel<F, N>, const N: usize> Kernel<F, N> for Scaled<K, F> {
+    #[inline(always)]
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, state: [L; N]) -> (L, [L; N]) {
+        let grad = match self.change {
+            Change::None => grad,
+            Change::Scale => grad * self.factor,
+            Change::ScaleAndClip => (grad * self.factor).at_most(self.bound).at_least(-self.bound),
+        };
+        self.kernel.update(theta, grad, state)
+    }
+
+    #[inline(always)]
+    fn reference(&self, theta: F, grad: F, state: [F; N]) -> (F, [F; N]) {
+        let mut grad = grad;
+        if !matches!(self.change, Change::None) {
+            grad = self.factor * grad;
+        }
+        if matches!(self.change, Change::ScaleAndClip) {
+            if grad > self.bound {
+                grad = self.bound;
+            }
+            if grad < -self.bound {
+                grad = -self.bound;
+            }
+        }
+        self.kernel.reference(theta, grad, state)
+    }
+}

@@ -1,0 +1,158 @@
+//! The norm of gradients: against long integers, and in any order.
+
+use fused_adam::{Element, GradNorm, bf16, f16};
+use num_bigint::BigUint;
+use proptest::prelude::*;
+
+use crate::common::{Bits, Random};
+
+/// The norm of `grad` taken together.
+fn norm<E: Element>(grad: &[E]) -> GradNorm {
+    let mut norm = GradNorm::new();
+    norm.add(grad);
+    norm
+}
+
+/// Σx²·2^2148, exactly.
+fn exact_sum(grad: impl IntoIterator<Item = f64>) -> BigUint {
+    grad.into_iter().map(square).sum()
+}
+
+fn square(x: f64) -> BigUint {
+    let bits = x.to_bits();
+    let (exponent, fraction) = (bits >> 52 & 0x7FF, bits & ((1 << 52) - 1));
+    let integer = if exponent == 0 { fraction } else { fraction | 1 << 52 };
+    BigUint::from(integer).pow(2) << (2 * exponent.saturating_sub(1))
+}
+
+/// That `got` is the number nearest to √`sum`.
+fn close(got: f64, sum: &BigUint) -> Result<(), String> {
+    if *sum == BigUint::ZERO {
+        return if got == 0.0 { Ok(()) } else { Err(format!("{got} of zeros")) };
+    }
+    if got == f64::INFINITY {
+        let too_large = *sum > square(f64::MAX);
+        return if too_large { Ok(()) } else { Err("infinite too early".into()) };
+    }
+    // Halfway to either neighbour: twice the integer of the format, one more and one less.
+    let (bits, one) = (got.to_bits(), BigUint::from(1_u32));
+    let exponent = (bits >> 52 & 0x7FF).saturating_sub(1);
+    let integer = bits & ((1 << 52) - 1) | u64::from(bits >> 52 & 0x7FF != 0) << 52;
+    let twice = BigUint::from(integer) << 1_u32;
+    let (below, above) = ((&twice - &one) << exponent, (twice + one) << exponent);
+    // (2·x·2^1074)² against 4·Σ·2^2148.
+    let sum = sum << 2_u32;
+    if below.pow(2) <= sum && sum <= above.pow(2) {
+        Ok(())
+    } else {
+        Err(format!("{got:e} is not the norm"))
+    }
+}
+
+fn check<E: Bits>(grad: &[E]) -> Result<(), String> {
+    close(norm(grad).two_norm(), &exact_sum(grad.iter().map(|g| g.to_f64())))?;
+    let largest = grad.iter().map(|g| g.to_f64().abs()).fold(0.0, f64::max);
+    if norm(grad).inf_norm() == largest { Ok(()) } else { Err("not the largest".into()) }
+}
+
+/// Numbers of one scale, of all scales, or of two that lie far apart.
+fn draw<E: Bits>(random: &mut Random, len: usize, spread: usize) -> Vec<E> {
+    let mut number = || {
+        let any = E::any_bits(random.bits());
+        match spread {
+            0 => E::from_f64(random.uniform()),
+            1 if any.to_f64().is_finite() => any,
+            2 if random.below(3) == 0 => E::from_f64(1e-30 * random.uniform()),
+            _ => E::from_f64(1e4 * random.uniform()),
+        }
+    };
+    (0..len).map(|_| number()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Exact, for each element type.
+    #[test]
+    fn the_norm_is_exact(seed: u64, len in 0..3000_usize, spread in 0..3_usize) {
+        let random = &mut Random(seed);
+        let checks = [
+            check(&draw::<f32>(random, len, spread)),
+            check(&draw::<f64>(random, len / 8, spread)),
+            check(&draw::<bf16>(random, len, spread)),
+            check(&draw::<f16>(random, len, spread)),
+        ];
+        for check in checks {
+            prop_assert!(check.is_ok(), "{check:?}");
+        }
+    }
+
+    /// Whatever the order, the cuts and the order in which the parts are put together.
+    #[test]
+    fn order_does_not_show(seed: u64, len in 0..3000_usize, spread in 0..3_usize) {
+        let random = &mut Random(seed);
+        let mut grad = draw::<f32>(random, len, spread);
+        let whole = norm(&grad);
+        for i in (1..len).rev() {
+            grad.swap(i, random.below(i + 1));
+        }
+        let mut parts = GradNorm::new();
+        let mut rest = &grad[..];
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(1 + random.below(rest.len()));
+            if random.below(2) == 0 {
+                parts.add(part);
+            } else {
+                let mut both = norm(part);
+                both.merge(&parts);
+                parts = both;
+            }
+            rest = after;
+        }
+        prop_assert_eq!(parts, whole);
+    }
+}
+
+/// A hundred million elements: the sum is a hundred times that of a million.
+#[test]
+fn a_hundred_million_elements() {
+    for spread in 0..3 {
+        let million = draw::<f32>(&mut Random(7), 1_000_000, spread);
+        let mut got = GradNorm::new();
+        for _ in 0..100 {
+            got.add(&million);
+        }
+        let sum = exact_sum(million.iter().map(|&g| g.into())) * 100_u32;
+        close(got.two_norm(), &sum).unwrap();
+    }
+}
+
+#[test]
+fn ends_of_the_range() {
+    assert_eq!(norm::<f32>(&[]).two_norm(), 0.0);
+    assert_eq!(norm(&[0.0_f32, -0.0]).two_norm(), 0.0);
+    let least = f32::from_bits(1);
+    assert_eq!(norm(&[least]).two_norm(), f64::from(least));
+    assert_eq!(norm(&[f32::MAX; 4]).two_norm(), 2.0 * f64::from(f32::MAX));
+    // The squares of these are past f64's range, at either end.
+    assert_eq!(norm(&[1e300; 4]).two_norm(), 2e300);
+    assert_eq!(norm(&[f64::from_bits(1); 9]).two_norm(), f64::from_bits(3));
+    assert_eq!(norm(&[f64::MAX; 4]).two_norm(), f64::INFINITY);
+}
+
+#[test]
+fn what_is_not_finite_is_counted() {
+    let mut grad = vec![1.0_f32; 5000];
+    grad[17] = f32::NEG_INFINITY;
+    grad[4999] = f32::INFINITY;
+    let infinite = norm(&grad);
+    assert_eq!((infinite.two_norm(), infinite.inf_norm()), (f64::INFINITY, f64::INFINITY));
+    assert_eq!(infinite.nonfinite(), 2);
+    grad[2000] = f32::NAN;
+    let nan = norm(&grad);
+    assert!(nan.two_norm().is_nan() && nan.inf_norm().is_nan());
+    assert_eq!(nan.nonfinite(), 3);
+    let nan = norm(&[1.0, f64::NAN, f64::INFINITY]);
+    assert!(nan.two_norm().is_nan());
+    assert_eq!(nan.nonfinite(), 2);
+}
