@@ -18,18 +18,14 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use fused_adam::{AdamW, AnyRule, Backend, Rounding, Rule, Schedule, Step, bf16, f16};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 use plotters::style::full_palette::{BLUE_700, BROWN, GREY, ORANGE_700, TEAL_400};
-use support::{Buffers, LimitLoop, RULES, Stepped, Units, WithCopy, rule};
+use support::{Buffers, LimitLoop, RULES, Stepped, Units, WithCopy, median, rule, time};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// How long a backend is run in one round, unless one step takes longer.
-const SLICE: Duration = Duration::from_millis(3);
 
 /// How many elements the yardstick of the arithmetic units runs on: three buffers of 4 KiB.
 const UNITS_ELEMENTS: usize = 1 << 10;
@@ -300,31 +296,6 @@ fn measure<B: Stepped, R: Measured>(
         });
     }
     Ok(rows)
-}
-
-/// Nanoseconds per element, over as many runs as fit into a time slice. The first run is not
-/// counted: it brings back pages and cache lines that others have pushed out.
-fn time(elements: usize, mut run: impl FnMut()) -> f64 {
-    run();
-    let mut runs = 0_u32;
-    let mut batch = 1;
-    let start = Instant::now();
-    loop {
-        for _ in 0..batch {
-            run();
-        }
-        runs += batch;
-        let elapsed = start.elapsed();
-        if elapsed >= SLICE {
-            return elapsed.as_nanos() as f64 / f64::from(runs) / elements as f64;
-        }
-        batch *= 2;
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn print_table(options: &Options, report: &[Row]) {

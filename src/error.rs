@@ -94,6 +94,69 @@ pub enum Error {
         name: String,
     },
 
+    /// Two parameters of an optimizer would have one name.
+    #[error("there is a parameter `{param}` already, expected another name")]
+    DuplicateParam {
+        /// The name.
+        param: String,
+    },
+
+    /// An optimizer has no such parameter.
+    #[error("there is no parameter `{param}`, expected one that was registered")]
+    UnknownParam {
+        /// Its name, or its number.
+        param: String,
+    },
+
+    /// An optimizer has no such group.
+    #[error("there is no group {group}, expected one of the {groups} that were added")]
+    UnknownGroup {
+        /// Its number.
+        group: usize,
+        /// How many there are.
+        groups: usize,
+    },
+
+    /// A parameter was handed in twice in one step.
+    #[error("parameter `{param}` was given twice, expected once a step")]
+    GivenTwice {
+        /// Its name.
+        param: String,
+    },
+
+    /// A buffer is not as long as its parameter.
+    #[error("`{buffer}` of parameter `{param}` has {len} elements, expected {expected}")]
+    TensorLength {
+        /// The parameter's name.
+        param: String,
+        /// The buffer: `theta`, `grad` or `copy`.
+        buffer: &'static str,
+        /// Its length in elements.
+        len: usize,
+        /// The parameter's.
+        expected: usize,
+    },
+
+    /// A buffer is not of a type that goes with its parameter.
+    #[error("`{buffer}` of parameter `{param}` is {given}, expected {expected}")]
+    TensorType {
+        /// The parameter's name.
+        param: String,
+        /// The buffer: `theta` or `grad`.
+        buffer: &'static str,
+        /// The type of its elements.
+        given: &'static str,
+        /// What it may be.
+        expected: &'static str,
+    },
+
+    /// The norm of the gradients is infinite or NaN and cannot be clipped.
+    #[error("the gradients' norm is {norm}, expected a finite one to clip, or `skip_nonfinite`")]
+    NonfiniteNorm {
+        /// The norm.
+        norm: f64,
+    },
+
     /// No rule has this name.
     #[error("there is no rule `{name}`, expected one of {}", AnyRule::NAMES.join(", "))]
     UnknownRule {

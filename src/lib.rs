@@ -89,6 +89,7 @@ mod error;
 mod flat;
 mod lanes;
 mod norm;
+mod optimizer;
 mod rules;
 mod scaled;
 mod step;
@@ -103,6 +104,10 @@ pub use flat::Flat;
 pub use half::{bf16, f16};
 pub use lanes::Lanes;
 pub use norm::GradNorm;
+pub use optimizer::{
+    ClipNorm, GroupId, Key, LossScale, LrSchedule, NamedRule, Optimizer, ParamId, Report,
+    StepOptions, Tensor,
+};
 pub use rules::{
     AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Kernel, Lion, NAdam, RAdam,
     RmsProp, Rule, Sgd, WithKernel,

@@ -6,6 +6,8 @@
 
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+use std::time::{Duration, Instant};
+
 use fused_adam::{
     AdaBound, AdamW, AnyRule, Copied, Element, Error, Float, Kernel, Lanes, Parameter, RmsProp,
     Rule, Sgd, Step, WithKernel,
@@ -189,4 +191,32 @@ impl<G: Element, S: Element, H: Copied<G, S>> Stepped for WithCopy<G, S, H> {
         let mut state: Vec<&mut [S]> = state.iter_mut().map(Vec::as_mut_slice).collect();
         step.run_with_copy(theta, grad, &mut state, &mut self.copy)
     }
+}
+
+/// How long a measurement runs in one round, unless one step takes longer.
+const SLICE: Duration = Duration::from_millis(3);
+
+/// Nanoseconds per element, over as many runs as fit into a time slice. The first run is not
+/// counted: it brings back pages and cache lines that others have pushed out.
+pub fn time(elements: usize, mut run: impl FnMut()) -> f64 {
+    run();
+    let mut runs = 0_u32;
+    let mut batch = 1;
+    let start = Instant::now();
+    loop {
+        for _ in 0..batch {
+            run();
+        }
+        runs += batch;
+        let elapsed = start.elapsed();
+        if elapsed >= SLICE {
+            return elapsed.as_nanos() as f64 / f64::from(runs) / elements as f64;
+        }
+        batch *= 2;
+    }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

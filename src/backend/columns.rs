@@ -6,6 +6,7 @@
 
 use half::{bf16, f16};
 
+use crate::Element;
 use crate::elements::rounding::Noise;
 
 /// The slices of one step, all equally long: θ of type `T`, g of type `G`, and the `N` states of
@@ -76,10 +77,7 @@ impl<const N: usize> Table for Mixed<'_, N> {
 
     #[cfg(feature = "parallel")]
     fn theta_bytes(&self) -> usize {
-        match self.theta {
-            ColumnMut::F32(_) => 4,
-            ColumnMut::Bf16(_) | ColumnMut::F16(_) => 2,
-        }
+        self.theta.read().element_bytes()
     }
 
     fn split_at(self, mid: usize) -> (Self, Self) {
@@ -101,7 +99,7 @@ impl<const N: usize> Table for Mixed<'_, N> {
 
 /// The first of each pair, and the second of each.
 #[inline(always)]
-fn unzip<T: Default, const N: usize>(mut pairs: [(T, T); N]) -> ([T; N], [T; N]) {
+pub(crate) fn unzip<T: Default, const N: usize>(mut pairs: [(T, T); N]) -> ([T; N], [T; N]) {
     let first = pairs.each_mut().map(|(first, _)| core::mem::take(first));
     (first, pairs.map(|(_, second)| second))
 }
@@ -134,13 +132,124 @@ pub enum AnySliceMut<'a> {
     Double(&'a mut [f64]),
 }
 
+impl<'a> AnySlice<'a> {
+    pub fn len(&self) -> usize {
+        match self {
+            AnySlice::Single(column) => column.len(),
+            AnySlice::Double(buffer) => buffer.len(),
+        }
+    }
+
+    /// The name of the element type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            AnySlice::Single(Column::F32(_)) => f32::NAME,
+            AnySlice::Single(Column::Bf16(_)) => bf16::NAME,
+            AnySlice::Single(Column::F16(_)) => f16::NAME,
+            AnySlice::Double(_) => f64::NAME,
+        }
+    }
+
+    /// The size of an element.
+    pub fn element_bytes(&self) -> usize {
+        match self {
+            AnySlice::Single(column) => column.element_bytes(),
+            AnySlice::Double(_) => 8,
+        }
+    }
+
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        match self {
+            AnySlice::Single(column) => {
+                let (first, rest) = column.split_at(mid);
+                (AnySlice::Single(first), AnySlice::Single(rest))
+            }
+            AnySlice::Double(buffer) => {
+                let (first, rest) = buffer.split_at(mid);
+                (AnySlice::Double(first), AnySlice::Double(rest))
+            }
+        }
+    }
+
+    /// Element `i`.
+    pub fn get(&self, i: usize) -> f64 {
+        match self {
+            AnySlice::Single(column) => column.get(i).into(),
+            AnySlice::Double(buffer) => buffer[i],
+        }
+    }
+
+    /// Its bytes, as they lie in memory.
+    pub fn bytes(self) -> &'a [u8] {
+        match self {
+            AnySlice::Single(Column::F32(buffer)) => bytemuck::cast_slice(buffer),
+            AnySlice::Single(Column::Bf16(buffer)) => bytemuck::cast_slice(buffer),
+            AnySlice::Single(Column::F16(buffer)) => bytemuck::cast_slice(buffer),
+            AnySlice::Double(buffer) => bytemuck::cast_slice(buffer),
+        }
+    }
+}
+
+impl<'a> AnySliceMut<'a> {
+    pub fn read(&self) -> AnySlice<'_> {
+        match self {
+            AnySliceMut::Single(column) => AnySlice::Single(column.read()),
+            AnySliceMut::Double(buffer) => AnySlice::Double(buffer),
+        }
+    }
+
+    /// The same slice, for a shorter time.
+    pub fn again(&mut self) -> AnySliceMut<'_> {
+        match self {
+            AnySliceMut::Single(column) => AnySliceMut::Single(column.again()),
+            AnySliceMut::Double(buffer) => AnySliceMut::Double(buffer),
+        }
+    }
+
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        match self {
+            AnySliceMut::Single(column) => {
+                let (first, rest) = column.split_at(mid);
+                (AnySliceMut::Single(first), AnySliceMut::Single(rest))
+            }
+            AnySliceMut::Double(buffer) => {
+                let (first, rest) = buffer.split_at_mut(mid);
+                (AnySliceMut::Double(first), AnySliceMut::Double(rest))
+            }
+        }
+    }
+
+    pub fn fill_with_zeros(&mut self) {
+        match self {
+            AnySliceMut::Single(column) => column.fill_with_zeros(),
+            AnySliceMut::Double(buffer) => buffer.fill(0.0),
+        }
+    }
+
+    /// Its bytes, as they lie in memory.
+    pub fn bytes_mut(self) -> &'a mut [u8] {
+        match self {
+            AnySliceMut::Single(ColumnMut::F32(buffer)) => bytemuck::cast_slice_mut(buffer),
+            AnySliceMut::Single(ColumnMut::Bf16(buffer)) => bytemuck::cast_slice_mut(buffer),
+            AnySliceMut::Single(ColumnMut::F16(buffer)) => bytemuck::cast_slice_mut(buffer),
+            AnySliceMut::Double(buffer) => bytemuck::cast_slice_mut(buffer),
+        }
+    }
+}
+
 impl Default for ColumnMut<'_> {
     fn default() -> Self {
         ColumnMut::F32(&mut [])
     }
 }
 
-impl Column<'_> {
+impl Default for AnySliceMut<'_> {
+    fn default() -> Self {
+        AnySliceMut::Double(&mut [])
+    }
+}
+
+impl<'a> Column<'a> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Column::F32(column) => column.len(),
@@ -149,7 +258,14 @@ impl Column<'_> {
         }
     }
 
-    fn split_at(self, mid: usize) -> (Self, Self) {
+    pub(crate) fn element_bytes(&self) -> usize {
+        match self {
+            Column::F32(_) => 4,
+            Column::Bf16(_) | Column::F16(_) => 2,
+        }
+    }
+
+    pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
         match self {
             Column::F32(column) => {
                 let (first, rest) = column.split_at(mid);
@@ -167,7 +283,7 @@ impl Column<'_> {
     }
 
     /// Element `i`, by the crate `half`'s conversion.
-    fn get(&self, i: usize) -> f32 {
+    pub(crate) fn get(&self, i: usize) -> f32 {
         match self {
             Column::F32(column) => column[i],
             Column::Bf16(column) => column[i].to_f32(),
@@ -185,7 +301,24 @@ impl ColumnMut<'_> {
         }
     }
 
-    fn split_at(self, mid: usize) -> (Self, Self) {
+    /// The same column, for a shorter time.
+    pub(crate) fn again(&mut self) -> ColumnMut<'_> {
+        match self {
+            ColumnMut::F32(column) => ColumnMut::F32(column),
+            ColumnMut::Bf16(column) => ColumnMut::Bf16(column),
+            ColumnMut::F16(column) => ColumnMut::F16(column),
+        }
+    }
+
+    pub(crate) fn fill_with_zeros(&mut self) {
+        match self {
+            ColumnMut::F32(column) => column.fill(0.0),
+            ColumnMut::Bf16(column) => column.fill(bf16::ZERO),
+            ColumnMut::F16(column) => column.fill(f16::ZERO),
+        }
+    }
+
+    pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
         match self {
             ColumnMut::F32(column) => {
                 let (first, rest) = column.split_at_mut(mid);

@@ -17,7 +17,7 @@ pub(crate) fn sweep<T: Table>(chunk: usize, step: &(impl Fn(T) + Sync), table: T
 }
 
 /// Below this many bytes of θ, waking another thread costs more than it saves.
-const SERIAL_BYTES: usize = 512 << 10;
+pub(crate) const SERIAL_BYTES: usize = 512 << 10;
 
 /// The most bytes of θ in a chunk, so that a thread that is held up leaves work to steal.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -36,7 +36,11 @@ pub(crate) fn auto<T: Table>(step: &(impl Fn(T) + Sync), table: T) {
     if threads == 1 {
         return step(table);
     }
-    let chunk = table.len().div_ceil(threads);
-    let chunk = chunk.clamp(LEAST_CHUNK_BYTES / bytes, CHUNK_BYTES / bytes);
-    sweep(chunk.next_multiple_of(64 / bytes), step, table);
+    let chunk = chunk_bytes(table.len() * bytes, threads) / bytes;
+    sweep(chunk, step, table);
+}
+
+/// Bytes of θ in a chunk, of `bytes` in all: whole cache lines.
+pub(crate) fn chunk_bytes(bytes: usize, threads: usize) -> usize {
+    bytes.div_ceil(threads).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES).next_multiple_of(64)
 }

@@ -38,6 +38,12 @@ impl Storage for bf16 {
     fn column_mut(buffer: &mut [Self]) -> ColumnMut<'_> {
         ColumnMut::Bf16(buffer)
     }
+    fn of_column(column: Column<'_>) -> Option<&[Self]> {
+        if let Column::Bf16(buffer) = column { Some(buffer) } else { None }
+    }
+    fn of_column_mut(column: ColumnMut<'_>) -> Option<&mut [Self]> {
+        if let ColumnMut::Bf16(buffer) = column { Some(buffer) } else { None }
+    }
 }
 
 /// The `f32` of bits in the upper halves of `words`, where the lower ones are zero. Exact.

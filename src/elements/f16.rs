@@ -42,6 +42,12 @@ impl Storage for f16 {
     fn column_mut(buffer: &mut [Self]) -> ColumnMut<'_> {
         ColumnMut::F16(buffer)
     }
+    fn of_column(column: Column<'_>) -> Option<&[Self]> {
+        if let Column::F16(buffer) = column { Some(buffer) } else { None }
+    }
+    fn of_column_mut(column: ColumnMut<'_>) -> Option<&mut [Self]> {
+        if let ColumnMut::F16(buffer) = column { Some(buffer) } else { None }
+    }
 }
 
 /// The difference of the two exponents' biases, where `f32` has its exponent.

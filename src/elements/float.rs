@@ -40,6 +40,12 @@ impl Storage for f32 {
     fn column_mut(buffer: &mut [Self]) -> ColumnMut<'_> {
         ColumnMut::F32(buffer)
     }
+    fn of_column(column: Column<'_>) -> Option<&[Self]> {
+        if let Column::F32(buffer) = column { Some(buffer) } else { None }
+    }
+    fn of_column_mut(column: ColumnMut<'_>) -> Option<&mut [Self]> {
+        if let ColumnMut::F32(buffer) = column { Some(buffer) } else { None }
+    }
 }
 
 impl Element for f64 {

@@ -77,6 +77,9 @@ pub(crate) mod storage {
     pub trait AnyStorage: Sized {
         fn any(buffer: &[Self]) -> AnySlice<'_>;
         fn any_mut(buffer: &mut [Self]) -> AnySliceMut<'_>;
+        /// The slice, if it is of this type.
+        fn of(any: AnySlice<'_>) -> Option<&[Self]>;
+        fn of_mut(any: AnySliceMut<'_>) -> Option<&mut [Self]>;
     }
 
     impl AnyStorage for f64 {
@@ -86,12 +89,20 @@ pub(crate) mod storage {
         fn any_mut(buffer: &mut [Self]) -> AnySliceMut<'_> {
             AnySliceMut::Double(buffer)
         }
+        fn of(any: AnySlice<'_>) -> Option<&[Self]> {
+            if let AnySlice::Double(buffer) = any { Some(buffer) } else { None }
+        }
+        fn of_mut(any: AnySliceMut<'_>) -> Option<&mut [Self]> {
+            if let AnySliceMut::Double(buffer) = any { Some(buffer) } else { None }
+        }
     }
 
     /// A buffer of `f32`, `bf16` or `f16`, which is known at run time only.
     pub trait Storage: Sized {
         fn column(buffer: &[Self]) -> Column<'_>;
         fn column_mut(buffer: &mut [Self]) -> ColumnMut<'_>;
+        fn of_column(column: Column<'_>) -> Option<&[Self]>;
+        fn of_column_mut(column: ColumnMut<'_>) -> Option<&mut [Self]>;
     }
 
     impl<E: Storage> AnyStorage for E {
@@ -100,6 +111,12 @@ pub(crate) mod storage {
         }
         fn any_mut(buffer: &mut [Self]) -> AnySliceMut<'_> {
             AnySliceMut::Single(E::column_mut(buffer))
+        }
+        fn of(any: AnySlice<'_>) -> Option<&[Self]> {
+            if let AnySlice::Single(column) = any { E::of_column(column) } else { None }
+        }
+        fn of_mut(any: AnySliceMut<'_>) -> Option<&mut [Self]> {
+            if let AnySliceMut::Single(column) = any { E::of_column_mut(column) } else { None }
         }
     }
 }

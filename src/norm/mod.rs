@@ -173,7 +173,7 @@ fn add_block(norm: &mut GradNorm, block: &[f32]) {
     while most > 0 {
         let window = Window::below(most);
         for (inside, &g) in inside.iter_mut().zip(block) {
-            let counted = twice(g) >= window.from && twice(g) < window.until;
+            let counted = (twice(g) >= window.from) & (twice(g) < window.until);
             *inside = if counted { g } else { 0.0 };
         }
         Sums::of(&inside[..block.len()], window).add_to(&mut norm.squares);

@@ -1,0 +1,199 @@
+//! The optimizer of many tensors beside one flat buffer of as many elements: what its pieces cost,
+//! and what clipping, scaling and measuring add. On one thread and on all.
+//!
+//! The two sides of a comparison are run in turn, round after round, and what is printed is the
+//! median of the rounds' ratios: criterion would run one after the other, and a machine whose speed
+//! drifts would spoil it. `cargo bench --bench optimizer -- gpt2` runs what matches.
+
+mod support;
+
+use fused_adam::{
+    AdamW, ClipNorm, Flat, GroupId, LossScale, Optimizer, ParamId, Schedule, StepOptions, Tensor,
+};
+use support::{median, time};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// A model's tensors with their gradients, and an optimizer for them.
+struct Model {
+    opt: Optimizer,
+    tensors: Vec<(ParamId, Vec<f32>, Vec<f32>)>,
+}
+
+impl Model {
+    fn new(lens: &[usize], options: StepOptions) -> Result<Self> {
+        let mut opt = Optimizer::new(AdamW::default())?;
+        opt.options = options;
+        let mut tensors = Vec::new();
+        for (i, &len) in lens.iter().enumerate() {
+            let id = opt.add::<f32>(GroupId::default(), &format!("tensor {i}"), len)?;
+            tensors.push((id, vec![1.0; len], gradient(len)));
+        }
+        Ok(Model { opt, tensors })
+    }
+
+    fn step(&mut self) {
+        let tensors = self.tensors.iter_mut();
+        let tensors = tensors.map(|(id, theta, grad)| Tensor::new(*id, theta, grad));
+        self.opt.step(tensors).expect("a valid step");
+    }
+}
+
+fn gradient(len: usize) -> Vec<f32> {
+    (0..len).map(|i| 0.1 + (i as f32 * 0.618_034).fract()).collect()
+}
+
+/// One flat buffer.
+struct One {
+    opt: Flat<AdamW, f32>,
+    theta: Vec<f32>,
+    grad: Vec<f32>,
+}
+
+impl One {
+    fn new(len: usize, schedule: Schedule) -> Result<Self> {
+        let opt = Flat::new(AdamW::default(), len)?.with_schedule(schedule);
+        Ok(One { opt, theta: vec![1.0; len], grad: gradient(len) })
+    }
+
+    fn step(&mut self) {
+        self.opt.step(&mut self.theta, &self.grad).expect("a valid step");
+    }
+}
+
+/// The 148 tensors of GPT-2 small (Radford and others, 2019): 12 layers of width 768.
+fn gpt2() -> Vec<usize> {
+    let d = 768;
+    let layer = [d, d, d * 3 * d, 3 * d, d * d, d, d, d, d * 4 * d, 4 * d, 4 * d * d, d];
+    let layers = (0..12).flat_map(|_| layer);
+    [50257 * d, 1024 * d].into_iter().chain(layers).chain([d, d]).collect()
+}
+
+/// The 161 tensors of ResNet-50 (He and others, 2015).
+fn resnet50() -> Vec<usize> {
+    let mut lens = vec![64 * 3 * 49, 64, 64];
+    let mut input = 64;
+    for (width, blocks) in [(64, 3), (128, 4), (256, 6), (512, 3)] {
+        for block in 0..blocks {
+            let out = 4 * width;
+            lens.extend([input * width, width, width]);
+            lens.extend([width * width * 9, width, width]);
+            lens.extend([width * out, out, out]);
+            if block == 0 {
+                lens.extend([input * out, out, out]);
+            }
+            input = out;
+        }
+    }
+    lens.extend([2048 * 1000, 1000]);
+    lens
+}
+
+/// What is run: all rounds, or one to see that it works; and of what names.
+struct Run {
+    rounds: usize,
+    filter: Option<String>,
+}
+
+impl Run {
+    /// Prints what `what` takes, an element and a tensor, and how many times that is of `other`.
+    fn compare(
+        &self,
+        name: &str,
+        elements: usize,
+        tensors: usize,
+        mut what: impl FnMut(),
+        mut other: impl FnMut(),
+    ) {
+        let mut rounds = Vec::new();
+        for _ in 0..self.rounds {
+            rounds.push((time(elements, &mut what), time(elements, &mut other)));
+        }
+        let element = median(rounds.iter().map(|(what, _)| *what).collect());
+        let ratio = median(rounds.iter().map(|(what, other)| what / other).collect());
+        let tensor = element * elements as f64 / tensors as f64;
+        println!("{name:<44} {element:>8.3} ns/element {tensor:>12.1} ns/tensor {ratio:>7.3}");
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+    }
+}
+
+fn main() -> Result<()> {
+    let threads = std::thread::available_parallelism()?.get();
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let test = arguments.iter().any(|argument| argument == "--test");
+    let filter = arguments.into_iter().find(|argument| !argument.starts_with("--"));
+    let run = Run { rounds: if test { 1 } else { 15 }, filter };
+    let schedules = [("1 thread".to_owned(), Schedule::Serial)];
+    let all = [(format!("{threads} threads"), Schedule::Auto)];
+
+    let models = [
+        ("gpt2", gpt2()),
+        ("resnet50", resnet50()),
+        ("1000x1000", vec![1000; 1000]),
+        ("10000x16", vec![16; 10_000]),
+    ];
+    println!("beside one flat buffer of as many elements:");
+    for (name, lens) in &models {
+        for (threads, schedule) in schedules.iter().chain(&all) {
+            let name = format!("{name}, {threads}");
+            if !run.wants(&name) {
+                continue;
+            }
+            let elements = lens.iter().sum();
+            let options = StepOptions { schedule: *schedule, ..StepOptions::default() };
+            let (mut model, mut flat) =
+                (Model::new(lens, options)?, One::new(elements, *schedule)?);
+            run.compare(&name, elements, lens.len(), || model.step(), || flat.step());
+        }
+    }
+
+    println!("beside the same on one thread:");
+    for (name, lens) in &models[2..] {
+        let name = format!("{name}, threads");
+        if run.wants(&name) {
+            let elements = lens.iter().sum();
+            let serial = StepOptions { schedule: Schedule::Serial, ..StepOptions::default() };
+            let mut model = Model::new(lens, StepOptions::default())?;
+            let mut serial = Model::new(lens, serial)?;
+            run.compare(&name, elements, lens.len(), || model.step(), || serial.step());
+        }
+    }
+
+    println!("beside the step alone, on one tensor of 2^26 elements:");
+    let len = if test { 1 << 20 } else { 1 << 26 };
+    for (threads, schedule) in schedules.iter().chain(&all) {
+        let plain = StepOptions { schedule: *schedule, ..StepOptions::default() };
+        let clip = StepOptions { clip_norm: Some(ClipNorm::Two(1.0)), ..plain };
+        let largest = StepOptions { report_largest_update: true, ..plain };
+        for (what, options, scale) in [
+            ("clip the norm", clip, None),
+            ("clip the norm, loss scale", clip, Some(LossScale::constant(2.0))),
+            ("clip values", StepOptions { clip_value: Some(0.1), ..plain }, None),
+            ("largest update", largest, None),
+        ] {
+            let name = format!("{what}, {threads}");
+            if run.wants(&name) {
+                let mut model = Model::new(&[len], options)?;
+                model.opt.loss_scale = scale;
+                let mut alone = Model::new(&[len], plain)?;
+                run.compare(&name, len, 1, || model.step(), || alone.step());
+            }
+        }
+        let name = format!("zero the gradient, {threads}");
+        if run.wants(&name) {
+            let mut model = Model::new(&[len], plain)?;
+            let mut alone = Model::new(&[len], plain)?;
+            let (id, theta, grad) = &mut model.tensors[0];
+            let opt = &mut model.opt;
+            let zeroing = || {
+                opt.step([Tensor::zeroing(*id, theta, grad)]).expect("a valid step");
+            };
+            run.compare(&name, len, 1, zeroing, || alone.step());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,585 @@
+//! The owner of the state of many tensors, in groups: it clips, scales, skips and schedules, and
+//! steps all of them in one parallel region.
+
+mod loss_scale;
+mod lr_schedule;
+mod region;
+mod rule;
+mod tensor;
+
+pub use loss_scale::LossScale;
+pub use lr_schedule::LrSchedule;
+pub use rule::NamedRule;
+pub use tensor::{Key, Tensor};
+
+use core::sync::atomic::AtomicU64;
+use std::collections::HashMap;
+
+use crate::backend::Engine;
+#[cfg(feature = "parallel")]
+use crate::backend::parallel;
+use crate::rules::check;
+use crate::scaled::GradScale;
+use crate::step::check_states;
+use crate::{
+    AdamW, Backend, Element, Error, Float, GradNorm, Kernel, Parameter, Rounding, Rule, Schedule,
+    WithKernel,
+};
+use region::{Pass, norm, total_cost};
+use tensor::{Buffer, Grad, Job, Type};
+
+/// A parameter of an [`Optimizer`]: what registering it gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(usize);
+
+/// A group of an [`Optimizer`]. The default is the first one, which always is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(usize);
+
+/// The states of many tensors, and what is done to their gradients before a step.
+///
+/// Parameters are registered by name, in groups that each have a rule of their own. A step takes
+/// (θ, g) of any of them; the others stay as they are, with their states and step counts. Small
+/// tensors share a thread and large ones are cut, in one parallel region, and nothing of that shows in the
+/// bits: they are those of [`Step`](crate::Step) on each tensor alone. A state is made when
+/// its parameter has its first gradient; from then on a step allocates nothing.
+///
+/// ```
+/// use fused_adam::{AdamW, ClipNorm, GroupId, LrSchedule, Optimizer, Tensor};
+///
+/// let mut opt = Optimizer::new(AdamW { lr: 1e-2, ..AdamW::default() })?;
+/// let biases = opt.add_group(AdamW { lr: 1e-2, weight_decay: 0.0, ..AdamW::default() })?;
+/// let w = opt.add::<f32>(GroupId::default(), "w", 6)?;
+/// let b = opt.add::<f32>(biases, "b", 2)?;
+/// opt.options.clip_norm = Some(ClipNorm::Two(1.0));
+/// opt.lr_schedule = Some(LrSchedule::warmup(10));
+///
+/// let (mut weights, mut bias) = ([0.5_f32; 6], [0.0_f32; 2]);
+/// let report = opt.step([
+///     Tensor::new(w, &mut weights, &[3.0_f32; 6]),
+///     Tensor::new(b, &mut bias, &[0.0_f32; 2]),
+/// ])?;
+/// assert_eq!(report.grad_norm, Some(54.0_f64.sqrt()));
+/// assert_eq!((opt.steps(), opt.t(w)), (1, 1));
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+pub struct Optimizer<R = AdamW> {
+    groups: Vec<Group<R>>,
+    params: Vec<Param>,
+    by_name: HashMap<String, usize>,
+    /// One place for each parameter, empty between steps: kept for its memory.
+    jobs: Vec<Option<Job<'static>>>,
+    steps: u64,
+    /// What is done to gradients, and how a step runs.
+    pub options: StepOptions,
+    /// What the losses are multiplied with. With one, a step whose gradients are not all finite is
+    /// skipped. Default: none.
+    pub loss_scale: Option<LossScale>,
+    /// What the step sizes of all groups are multiplied with, as a function of
+    /// [`steps`](Self::steps). Default: none.
+    pub lr_schedule: Option<LrSchedule>,
+}
+
+/// What is done to the gradients of a step, and how it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepOptions {
+    /// Scales all gradients down together where their norm is larger than this. Default: none.
+    pub clip_norm: Option<ClipNorm>,
+    /// Holds every gradient within ± this, after it has been scaled. Default: none.
+    pub clip_value: Option<f64>,
+    /// Takes no step if a gradient is infinite or NaN. Default: `false`, unless there is a loss
+    /// scale.
+    pub skip_nonfinite: bool,
+    /// Reports the norm of the gradients also where nothing else needs it; this reads them once
+    /// more. Default: `false`.
+    pub report_norm: bool,
+    /// Reports the largest |Δθ|; this takes longer. Default: `false`.
+    pub report_largest_update: bool,
+    /// Default: [`Backend::Auto`].
+    pub backend: Backend,
+    /// Default: [`Schedule::Auto`].
+    pub schedule: Schedule,
+    /// How what is stored in 16 bits is rounded. The seed is combined with each parameter's name, as
+    /// [`Optimizer::seed`] says. Default: [`Rounding::Nearest`].
+    pub rounding: Rounding,
+}
+
+/// A bound for the norm of all gradients together, from 0 up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ClipNorm {
+    /// For √Σg².
+    Two(f64),
+    /// For the largest |g|.
+    Inf(f64),
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The norm of all gradients, the loss scale divided out, before clipping: the largest |g| with
+    /// [`ClipNorm::Inf`], else √Σg². Exact up to its one rounding (two, with a loss scale), so the
+    /// same on every machine, whatever the number of threads. None if nothing asked for it.
+    pub grad_norm: Option<f64>,
+    /// What the gradients were multiplied with to clip their norm: 1 if they were not.
+    pub clip_factor: f64,
+    /// How many gradients were infinite or NaN. None if nothing asked for it.
+    pub nonfinite: Option<u64>,
+    /// That no step was taken, since a gradient was not finite.
+    pub skipped: bool,
+    /// The largest |Δθ|; one that is NaN does not count. None if it was not asked for.
+    pub largest_update: Option<f64>,
+    /// What the schedule multiplied the step sizes with.
+    pub lr_factor: f64,
+}
+
+/// A rule, and what it is in the step under way.
+#[derive(Clone, Debug)]
+struct Group<R> {
+    rule: R,
+    effective: R,
+}
+
+/// A parameter's state.
+#[derive(Clone, Debug)]
+struct Param {
+    name: String,
+    group: usize,
+    len: usize,
+    theta: Type,
+    state_type: Type,
+    /// Steps taken.
+    t: u64,
+    /// Empty before the first gradient.
+    state: Vec<Buffer>,
+    /// Of its random bits: a hash of the name.
+    seed: u64,
+}
+
+impl<R: NamedRule> Optimizer<R> {
+    /// No parameters yet, and one group, of this rule.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HyperParameter`].
+    pub fn new(rule: R) -> Result<Self, Error> {
+        let mut optimizer = Optimizer {
+            groups: Vec::new(),
+            params: Vec::new(),
+            by_name: HashMap::new(),
+            jobs: Vec::new(),
+            steps: 0,
+            options: StepOptions::default(),
+            loss_scale: None,
+            lr_schedule: None,
+        };
+        optimizer.add_group(rule)?;
+        Ok(optimizer)
+    }
+
+    /// Another group, whose parameters have this rule.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HyperParameter`].
+    pub fn add_group(&mut self, rule: R) -> Result<GroupId, Error> {
+        rule.check()?;
+        self.groups.push(Group { effective: rule.clone(), rule });
+        Ok(GroupId(self.groups.len() - 1))
+    }
+
+    /// Registers a parameter of `len` elements of type `E`, with states of the same type.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DuplicateParam`] and [`Error::UnknownGroup`].
+    pub fn add<E: Element>(
+        &mut self,
+        group: GroupId,
+        name: &str,
+        len: usize,
+    ) -> Result<ParamId, Error> {
+        self.register(group, name, len, [Type::of::<E>(); 2])
+    }
+
+    /// Registers a parameter of `len` elements of type `T`, with states of type `S`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add`](Self::add).
+    pub fn add_mixed<T: Element + Parameter<T, S>, S: Element>(
+        &mut self,
+        group: GroupId,
+        name: &str,
+        len: usize,
+    ) -> Result<ParamId, Error> {
+        self.register(group, name, len, [Type::of::<T>(), Type::of::<S>()])
+    }
+
+    fn register(
+        &mut self,
+        GroupId(group): GroupId,
+        name: &str,
+        len: usize,
+        [theta, state_type]: [Type; 2],
+    ) -> Result<ParamId, Error> {
+        if group >= self.groups.len() {
+            return Err(Error::UnknownGroup { group, groups: self.groups.len() });
+        }
+        if self.by_name.contains_key(name) {
+            return Err(Error::DuplicateParam { param: name.to_owned() });
+        }
+        let id = self.params.len();
+        self.by_name.insert(name.to_owned(), id);
+        let (name, seed) = (name.to_owned(), hash(name));
+        let (t, state) = (0, Vec::new());
+        self.params.push(Param { name, group, len, theta, state_type, t, state, seed });
+        Ok(ParamId(id))
+    }
+
+    /// Takes a step on the parameters that are handed in, in any order. Only they change.
+    ///
+    /// Each gradient is multiplied by one over the loss scale and by the clip factor, both in one number
+    /// that is rounded once; then held within the bound for values; and then the rule sees it. With a norm to be
+    /// taken the gradients are read twice, else once.
+    ///
+    /// # Errors
+    ///
+    /// All are found before anything is written: a parameter that is not known or is given twice, a buffer whose length or
+    /// type is not the parameter's, those of [`Step::run`](crate::Step::run) for each group; and [`Error::NonfiniteNorm`] if the norm is to be
+    /// clipped, is infinite or NaN, and the step is not to be skipped.
+    pub fn step<'a>(
+        &mut self,
+        tensors: impl IntoIterator<Item = Tensor<'a>>,
+    ) -> Result<Report, Error> {
+        let mut jobs = again(core::mem::take(&mut self.jobs));
+        let report = self.step_jobs(&mut jobs, tensors);
+        self.jobs = again(jobs);
+        report
+    }
+
+    fn step_jobs<'a>(
+        &mut self,
+        jobs: &mut Vec<Option<Job<'a>>>,
+        tensors: impl IntoIterator<Item = Tensor<'a>>,
+    ) -> Result<Report, Error> {
+        jobs.resize_with(self.params.len(), || None);
+        for Tensor { key, job } in tensors {
+            let id = self.find(key)?;
+            self.params[id].check(&job)?;
+            if jobs[id].replace(job).is_some() {
+                return Err(Error::GivenTwice { param: self.params[id].name.clone() });
+            }
+        }
+        let engine = self.options.backend.resolve()?;
+        let lr_factor = self.schedule_rules();
+        let inverse_scale = self.inverse_loss_scale()?;
+        self.check_rules(jobs, inverse_scale)?;
+
+        let total = total_cost(jobs);
+        let chunk = self.chunk(total);
+        in_pool(chunk.is_some(), || self.pass(jobs, engine, chunk, total, inverse_scale, lr_factor))
+    }
+
+    /// The norm first, if it is wanted; then the step.
+    fn pass(
+        &mut self,
+        jobs: &mut [Option<Job<'_>>],
+        engine: Engine,
+        chunk: Option<usize>,
+        total: usize,
+        inverse_scale: f64,
+        lr_factor: f64,
+    ) -> Result<Report, Error> {
+        let options = &self.options;
+        let skip = options.skip_nonfinite || self.loss_scale.is_some();
+        let wanted = skip || options.report_norm || options.clip_norm.is_some();
+        let norm = wanted.then(|| norm(engine, chunk, jobs, total));
+        let grad_norm = norm.as_ref().map(|norm| self.norm_of(norm) * inverse_scale);
+        let nonfinite = norm.as_ref().map(GradNorm::nonfinite);
+        let skipped = skip && nonfinite.is_some_and(|count| count > 0);
+        let clip_factor = match (options.clip_norm, grad_norm) {
+            (Some(ClipNorm::Two(bound) | ClipNorm::Inf(bound)), Some(norm)) if !skipped => {
+                if !norm.is_finite() {
+                    return Err(Error::NonfiniteNorm { norm });
+                }
+                if norm > bound { bound / norm } else { 1.0 }
+            }
+            _ => 1.0,
+        };
+        let scale = GradScale {
+            factor: inverse_scale * clip_factor,
+            bound: options.clip_value.unwrap_or(f64::INFINITY),
+        };
+
+        let measure = options.report_largest_update;
+        let pass = Pass {
+            groups: &self.groups,
+            engine,
+            scale,
+            seed: match options.rounding {
+                Rounding::Nearest => None,
+                Rounding::Stochastic { seed } => Some(seed),
+            },
+            chunk,
+            largest: measure.then(|| AtomicU64::new(0)),
+        };
+        if skipped {
+            for grad in jobs.iter_mut().flatten().map(|job| &mut job.grad) {
+                if let Grad::Zero(grad) = grad {
+                    grad.fill_with_zeros();
+                }
+            }
+        } else {
+            for (param, job) in self.params.iter_mut().zip(jobs.iter()) {
+                if job.is_some() && param.state.is_empty() {
+                    param.create_state(&self.groups[param.group].rule);
+                }
+            }
+            pass.run(&mut self.params, jobs, total)?;
+        }
+        let largest_update = pass.largest.map(|largest| f64::from_bits(largest.into_inner()));
+        if let Some(scale) = &mut self.loss_scale {
+            scale.update(!skipped);
+        }
+        if !skipped {
+            self.steps += 1;
+        }
+        Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
+    }
+
+    /// The norm that is to be clipped, or √Σg².
+    fn norm_of(&self, norm: &GradNorm) -> f64 {
+        match self.options.clip_norm {
+            Some(ClipNorm::Inf(_)) => norm.inf_norm(),
+            Some(ClipNorm::Two(_)) | None => norm.two_norm(),
+        }
+    }
+
+    /// The index of a parameter.
+    fn find(&self, key: Key<'_>) -> Result<usize, Error> {
+        let (found, name) = match key {
+            Key::Id(ParamId(id)) if id < self.params.len() => return Ok(id),
+            Key::Id(ParamId(id)) => (None, format!("number {id}")),
+            Key::Name(name) => (self.by_name.get(name), name.to_owned()),
+        };
+        found.copied().ok_or(Error::UnknownParam { param: name })
+    }
+
+    /// Has each group's rule be what the schedule makes of it, and returns the factor.
+    fn schedule_rules(&mut self) -> f64 {
+        let steps = self.steps;
+        let factor = self.lr_schedule.as_ref().map_or(1.0, |schedule| schedule.factor(steps));
+        for Group { rule, effective } in &mut self.groups {
+            effective.clone_from(rule);
+            effective.set_lr(rule.lr() * factor);
+        }
+        factor
+    }
+
+    /// One over the loss scale; and all bounds and factors are checked.
+    fn inverse_loss_scale(&self) -> Result<f64, Error> {
+        let expected = "a finite number above 0";
+        let bound = match self.options.clip_norm {
+            Some(ClipNorm::Two(bound) | ClipNorm::Inf(bound)) => bound,
+            None => 0.0,
+        };
+        check("clip_norm", bound, bound >= 0.0, "a finite number of at least 0")?;
+        if let Some(bound) = self.options.clip_value {
+            check("clip_value", bound, bound > 0.0, expected)?;
+        }
+        let Some(scale) = &self.loss_scale else { return Ok(1.0) };
+        check("loss_scale", scale.scale, scale.scale > 0.0, expected)?;
+        check("growth_factor", scale.growth_factor, scale.growth_factor >= 1.0, "at least 1")?;
+        let backoff = scale.backoff_factor;
+        check("backoff_factor", backoff, backoff > 0.0 && backoff <= 1.0, "a number in (0, 1]")?;
+        Ok(1.0 / scale.scale)
+    }
+
+    /// Asks each rule for each kernel that this step will need, so that whatever can be refused is
+    /// refused before anything is written.
+    fn check_rules(&self, jobs: &[Option<Job<'_>>], factor: f64) -> Result<(), Error> {
+        let bound = self.options.clip_value.unwrap_or(f64::INFINITY);
+        let scale = GradScale { factor, bound };
+        scale.check()?;
+        let mut checked = None;
+        for (param, _) in self.params.iter().zip(jobs).filter(|(_, job)| job.is_some()) {
+            let rule = &self.groups[param.group].effective;
+            let names = rule.state_names();
+            if param.t > 0 || !param.state.is_empty() {
+                check_states(names, param.state.len())?;
+            }
+            let kernel = (param.group, param.t, param.theta == Type::F64);
+            if checked == Some(kernel) {
+                continue;
+            }
+            rule.check()?;
+            let t = param.t.checked_add(1).ok_or(Error::StepNumber {
+                t: param.t,
+                expected: "less than u64::MAX for another step to follow",
+            })?;
+            let dry = Dry { scale, names };
+            if param.theta == Type::F64 {
+                rule.with_kernel::<f64, _>(t, dry)?;
+            } else {
+                rule.with_kernel::<f32, _>(t, dry)?;
+            }
+            checked = Some(kernel);
+        }
+        Ok(())
+    }
+
+    /// Bytes of θ in a piece of a step on `total` of them; none for the calling thread alone.
+    fn chunk(&self, total: usize) -> Option<usize> {
+        #[cfg(feature = "parallel")]
+        {
+            let threads = rayon::current_num_threads();
+            match self.options.schedule {
+                Schedule::Serial => None,
+                // At least a cache line of any type.
+                Schedule::Chunks(chunk) => Some(chunk.get().saturating_mul(8)),
+                Schedule::Auto if total < parallel::SERIAL_BYTES || threads == 1 => None,
+                Schedule::Auto => Some(parallel::chunk_bytes(total, threads)),
+            }
+        }
+        #[cfg(not(feature = "parallel"))]
+        {
+            let _ = total;
+            None
+        }
+    }
+
+    /// Steps taken; those that were skipped do not count. It is what a schedule is a function of.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The parameter of this name.
+    pub fn id(&self, name: &str) -> Option<ParamId> {
+        self.by_name.get(name).copied().map(ParamId)
+    }
+
+    /// The names of the parameters, in the order in which they were registered.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.params.iter().map(|param| param.name.as_str())
+    }
+
+    /// The steps that a parameter has taken; 0 if there is none such.
+    pub fn t(&self, id: ParamId) -> u64 {
+        self.params.get(id.0).map_or(0, |param| param.t)
+    }
+
+    /// A group's rule; its `lr` is what the schedule's factor multiplies.
+    pub fn rule(&self, group: GroupId) -> Option<&R> {
+        self.groups.get(group.0).map(|group| &group.rule)
+    }
+
+    /// A group's rule, to be changed between steps. It is checked on the next one, and if it then
+    /// keeps other states than before, that step is refused.
+    pub fn rule_mut(&mut self, group: GroupId) -> Option<&mut R> {
+        self.groups.get_mut(group.0).map(|group| &mut group.rule)
+    }
+
+    /// A parameter's state of this name, such as `m`, if it has one by now and it is of type `S`.
+    pub fn state<S: Element>(&self, id: ParamId, name: &str) -> Option<&[S]> {
+        let param = self.params.get(id.0)?;
+        let names = self.groups[param.group].rule.state_names();
+        let i = names.iter().position(|&state| state == name)?;
+        S::of(param.state.get(i)?.read())
+    }
+
+    /// What a parameter's random bits are drawn from when it is rounded stochastically with `seed`:
+    /// [`Step`](crate::Step) gives the same bits with this one. It depends on the parameter's name, and not
+    /// on when it was registered.
+    pub fn seed(&self, id: ParamId, seed: u64) -> Option<u64> {
+        self.params.get(id.0).map(|param| param.seed ^ seed)
+    }
+}
+
+impl Param {
+    /// That the buffers of a job are this parameter's.
+    fn check(&self, job: &Job<'_>) -> Result<(), Error> {
+        let theta = job.theta.read();
+        let single = Type::of_slice(theta) != Type::F64;
+        if theta.type_name() != self.theta.name() {
+            return Err(self.wrong_type("theta", theta.type_name(), self.theta.name()));
+        }
+        self.check_length("theta", theta.len())?;
+        let grad = job.grad.read();
+        if single == (Type::of_slice(grad) == Type::F64) {
+            let expected = if single { "f32, bf16 or f16" } else { "f64" };
+            return Err(self.wrong_type("grad", grad.type_name(), expected));
+        }
+        self.check_length("grad", grad.len())?;
+        if let Some(copy) = &job.copy {
+            if self.theta != Type::F32 {
+                return Err(self.wrong_type("theta", theta.type_name(), "f32 to be copied"));
+            }
+            self.check_length("copy", copy.read().len())?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn wrong_type(
+        &self,
+        buffer: &'static str,
+        given: &'static str,
+        expected: &'static str,
+    ) -> Error {
+        Error::TensorType { param: self.name.clone(), buffer, given, expected }
+    }
+
+    fn check_length(&self, buffer: &'static str, len: usize) -> Result<(), Error> {
+        if len == self.len {
+            return Ok(());
+        }
+        Err(Error::TensorLength { param: self.name.clone(), buffer, len, expected: self.len })
+    }
+
+    /// The states before the first step.
+    fn create_state(&mut self, rule: &impl Rule) {
+        self.state = (0..rule.state_names().len())
+            .map(|i| Buffer::new(self.state_type, self.len, rule.initial_state(i)))
+            .collect();
+    }
+}
+
+/// A kernel's coefficients are computed, and nothing is done with it.
+struct Dry {
+    scale: GradScale,
+    names: &'static [&'static str],
+}
+
+impl<F: Float> WithKernel<F> for Dry {
+    fn with<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        self.scale.before::<K, F>(*kernel)?;
+        if N != self.names.len() {
+            return Err(Error::KernelStates { kernel: N, names: self.names });
+        }
+        Ok(())
+    }
+}
+
+/// The memory of an empty list, for another lifetime: collecting in place allocates nothing.
+fn again<'b>(mut jobs: Vec<Option<Job<'_>>>) -> Vec<Option<Job<'b>>> {
+    jobs.clear();
+    jobs.into_iter().map(|_| None).collect()
+}
+
+/// Runs `all` on one of the pool's threads, so that what it forks does not enter the pool anew.
+fn in_pool<T: Send>(parallel: bool, all: impl FnOnce() -> T + Send) -> T {
+    #[cfg(feature = "parallel")]
+    if parallel {
+        return rayon::scope(|_| all());
+    }
+    let _ = parallel;
+    all()
+}
+
+/// FNV-1a (Fowler, Noll and Vo): the same on every machine.
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
+}

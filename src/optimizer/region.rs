@@ -1,0 +1,382 @@
+//! One pass over many tensors: the list of them is halved by cost until a piece is worth a thread,
+//! small tensors share a piece, and a large one is cut on cache lines. What is cut where does not
+//! show in the bits, since no element looks at another.
+//!
+//! Neighbours of one group, step number and mixture of types are a batch: its kernel is made once.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use half::bf16;
+
+use super::tensor::{Buffer, Grad, Job, Type};
+use super::{Group, Param};
+use crate::backend::columns::{AnySlice, AnySliceMut, Buffers, ColumnMut, Mixed, Table, unzip};
+#[cfg(feature = "parallel")]
+use crate::backend::parallel;
+use crate::backend::{Engine, Swept};
+use crate::elements::rounding::Noise;
+use crate::scaled::GradScale;
+use crate::{Error, GradNorm, Kernel, NamedRule, WithKernel};
+
+/// What a tensor costs beside its elements, as bytes of θ.
+const TENSOR_BYTES: usize = 256;
+
+/// Rows that are stepped before their gradient is set to zero or their change is measured: all
+/// their columns stay in the second cache, and most in the first.
+const BLOCK: usize = 2048;
+
+/// Everything that the pass needs beside the tensors.
+pub(super) struct Pass<'p, R> {
+    pub groups: &'p [Group<R>],
+    pub engine: Engine,
+    pub scale: GradScale,
+    /// The seed of stochastic rounding.
+    pub seed: Option<u64>,
+    /// Bytes of θ in a piece; none for the calling thread alone.
+    #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no threads"))]
+    pub chunk: Option<usize>,
+    /// Where the largest change of θ is kept, as its bits: numbers from 0 up are in the order of
+    /// their bits.
+    pub largest: Option<AtomicU64>,
+}
+
+fn cost(job: &Option<Job<'_>>) -> usize {
+    job.as_ref().map_or(0, |job| {
+        let theta = job.theta.read();
+        theta.len() * theta.element_bytes() + TENSOR_BYTES
+    })
+}
+
+/// What all tensors cost, as bytes of θ.
+pub(super) fn total_cost(jobs: &[Option<Job<'_>>]) -> usize {
+    jobs.iter().map(cost).sum()
+}
+
+/// Where to cut a list in two halves of about the same cost, and what the first costs.
+#[cfg(feature = "parallel")]
+fn middle(jobs: &[Option<Job<'_>>], total: usize) -> (usize, usize) {
+    let mut before = 0;
+    for (i, job) in jobs.iter().enumerate() {
+        let with = before + cost(job);
+        if with > total / 2 {
+            // On whichever side of this one the middle is nearer.
+            let after = i == 0 || (with - total / 2 < total / 2 - before && i + 1 < jobs.len());
+            return if after { (i + 1, with) } else { (i, before) };
+        }
+        before = with;
+    }
+    (jobs.len(), before)
+}
+
+/// The norm of all gradients.
+pub(super) fn norm(
+    engine: Engine,
+    chunk: Option<usize>,
+    jobs: &[Option<Job<'_>>],
+    total: usize,
+) -> GradNorm {
+    #[cfg(feature = "parallel")]
+    if let Some(chunk) = chunk
+        && total > chunk
+    {
+        if let [Some(job)] = jobs {
+            let rows = chunk / job.theta.read().element_bytes();
+            return norm_of_long(engine, rows, job.grad.read());
+        }
+        let (mid, cost) = middle(jobs, total);
+        if 0 < mid && mid < jobs.len() {
+            let (left, right) = jobs.split_at(mid);
+            let (mut left, right) = rayon::join(
+                || norm(engine, Some(chunk), left, cost),
+                || norm(engine, Some(chunk), right, total - cost),
+            );
+            left.merge(&right);
+            return left;
+        }
+    }
+    let _ = (chunk, total);
+    let mut norm = GradNorm::new();
+    for job in jobs.iter().flatten() {
+        norm.add_any(engine, job.grad.read());
+    }
+    norm
+}
+
+#[cfg(feature = "parallel")]
+fn norm_of_long(engine: Engine, rows: usize, grad: AnySlice<'_>) -> GradNorm {
+    let chunks = grad.len().div_ceil(rows);
+    if chunks <= 1 {
+        let mut norm = GradNorm::new();
+        norm.add_any(engine, grad);
+        return norm;
+    }
+    let (left, right) = grad.split_at(chunks / 2 * rows);
+    let (mut left, right) =
+        rayon::join(|| norm_of_long(engine, rows, left), || norm_of_long(engine, rows, right));
+    left.merge(&right);
+    left
+}
+
+impl<R: NamedRule> Pass<'_, R> {
+    /// Takes the step of every parameter that has a job.
+    pub fn run(
+        &self,
+        params: &mut [Param],
+        jobs: &mut [Option<Job<'_>>],
+        total: usize,
+    ) -> Result<(), Error> {
+        #[cfg(feature = "parallel")]
+        if let Some(chunk) = self.chunk
+            && total > chunk
+        {
+            let (mid, cost) = middle(jobs, total);
+            if 0 < mid && mid < jobs.len() {
+                let (left, right) = params.split_at_mut(mid);
+                let (left_jobs, right_jobs) = jobs.split_at_mut(mid);
+                let (left, right) = rayon::join(
+                    || self.run(left, left_jobs, cost),
+                    || self.run(right, right_jobs, total - cost),
+                );
+                return left.and(right);
+            }
+        }
+        let _ = total;
+        self.piece(params, jobs)
+    }
+
+    /// Takes the steps of a piece of the list, batch by batch.
+    fn piece(&self, params: &mut [Param], jobs: &mut [Option<Job<'_>>]) -> Result<(), Error> {
+        let (mut params, mut jobs) = (params, jobs);
+        while let Some(first) = jobs.iter().position(Option::is_some) {
+            let batch_of = |param: &Param, job: &Option<Job<'_>>| {
+                job.as_ref().map(|job| (param.group, param.t, self.mixture(param, job)))
+            };
+            let same = batch_of(&params[first], &jobs[first]);
+            let others = params[first..].iter().zip(&jobs[first..]);
+            let end = first + others.take_while(|(p, j)| batch_of(p, j) == same).count();
+            let (batch_params, rest_params) = params.split_at_mut(end);
+            let (batch_jobs, rest_jobs) = jobs.split_at_mut(end);
+            if let Some((group, t, mixture)) = same {
+                let (params, jobs) = (&mut batch_params[first..], &mut batch_jobs[first..]);
+                let batch = Batch { pass: self, mixture, params, jobs };
+                let rule = &self.groups[group].effective;
+                if mixture == Mixture::F64 {
+                    rule.with_kernel::<f64, _>(t + 1, batch)?;
+                } else {
+                    rule.with_kernel::<f32, _>(t + 1, batch)?;
+                }
+            }
+            (params, jobs) = (rest_params, rest_jobs);
+        }
+        Ok(())
+    }
+
+    /// Which loop steps a job.
+    fn mixture(&self, param: &Param, job: &Job<'_>) -> Mixture {
+        let grad = Type::of_slice(job.grad.read());
+        let copy = job.copy.as_ref().map(|copy| Type::of_slice(AnySlice::Single(copy.read())));
+        match (param.theta, grad, param.state_type, copy) {
+            (Type::F64, ..) => Mixture::F64,
+            (Type::F32, Type::F32, Type::F32, None) => Mixture::F32,
+            (Type::F32, Type::Bf16, Type::F32, None | Some(Type::Bf16)) => Mixture::Master,
+            (Type::Bf16, Type::Bf16, Type::Bf16, None) if self.seed.is_none() => Mixture::Bf16,
+            (Type::Bf16, Type::Bf16, Type::F32, None) if self.seed.is_none() => Mixture::Bf16F32,
+            _ => Mixture::Other,
+        }
+    }
+}
+
+/// The mixtures of types that have loops of their own, and all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mixture {
+    F64,
+    F32,
+    /// `f32` with a gradient, and perhaps a copy, in `bf16`.
+    Master,
+    Bf16,
+    /// `bf16` with states in `f32`.
+    Bf16F32,
+    Other,
+}
+
+/// Jobs of one rule, step number and mixture, waiting for their kernel.
+struct Batch<'b, 'p, 'a, R> {
+    pass: &'b Pass<'p, R>,
+    mixture: Mixture,
+    params: &'b mut [Param],
+    jobs: &'b mut [Option<Job<'a>>],
+}
+
+impl<R: NamedRule> WithKernel<f32> for Batch<'_, '_, '_, R> {
+    fn with<K: Kernel<f32, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let engine = self.pass.engine;
+        let kernel = &self.pass.scale.before(*kernel)?;
+        match self.mixture {
+            Mixture::F32 => self.each(|work| work.fused::<f32, f32, f32, _>(engine, kernel)),
+            Mixture::Master => self.each(|work| work.fused::<f32, bf16, f32, _>(engine, kernel)),
+            Mixture::Bf16 => self.each(|work| work.fused::<bf16, bf16, bf16, _>(engine, kernel)),
+            Mixture::Bf16F32 => self.each(|work| work.fused::<bf16, bf16, f32, _>(engine, kernel)),
+            Mixture::Other | Mixture::F64 => self.each(|work| work.mixed(engine, kernel)),
+        }
+        Ok(())
+    }
+}
+
+impl<R: NamedRule> WithKernel<f64> for Batch<'_, '_, '_, R> {
+    fn with<K: Kernel<f64, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let engine = self.pass.engine;
+        let kernel = &self.pass.scale.before(*kernel)?;
+        self.each(|work| work.fused::<f64, f64, f64, _>(engine, kernel));
+        Ok(())
+    }
+}
+
+impl<R: NamedRule> Batch<'_, '_, '_, R> {
+    /// Has each tensor stepped by `step`, whole, in chunks, or in blocks.
+    fn each<const N: usize>(self, step: impl Fn(&mut Work<'_, N>) + Sync) {
+        let Batch { pass, params, jobs, .. } = self;
+        let in_blocks = |work: Work<'_, N>| {
+            let mut rest = work;
+            while pass.largest.is_some() || matches!(rest.grad, Grad::Zero(_)) {
+                let rows = BLOCK.min(rest.len());
+                let (mut block, after) = rest.split_at(rows);
+                pass.block(&mut block, &step);
+                rest = after;
+                if rest.len() == 0 {
+                    return;
+                }
+            }
+            step(&mut rest);
+        };
+        for (param, job) in params.iter_mut().zip(jobs) {
+            let Some(Job { theta, grad, copy }) = job.take() else { continue };
+            let Ok(state) = <&mut [Buffer; N]>::try_from(&mut param.state[..]) else {
+                unreachable!("{CHECKED}")
+            };
+            let state = state.each_mut().map(Buffer::write);
+            let noise = pass.seed.map(|seed| Noise::new(seed ^ param.seed, param.t + 1, 0));
+            param.t += 1;
+            let work = Work { theta, grad, state, copy, noise };
+            #[cfg(feature = "parallel")]
+            if let Some(chunk) = pass.chunk {
+                parallel::sweep(chunk / work.theta_bytes(), &in_blocks, work);
+                continue;
+            }
+            in_blocks(work);
+        }
+    }
+}
+
+impl<R> Pass<'_, R> {
+    /// Steps at most [`BLOCK`] rows, measures by how much θ has changed if that is wanted, and sets
+    /// the gradient to zero if that is.
+    fn block<const N: usize>(&self, work: &mut Work<'_, N>, step: &impl Fn(&mut Work<'_, N>)) {
+        if let Some(largest) = &self.largest {
+            let mut old = [0.0; BLOCK];
+            let rows = 0..work.len();
+            for i in rows.clone() {
+                old[i] = work.theta.read().get(i);
+            }
+            step(work);
+            let new = rows.map(|i| (work.theta.read().get(i) - old[i]).abs());
+            // A NaN is not larger than anything.
+            largest.fetch_max(new.fold(0.0, f64::max).to_bits(), Ordering::Relaxed);
+        } else {
+            step(work);
+        }
+        if let Grad::Zero(grad) = &mut work.grad {
+            grad.fill_with_zeros();
+        }
+    }
+}
+
+/// Types, lengths and the number of states have been checked, and the mixture is made of them.
+const CHECKED: &str = "buffers were checked against their parameter";
+
+/// A tensor in a step, or a part of one, with its states.
+struct Work<'a, const N: usize> {
+    theta: AnySliceMut<'a>,
+    grad: Grad<'a>,
+    state: [AnySliceMut<'a>; N],
+    copy: Option<ColumnMut<'a>>,
+    noise: Option<Noise>,
+}
+
+impl<const N: usize> Table for Work<'_, N> {
+    fn len(&self) -> usize {
+        self.theta.read().len()
+    }
+
+    #[cfg(feature = "parallel")]
+    fn theta_bytes(&self) -> usize {
+        self.theta.read().element_bytes()
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (theta, theta_rest) = self.theta.split_at(mid);
+        let (grad, grad_rest) = match self.grad {
+            Grad::Read(grad) => {
+                let (grad, rest) = grad.split_at(mid);
+                (Grad::Read(grad), Grad::Read(rest))
+            }
+            Grad::Zero(grad) => {
+                let (grad, rest) = grad.split_at(mid);
+                (Grad::Zero(grad), Grad::Zero(rest))
+            }
+        };
+        let (state, state_rest) = unzip(self.state.map(|state| state.split_at(mid)));
+        let (copy, copy_rest) = self.copy.map(|copy| copy.split_at(mid)).unzip();
+        let noise = self.noise;
+        let rest = Work {
+            theta: theta_rest,
+            grad: grad_rest,
+            state: state_rest,
+            copy: copy_rest,
+            noise: noise.map(|noise| noise.skip(mid)),
+        };
+        (Work { theta, grad, state, copy, noise }, rest)
+    }
+}
+
+impl<const N: usize> Work<'_, N> {
+    /// Steps it by the loop of its types.
+    fn fused<T, G, S, K>(&mut self, engine: Engine, kernel: &K)
+    where
+        T: Swept,
+        G: Swept<Float = T::Float>,
+        S: Swept<Float = T::Float>,
+        K: Kernel<T::Float, N>,
+    {
+        let state = self.state.each_mut().map(|state| S::of_mut(state.again()).expect(CHECKED));
+        let copy = self.copy.as_mut().map(|copy| AnySliceMut::Single(copy.again()));
+        engine.sweep(
+            kernel,
+            Buffers {
+                theta: T::of_mut(self.theta.again()).expect(CHECKED),
+                grad: G::of(self.grad.read()).expect(CHECKED),
+                state,
+                copy: copy.map(|copy| G::of_mut(copy).expect(CHECKED)),
+            },
+        );
+    }
+
+    /// Steps it by tiles.
+    fn mixed<K: Kernel<f32, N>>(&mut self, engine: Engine, kernel: &K) {
+        let AnySlice::Single(grad) = self.grad.read() else { unreachable!("{CHECKED}") };
+        let mixed = Mixed {
+            theta: single(&mut self.theta),
+            grad,
+            state: self.state.each_mut().map(single),
+            copy: self.copy.as_mut().map(ColumnMut::again),
+            noise: self.noise,
+        };
+        engine.sweep_mixed(kernel, mixed);
+    }
+}
+
+fn single<'a>(slice: &'a mut AnySliceMut<'_>) -> ColumnMut<'a> {
+    match slice {
+        AnySliceMut::Single(column) => column.again(),
+        AnySliceMut::Double(_) => unreachable!("{CHECKED}"),
+    }
+}
