@@ -26,7 +26,7 @@ use crate::{
     WithKernel,
 };
 use region::{Pass, norm, total_cost};
-use tensor::{Buffer, Grad, Job, Type};
+use tensor::{Grad, Job, States, Type};
 
 /// A parameter of an [`Optimizer`]: what registering it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -150,8 +150,8 @@ struct Param {
     state_type: Type,
     /// Steps taken.
     t: u64,
-    /// Empty before the first gradient.
-    state: Vec<Buffer>,
+    /// None before the first gradient.
+    states: Option<States>,
     /// Of its random bits: a hash of the name.
     seed: u64,
 }
@@ -232,8 +232,8 @@ impl<R: NamedRule> Optimizer<R> {
         let id = self.params.len();
         self.by_name.insert(name.to_owned(), id);
         let (name, seed) = (name.to_owned(), hash(name));
-        let (t, state) = (0, Vec::new());
-        self.params.push(Param { name, group, len, theta, state_type, t, state, seed });
+        let (t, states) = (0, None);
+        self.params.push(Param { name, group, len, theta, state_type, t, states, seed });
         Ok(ParamId(id))
     }
 
@@ -332,8 +332,8 @@ impl<R: NamedRule> Optimizer<R> {
             }
         } else {
             for (param, job) in self.params.iter_mut().zip(jobs.iter()) {
-                if job.is_some() && param.state.is_empty() {
-                    param.create_state(&self.groups[param.group].rule);
+                if job.is_some() && param.states.is_none() {
+                    param.create_states(&self.groups[param.group].rule);
                 }
             }
             pass.run(&mut self.params, jobs, total)?;
@@ -406,8 +406,8 @@ impl<R: NamedRule> Optimizer<R> {
         for (param, _) in self.params.iter().zip(jobs).filter(|(_, job)| job.is_some()) {
             let rule = &self.groups[param.group].effective;
             let names = rule.state_names();
-            if param.t > 0 || !param.state.is_empty() {
-                check_states(names, param.state.len())?;
+            if let Some(states) = &param.states {
+                check_states(names, states.count())?;
             }
             let kernel = (param.group, param.t, param.theta == Type::F64);
             if checked == Some(kernel) {
@@ -485,7 +485,7 @@ impl<R: NamedRule> Optimizer<R> {
         let param = self.params.get(id.0)?;
         let names = self.groups[param.group].rule.state_names();
         let i = names.iter().position(|&state| state == name)?;
-        S::of(param.state.get(i)?.read())
+        S::of(param.states.as_ref()?.get(i)?)
     }
 
     /// What a parameter's random bits are drawn from when it is rounded stochastically with `seed`:
@@ -500,8 +500,8 @@ impl Param {
     /// That the buffers of a job are this parameter's.
     fn check(&self, job: &Job<'_>) -> Result<(), Error> {
         let theta = job.theta.read();
-        let single = Type::of_slice(theta) != Type::F64;
-        if theta.type_name() != self.theta.name() {
+        let single = self.theta != Type::F64;
+        if Type::of_slice(theta) != self.theta {
             return Err(self.wrong_type("theta", theta.type_name(), self.theta.name()));
         }
         self.check_length("theta", theta.len())?;
@@ -538,10 +538,10 @@ impl Param {
     }
 
     /// The states before the first step.
-    fn create_state(&mut self, rule: &impl Rule) {
-        self.state = (0..rule.state_names().len())
-            .map(|i| Buffer::new(self.state_type, self.len, rule.initial_state(i)))
-            .collect();
+    fn create_states(&mut self, rule: &impl Rule) {
+        let states = 0..rule.state_names().len();
+        let initial: Vec<f64> = states.map(|state| rule.initial_state(state)).collect();
+        self.states = Some(States::new(self.state_type, self.len, &initial));
     }
 }
 

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use half::bf16;
 
-use super::tensor::{Buffer, Grad, Job, Type};
+use super::tensor::{Grad, Job, States, Type};
 use super::{Group, Param};
 use crate::backend::columns::{AnySlice, AnySliceMut, Buffers, ColumnMut, Mixed, Table, unzip};
 #[cfg(feature = "parallel")]
@@ -209,14 +209,21 @@ struct Batch<'b, 'p, 'a, R> {
 
 impl<R: NamedRule> WithKernel<f32> for Batch<'_, '_, '_, R> {
     fn with<K: Kernel<f32, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let engine = self.pass.engine;
         let kernel = &self.pass.scale.before(*kernel)?;
         match self.mixture {
-            Mixture::F32 => self.each(|work| work.fused::<f32, f32, f32, _>(engine, kernel)),
-            Mixture::Master => self.each(|work| work.fused::<f32, bf16, f32, _>(engine, kernel)),
-            Mixture::Bf16 => self.each(|work| work.fused::<bf16, bf16, bf16, _>(engine, kernel)),
-            Mixture::Bf16F32 => self.each(|work| work.fused::<bf16, bf16, f32, _>(engine, kernel)),
-            Mixture::Other | Mixture::F64 => self.each(|work| work.mixed(engine, kernel)),
+            Mixture::F32 => self.fused::<f32, f32, f32, _, N>(kernel),
+            Mixture::Master => self.fused::<f32, bf16, f32, _, N>(kernel),
+            Mixture::Bf16 => self.fused::<bf16, bf16, bf16, _, N>(kernel),
+            Mixture::Bf16F32 => self.fused::<bf16, bf16, f32, _, N>(kernel),
+            Mixture::Other | Mixture::F64 => {
+                let engine = self.pass.engine;
+                self.each::<N>(
+                    |job, states, noise| {
+                        job.with(states, noise).mixed(engine, kernel);
+                    },
+                    |work| work.mixed(engine, kernel),
+                );
+            }
         }
         Ok(())
     }
@@ -224,50 +231,90 @@ impl<R: NamedRule> WithKernel<f32> for Batch<'_, '_, '_, R> {
 
 impl<R: NamedRule> WithKernel<f64> for Batch<'_, '_, '_, R> {
     fn with<K: Kernel<f64, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let engine = self.pass.engine;
         let kernel = &self.pass.scale.before(*kernel)?;
-        self.each(|work| work.fused::<f64, f64, f64, _>(engine, kernel));
+        self.fused::<f64, f64, f64, _, N>(kernel);
         Ok(())
     }
 }
 
 impl<R: NamedRule> Batch<'_, '_, '_, R> {
-    /// Has each tensor stepped by `step`, whole, in chunks, or in blocks.
-    fn each<const N: usize>(self, step: impl Fn(&mut Work<'_, N>) + Sync) {
+    /// Has each tensor stepped by the loop of its types.
+    fn fused<T, G, S, K, const N: usize>(self, kernel: &K)
+    where
+        T: Swept,
+        G: Swept<Float = T::Float>,
+        S: Swept<Float = T::Float>,
+        K: Kernel<T::Float, N>,
+    {
+        let engine = self.pass.engine;
+        self.each::<N>(
+            |job, states, _| {
+                let copy = job.copy.map(AnySliceMut::Single);
+                let buffers = Buffers {
+                    theta: T::of_mut(job.theta).expect(CHECKED),
+                    grad: G::of(job.grad.read()).expect(CHECKED),
+                    state: states.all_mut::<S, N>().expect(CHECKED),
+                    copy: copy.map(|copy| G::of_mut(copy).expect(CHECKED)),
+                };
+                engine.sweep(kernel, buffers);
+            },
+            |work| work.fused::<T, G, S, K>(engine, kernel),
+        );
+    }
+
+    /// Has each tensor stepped: by `whole` if nothing else is to be done, and by `part` in chunks or
+    /// blocks.
+    #[inline(always)]
+    fn each<const N: usize>(
+        self,
+        whole: impl Fn(Job<'_>, &mut States, Option<Noise>),
+        part: impl Fn(&mut Work<'_, N>) + Sync,
+    ) {
         let Batch { pass, params, jobs, .. } = self;
-        let in_blocks = |work: Work<'_, N>| {
-            let mut rest = work;
-            while pass.largest.is_some() || matches!(rest.grad, Grad::Zero(_)) {
-                let rows = BLOCK.min(rest.len());
-                let (mut block, after) = rest.split_at(rows);
-                pass.block(&mut block, &step);
-                rest = after;
-                if rest.len() == 0 {
-                    return;
-                }
-            }
-            step(&mut rest);
-        };
         for (param, job) in params.iter_mut().zip(jobs) {
-            let Some(Job { theta, grad, copy }) = job.take() else { continue };
-            let Ok(state) = <&mut [Buffer; N]>::try_from(&mut param.state[..]) else {
-                unreachable!("{CHECKED}")
-            };
-            let state = state.each_mut().map(Buffer::write);
+            let (Some(job), Some(states)) = (job.take(), &mut param.states) else { continue };
             let noise = pass.seed.map(|seed| Noise::new(seed ^ param.seed, param.t + 1, 0));
             param.t += 1;
-            let work = Work { theta, grad, state, copy, noise };
-            #[cfg(feature = "parallel")]
-            if let Some(chunk) = pass.chunk {
-                parallel::sweep(chunk / work.theta_bytes(), &in_blocks, work);
-                continue;
+            let bytes = param.len * param.theta.bytes();
+            let in_blocks = pass.largest.is_some() || matches!(job.grad, Grad::Zero(_));
+            match pass.chunk {
+                #[cfg(feature = "parallel")]
+                Some(chunk) if bytes > chunk => {
+                    let step = |mut work: Work<'_, N>| match in_blocks {
+                        true => pass.blocks(work, &part),
+                        false => part(&mut work),
+                    };
+                    let rows = chunk / param.theta.bytes();
+                    parallel::sweep(rows, &step, job.with(states, noise));
+                }
+                _ if in_blocks => pass.blocks(job.with(states, noise), &part),
+                _ => whole(job, states, noise),
             }
-            in_blocks(work);
+            let _ = bytes;
         }
     }
 }
 
+impl<'a> Job<'a> {
+    fn with<const N: usize>(self, states: &'a mut States, noise: Option<Noise>) -> Work<'a, N> {
+        let Job { theta, grad, copy } = self;
+        let state = states.all_any_mut().expect(CHECKED);
+        Work { theta, grad, state, copy, noise }
+    }
+}
+
 impl<R> Pass<'_, R> {
+    /// Steps a tensor block by block.
+    fn blocks<const N: usize>(&self, work: Work<'_, N>, step: &impl Fn(&mut Work<'_, N>)) {
+        let mut rest = work;
+        while rest.len() > 0 {
+            let rows = BLOCK.min(rest.len());
+            let (mut block, after) = rest.split_at(rows);
+            self.block(&mut block, step);
+            rest = after;
+        }
+    }
+
     /// Steps at most [`BLOCK`] rows, measures by how much θ has changed if that is wanted, and sets
     /// the gradient to zero if that is.
     fn block<const N: usize>(&self, work: &mut Work<'_, N>, step: &impl Fn(&mut Work<'_, N>)) {

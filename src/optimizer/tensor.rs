@@ -1,10 +1,13 @@
 //! What is handed to a step, and what is kept between steps: buffers whose element types are known
 //! at run time.
 
+use core::ops::Range;
+
 use half::{bf16, f16};
 
 use super::ParamId;
 use crate::backend::columns::{AnySlice, AnySliceMut, Column, ColumnMut};
+use crate::elements::storage::AnyStorage;
 use crate::{Element, Half};
 
 /// Which parameter: by the handle that registering it gave, or by its name, which is looked up.
@@ -109,6 +112,14 @@ impl Type {
         }
     }
 
+    pub fn bytes(self) -> usize {
+        match self {
+            Type::F64 => 8,
+            Type::F32 => 4,
+            Type::Bf16 | Type::F16 => 2,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Type::F32 => f32::NAME,
@@ -119,43 +130,98 @@ impl Type {
     }
 }
 
-/// A state buffer that is kept between steps.
+/// The states of one parameter, one after the other in one piece of memory, each from a new cache
+/// line on: a small tensor's are found with one look.
 #[derive(Clone, Debug)]
-pub(super) enum Buffer {
+pub(super) struct States {
+    buffer: Buffer,
+    count: usize,
+    len: usize,
+    /// From the start of one to the start of the next.
+    stride: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Buffer {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
 }
 
-impl Buffer {
-    pub fn new(of: Type, len: usize, value: f64) -> Self {
-        fn filled<E: Element>(len: usize, value: f64) -> Vec<E> {
-            vec![E::from_f64(value); len]
+impl States {
+    /// As they are before the first step, each filled with its initial value.
+    pub fn new(of: Type, len: usize, initial: &[f64]) -> Self {
+        fn filled<E: Element>(stride: usize, initial: &[f64]) -> Vec<E> {
+            // Fresh pages are zeros already.
+            let mut buffer = vec![E::from_f64(0.0); stride * initial.len()];
+            for (i, &value) in initial.iter().enumerate().filter(|(_, value)| **value != 0.0) {
+                buffer[i * stride..][..stride].fill(E::from_f64(value));
+            }
+            buffer
         }
-        match of {
-            Type::F32 => Buffer::F32(filled(len, value)),
-            Type::F64 => Buffer::F64(filled(len, value)),
-            Type::Bf16 => Buffer::Bf16(filled(len, value)),
-            Type::F16 => Buffer::F16(filled(len, value)),
-        }
+        let stride = len.next_multiple_of(64 / of.bytes());
+        let buffer = match of {
+            Type::F32 => Buffer::F32(filled(stride, initial)),
+            Type::F64 => Buffer::F64(filled(stride, initial)),
+            Type::Bf16 => Buffer::Bf16(filled(stride, initial)),
+            Type::F16 => Buffer::F16(filled(stride, initial)),
+        };
+        States { buffer, count: initial.len(), len, stride }
     }
 
-    pub fn read(&self) -> AnySlice<'_> {
-        match self {
-            Buffer::F32(buffer) => AnySlice::Single(Column::F32(buffer)),
-            Buffer::F64(buffer) => AnySlice::Double(buffer),
-            Buffer::Bf16(buffer) => AnySlice::Single(Column::Bf16(buffer)),
-            Buffer::F16(buffer) => AnySlice::Single(Column::F16(buffer)),
-        }
+    pub fn count(&self) -> usize {
+        self.count
     }
 
-    pub fn write(&mut self) -> AnySliceMut<'_> {
-        match self {
-            Buffer::F32(buffer) => AnySliceMut::Single(ColumnMut::F32(buffer)),
-            Buffer::F64(buffer) => AnySliceMut::Double(buffer),
-            Buffer::Bf16(buffer) => AnySliceMut::Single(ColumnMut::Bf16(buffer)),
-            Buffer::F16(buffer) => AnySliceMut::Single(ColumnMut::F16(buffer)),
+    /// State number `i`, if there is one.
+    pub fn get(&self, i: usize) -> Option<AnySlice<'_>> {
+        fn any<E: Element>(buffer: &[E], range: Range<usize>) -> AnySlice<'_> {
+            E::any(&buffer[range])
+        }
+        let start = i * self.stride;
+        let range = start..start + self.len;
+        (i < self.count).then(|| match &self.buffer {
+            Buffer::F32(buffer) => any(buffer, range),
+            Buffer::F64(buffer) => any(buffer, range),
+            Buffer::Bf16(buffer) => any(buffer, range),
+            Buffer::F16(buffer) => any(buffer, range),
+        })
+    }
+
+    /// All of them, if there are `N` and they are of type `S`.
+    #[inline]
+    pub fn all_mut<S: Element, const N: usize>(&mut self) -> Option<[&mut [S]; N]> {
+        let &mut States { count, len, stride, .. } = self;
+        let mut rest = S::of_mut(self.any_mut())?;
+        let mut all: [&mut [S]; N] = [(); N].map(|()| Default::default());
+        for state in &mut all {
+            let (part, after) = rest.split_at_mut_checked(stride)?;
+            *state = &mut part[..len];
+            rest = after;
+        }
+        (count == N).then_some(all)
+    }
+
+    /// All of them, if there are `N`.
+    pub fn all_any_mut<const N: usize>(&mut self) -> Option<[AnySliceMut<'_>; N]> {
+        let &mut States { count, len, stride, .. } = self;
+        let mut rest = self.any_mut();
+        (count == N).then(|| {
+            [(); N].map(|()| {
+                let (part, after) = core::mem::take(&mut rest).split_at(stride);
+                rest = after;
+                part.split_at(len).0
+            })
+        })
+    }
+
+    fn any_mut(&mut self) -> AnySliceMut<'_> {
+        match &mut self.buffer {
+            Buffer::F32(buffer) => f32::any_mut(buffer),
+            Buffer::F64(buffer) => f64::any_mut(buffer),
+            Buffer::Bf16(buffer) => bf16::any_mut(buffer),
+            Buffer::F16(buffer) => f16::any_mut(buffer),
         }
     }
 }

@@ -179,16 +179,32 @@ where
     E: StoredIn<S, Float = T::Float> + Stored<L>,
     K: Kernel<T::Float, N>,
 {
+    if buffers.len() < L::LEN {
+        return few(simd, kernel, buffers);
+    }
     let mut head = buffers.theta.as_ptr().align_offset(ALIGN_BYTES);
     if head.saturating_add(ALIGN_BLOCKS * L::LEN) > buffers.len() {
         head = 0;
     }
     let (head, rest) = buffers.split_at(head);
     let tail = whole_registers::<L, _, _, _, K, N>(simd, kernel, rest);
-    for few in [head, tail] {
-        let one = whole_registers::<Registers<T::Float, S, 1>, _, _, _, K, N>(simd, kernel, few);
-        whole_registers::<T::Float, _, _, _, K, N>((), kernel, one);
+    for ends in [head, tail] {
+        few(simd, kernel, ends);
     }
+}
+
+/// Steps buffers that are shorter than a block.
+#[inline(always)]
+fn few<S, T, G, E, K, const N: usize>(simd: S, kernel: K, buffers: Buffers<'_, T, G, E, N>)
+where
+    S: Simd,
+    T: StoredIn<S>,
+    G: StoredIn<S, Float = T::Float>,
+    E: StoredIn<S, Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    let one = whole_registers::<Registers<T::Float, S, 1>, _, _, _, K, N>(simd, kernel, buffers);
+    whole_registers::<T::Float, _, _, _, K, N>((), kernel, one);
 }
 
 /// A conversion, waiting for an instruction set.

@@ -318,6 +318,10 @@ impl<F: Float, S: Simd, const U: usize> Register for Registers<F, S, U> {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn fetch<E>(buffer: &[E], start: usize) {
+        if U == 1 {
+            // For the few elements at the ends.
+            return;
+        }
         let ahead = start + FETCH_BYTES / size_of::<E>();
         if let Some(elements) = buffer.get(ahead..ahead + Self::LEN) {
             for line in elements.chunks(64 / size_of::<E>()) {
