@@ -147,16 +147,14 @@ impl NullaryFnOnce for AddSingles<'_> {
         let mut rest = self.grad;
         while !rest.is_empty() {
             let (block, after) = rest.split_at(BLOCK.min(rest.len()));
-            // On the way from memory while this block is added: the CPU's prefetchers stop at pages.
-            fetch_lines(&after[..BLOCK.min(after.len())]);
-            add_block(self.norm, block);
+            add_block(self.norm, block, &after[..BLOCK.min(after.len())]);
             rest = after;
         }
     }
 }
 
 #[inline(always)]
-fn add_block(norm: &mut GradNorm, block: &[f32]) {
+fn add_block(norm: &mut GradNorm, block: &[f32], next: &[f32]) {
     let (least, mut most) = range(block);
     if most >= twice(f32::INFINITY) {
         for g in block.iter().filter(|g| !g.is_finite()) {
@@ -167,7 +165,7 @@ fn add_block(norm: &mut GradNorm, block: &[f32]) {
     norm.largest = norm.largest.max(f64::from(f32::from_bits(most >> 1)));
     let window = Window::below(most);
     if least >= window.from {
-        return Sums::of(block, window).add_to(&mut norm.squares);
+        return Sums::of(block, window, next).add_to(&mut norm.squares);
     }
     let mut inside = [0.0; BLOCK];
     while most > 0 {
@@ -176,7 +174,7 @@ fn add_block(norm: &mut GradNorm, block: &[f32]) {
             let counted = (twice(g) >= window.from) & (twice(g) < window.until);
             *inside = if counted { g } else { 0.0 };
         }
-        Sums::of(&inside[..block.len()], window).add_to(&mut norm.squares);
+        Sums::of(&inside[..block.len()], window, &[]).add_to(&mut norm.squares);
         most = largest_below(block, window.from);
     }
 }
@@ -248,11 +246,19 @@ struct Sums {
 
 impl Sums {
     #[inline(always)]
-    fn of(block: &[f32], window: Window) -> Self {
+    fn of(block: &[f32], window: Window, next: &[f32]) -> Self {
         let round = window.round;
         let mut sums = Sums { high: [round; ROW], low: [0.0; ROW], round };
         let (rows, rest) = block.as_chunks::<ROW>();
-        for row in rows {
+        // As many rows of the next block are asked for meanwhile: the CPU's prefetchers stop at
+        // each page.
+        let (next, _) = next.as_chunks::<ROW>();
+        let (with, without) = rows.split_at(rows.len().min(next.len()));
+        for (row, next) in with.iter().zip(next) {
+            fetch_lines(next);
+            sums.add(row);
+        }
+        for row in without {
             sums.add(row);
         }
         if !rest.is_empty() {

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::tensor::{Grad, Job, States, Type};
 use super::{Group, Param};
@@ -16,7 +16,7 @@ use crate::backend::parallel;
 use crate::backend::{Engine, Swept};
 use crate::elements::rounding::Noise;
 use crate::scaled::GradScale;
-use crate::{Error, GradNorm, Kernel, NamedRule, WithKernel};
+use crate::{Element, Error, GradNorm, Kernel, Lanes, NamedRule, WithKernel};
 
 /// What a tensor costs beside its elements, as bytes of θ.
 const TENSOR_BYTES: usize = 256;
@@ -33,7 +33,6 @@ pub(super) struct Pass<'p, R> {
     /// The seed of stochastic rounding.
     pub seed: Option<u64>,
     /// Bytes of θ in a piece; none for the calling thread alone.
-    #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no threads"))]
     pub chunk: Option<usize>,
     /// Where the largest change of θ is kept, as its bits: numbers from 0 up are in the order of
     /// their bits.
@@ -319,15 +318,13 @@ impl<R> Pass<'_, R> {
     /// the gradient to zero if that is.
     fn block<const N: usize>(&self, work: &mut Work<'_, N>, step: &impl Fn(&mut Work<'_, N>)) {
         if let Some(largest) = &self.largest {
-            let mut old = [0.0; BLOCK];
-            let rows = 0..work.len();
-            for i in rows.clone() {
-                old[i] = work.theta.read().get(i);
-            }
-            step(work);
-            let new = rows.map(|i| (work.theta.read().get(i) - old[i]).abs());
-            // A NaN is not larger than anything.
-            largest.fetch_max(new.fold(0.0, f64::max).to_bits(), Ordering::Relaxed);
+            let change = match Type::of_slice(work.theta.read()) {
+                Type::F32 => largest_change::<f32, N>(work, step),
+                Type::F64 => largest_change::<f64, N>(work, step),
+                Type::Bf16 => largest_change::<bf16, N>(work, step),
+                Type::F16 => largest_change::<f16, N>(work, step),
+            };
+            largest.fetch_max(change.to_bits(), Ordering::Relaxed);
         } else {
             step(work);
         }
@@ -335,6 +332,26 @@ impl<R> Pass<'_, R> {
             grad.fill_with_zeros();
         }
     }
+}
+
+/// The largest |Δθ| of a step on at most [`BLOCK`] rows. A NaN is not larger than anything.
+fn largest_change<E: Element, const N: usize>(
+    work: &mut Work<'_, N>,
+    step: &impl Fn(&mut Work<'_, N>),
+) -> f64 {
+    const LANES: usize = 16;
+    let mut old = [E::zeroed(); BLOCK];
+    let old = &mut old[..work.len()];
+    old.copy_from_slice(E::of(work.theta.read()).expect(CHECKED));
+    step(work);
+    let new = E::of(work.theta.read()).expect(CHECKED);
+    let mut most = [E::Float::from_f64(0.0); LANES];
+    for (old, new) in old.chunks(LANES).zip(new.chunks(LANES)) {
+        for ((old, new), most) in old.iter().zip(new).zip(&mut most) {
+            *most = (new.to_float() - old.to_float()).abs().larger(*most);
+        }
+    }
+    most.into_iter().map(Element::to_f64).fold(0.0, f64::max)
 }
 
 /// Types, lengths and the number of states have been checked, and the mixture is made of them.

@@ -1,0 +1,331 @@
+//! To the bit what the reference gives for each tensor alone, whatever the order, the threads and the
+//! cuts.
+
+use std::num::NonZeroUsize;
+
+use fused_adam::{
+    Adam, AdamW, Backend, GroupId, Lion, NamedRule, Optimizer, ParamId, Parameter, Rounding,
+    Schedule, Sgd, Step, StepOptions, Tensor, bf16, f16,
+};
+use proptest::prelude::*;
+
+use crate::common::{Bits, Numbers, Random, difference};
+
+/// One parameter of a model, with the states that the reference keeps for it.
+trait Twin<R> {
+    fn id(&self) -> ParamId;
+    fn tensor(&mut self, random: &mut Random) -> Tensor<'_>;
+    /// Steps the twin with the reference, by the gradient of the last [`tensor`](Self::tensor).
+    fn step_twin(&mut self, rule: &R, options: &Options);
+    fn compare(&self, opt: &Optimizer<R>, rule: &R) -> Result<(), String>;
+}
+
+/// What applies to a step of the twins.
+struct Options {
+    grad_scale: f64,
+    clip_value: f64,
+    seed: Option<u64>,
+}
+
+struct One<T, G, S> {
+    id: ParamId,
+    /// Whether the gradient is to be set to zero.
+    zeroing: bool,
+    theta: Vec<T>,
+    grad: Vec<G>,
+    twin: Vec<T>,
+    twin_grad: Vec<G>,
+    twin_states: Vec<Vec<S>>,
+    t: u64,
+    seed: u64,
+}
+
+impl<T, G, S> One<T, G, S>
+where
+    T: Bits + Parameter<T, S> + Parameter<G, S>,
+    G: Bits,
+    S: Bits,
+{
+    fn add<R: NamedRule + 'static>(
+        opt: &mut Optimizer<R>,
+        group: GroupId,
+        (name, len): (&str, usize),
+        random: &mut Random,
+    ) -> Box<dyn Twin<R>> {
+        let id = opt.add_mixed::<T, S>(group, name, len).unwrap();
+        let theta: Vec<T> = Numbers::Ordinary.fill(random, len);
+        let rule = opt.rule(group).unwrap();
+        let filled = |i| vec![S::from_f64(rule.initial_state(i)); len];
+        let twin_states = (0..rule.state_names().len()).map(filled).collect();
+        Box::new(One {
+            id,
+            zeroing: random.below(2) == 0,
+            twin: theta.clone(),
+            theta,
+            grad: vec![G::from_f64(0.0); len],
+            twin_grad: vec![G::from_f64(0.0); len],
+            twin_states,
+            t: 0,
+            seed: opt.seed(id, 0).unwrap(),
+        })
+    }
+}
+
+impl<R, T, G, S> Twin<R> for One<T, G, S>
+where
+    R: NamedRule,
+    T: Bits + Parameter<T, S> + Parameter<G, S>,
+    G: Bits,
+    S: Bits,
+{
+    fn id(&self) -> ParamId {
+        self.id
+    }
+
+    fn tensor(&mut self, random: &mut Random) -> Tensor<'_> {
+        self.grad = Numbers::Ordinary.fill(random, self.theta.len());
+        self.twin_grad.clone_from(&self.grad);
+        if self.zeroing {
+            Tensor::zeroing(self.id, &mut self.theta, &mut self.grad)
+        } else {
+            Tensor::new(self.id, &mut self.theta, &self.grad)
+        }
+    }
+
+    fn step_twin(&mut self, rule: &R, options: &Options) {
+        self.t += 1;
+        let rounding = match options.seed {
+            Some(seed) => Rounding::Stochastic { seed: seed ^ self.seed },
+            None => Rounding::Nearest,
+        };
+        let mut states: Vec<&mut [S]> =
+            self.twin_states.iter_mut().map(Vec::as_mut_slice).collect();
+        Step::new(rule, self.t)
+            .backend(Backend::Scalar)
+            .schedule(Schedule::Serial)
+            .rounding(rounding)
+            .grad_scale(options.grad_scale)
+            .clip_value(options.clip_value)
+            .run_mixed(&mut self.twin, &self.twin_grad, &mut states)
+            .unwrap();
+    }
+
+    fn compare(&self, opt: &Optimizer<R>, rule: &R) -> Result<(), String> {
+        let err = |difference: Option<String>| difference.map_or(Ok(()), Err);
+        err(difference("theta", &self.theta, &self.twin))?;
+        if opt.t(self.id) != self.t {
+            return Err(format!("counted {} steps, not {}", opt.t(self.id), self.t));
+        }
+        for (name, twin) in rule.state_names().iter().zip(&self.twin_states) {
+            match opt.state::<S>(self.id, name) {
+                Some(state) => err(difference(name, state, twin))?,
+                None if self.t == 0 => {}
+                None => return Err(format!("no state {name}")),
+            }
+        }
+        if self.zeroing && self.t > 0 && self.grad.iter().any(|g| g.to_f64() != 0.0) {
+            return Err("a gradient was not set to zero".into());
+        }
+        Ok(())
+    }
+}
+
+/// Adds a parameter of a random mixture of types.
+fn add<R: NamedRule + 'static>(
+    opt: &mut Optimizer<R>,
+    group: GroupId,
+    of: (&str, usize),
+    random: &mut Random,
+) -> Box<dyn Twin<R>> {
+    match random.below(7) {
+        0 => One::<f64, f64, f64>::add(opt, group, of, random),
+        1 => One::<bf16, bf16, bf16>::add(opt, group, of, random),
+        2 => One::<bf16, bf16, f32>::add(opt, group, of, random),
+        3 => One::<f32, bf16, f32>::add(opt, group, of, random),
+        4 => One::<f16, f32, bf16>::add(opt, group, of, random),
+        _ => One::<f32, f32, f32>::add(opt, group, of, random),
+    }
+}
+
+/// A model of random tensors takes random steps, some of its parameters frozen in each, and is
+/// compared with twins that the reference steps alone.
+fn run<R: NamedRule + 'static>(
+    rules: [R; 2],
+    seed: u64,
+    order: u64,
+    options: StepOptions,
+    grad_scale: f64,
+) -> Result<Vec<u64>, String> {
+    let random = &mut Random(seed);
+    let mut opt = Optimizer::new(rules[0].clone()).unwrap();
+    let second = opt.add_group(rules[1].clone()).unwrap();
+    opt.options = options;
+    opt.loss_scale = (grad_scale != 1.0).then(|| fused_adam::LossScale::constant(1.0 / grad_scale));
+    let lens: Vec<usize> = (0..1 + random.below(20))
+        .map(|_| match random.below(4) {
+            0 => random.below(40),
+            1 => 1 << random.below(10),
+            2 => 1000 + random.below(2000),
+            _ => random.below(20_000),
+        })
+        .collect();
+    // Registered in an order that is to have no effect.
+    let mut parts: Vec<usize> = (0..lens.len()).collect();
+    let shuffle = &mut Random(order);
+    for i in (1..parts.len()).rev() {
+        parts.swap(i, shuffle.below(i + 1));
+    }
+    let mut twins: Vec<_> = parts
+        .iter()
+        .map(|&i| {
+            let random = &mut Random(seed ^ i as u64);
+            let group = i % 2;
+            let id = if group == 0 { GroupId::default() } else { second };
+            (i, group, add(&mut opt, id, (&format!("p{i}"), lens[i]), random))
+        })
+        .collect();
+    let twin_options = Options {
+        grad_scale,
+        clip_value: options.clip_value.unwrap_or(f64::INFINITY),
+        seed: match options.rounding {
+            Rounding::Stochastic { seed } => Some(seed),
+            _ => None,
+        },
+    };
+    for step in 0..4_u64 {
+        let active = |i: usize| !(i as u64 * 7 + step + seed).is_multiple_of(3);
+        let of = |i: usize| Random(seed ^ (i as u64) << 8 ^ step << 32);
+        let mut tensors: Vec<_> = twins
+            .iter_mut()
+            .filter(|(i, ..)| active(*i))
+            .map(|(i, _, twin)| twin.tensor(&mut of(*i)))
+            .collect();
+        let turn = shuffle.below(tensors.len().max(1));
+        tensors.rotate_left(turn);
+        opt.step(tensors).map_err(|error| error.to_string())?;
+        for (i, group, twin) in &mut twins {
+            if active(*i) {
+                twin.step_twin(&rules[*group], &twin_options);
+            }
+        }
+    }
+    for (_, group, twin) in &twins {
+        twin.compare(&opt, &rules[*group])?;
+    }
+    Ok(twins.iter().map(|(.., twin)| opt.t(twin.id())).collect())
+}
+
+fn options() -> impl Strategy<Value = StepOptions> {
+    let schedule = prop_oneof![
+        Just(Schedule::Serial),
+        Just(Schedule::Auto),
+        (1..3000_usize).prop_map(|chunk| chunks(chunk)),
+    ];
+    let clip_value = prop_oneof![Just(None), Just(Some(0.25))];
+    let backend = prop_oneof![Just(Backend::Auto), Just(Backend::Wide), Just(Backend::Scalar)];
+    let rounding = prop_oneof![
+        Just(Rounding::Nearest),
+        any::<u64>().prop_map(|seed| Rounding::Stochastic { seed })
+    ];
+    (schedule, clip_value, backend, rounding, any::<bool>()).prop_map(
+        |(schedule, clip_value, backend, rounding, report_largest_update)| StepOptions {
+            schedule,
+            clip_value,
+            backend,
+            rounding,
+            report_largest_update,
+            ..StepOptions::default()
+        },
+    )
+}
+
+#[cfg(feature = "parallel")]
+fn chunks(chunk: usize) -> Schedule {
+    Schedule::Chunks(NonZeroUsize::new(chunk).unwrap())
+}
+
+#[cfg(not(feature = "parallel"))]
+fn chunks(chunk: usize) -> Schedule {
+    let _ = NonZeroUsize::new(chunk);
+    Schedule::Serial
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn equals_each_tensor_alone(
+        seed: u64,
+        order: u64,
+        options in options(),
+        scale in prop_oneof![Just(1.0), Just(0.125), Just(1.0 / 3.0)],
+    ) {
+        let decay = AdamW { lr: 0.01, ..AdamW::default() };
+        let plain = AdamW { lr: 0.1, weight_decay: 0.0, amsgrad: true, ..AdamW::default() };
+        let results = [
+            run([decay, plain], seed, order, options, scale),
+            run([Lion::default(), Lion { lr: 1e-3, ..Lion::default() }], seed, order, options, scale),
+            run([Sgd::default(), Sgd { momentum: 0.9, ..Sgd::default() }], seed, order, options, scale),
+        ];
+        for result in results {
+            prop_assert!(result.is_ok(), "{result:?}");
+        }
+    }
+}
+
+/// A norm that is clipped gives the bits of a step whose gradient is scaled by the factor reported.
+#[test]
+fn clipping_is_a_scaled_step() {
+    let mut opt = Optimizer::new(Adam::default()).unwrap();
+    let ids = [5_000, 300_000, 7]
+        .map(|len| (opt.add::<f32>(GroupId::default(), &len.to_string(), len).unwrap(), len));
+    opt.options.clip_norm = Some(fused_adam::ClipNorm::Two(0.7));
+    let random = &mut Random(3);
+    let mut theta = ids.map(|(_, len)| Numbers::Ordinary.fill::<f32>(random, len));
+    let grad = ids.map(|(_, len)| Numbers::Ordinary.fill::<f32>(random, len));
+    let mut twin = theta.clone();
+    let tensors = ids.iter().zip(&mut theta).zip(&grad);
+    let report = opt.step(tensors.map(|(((id, _), t), g)| Tensor::new(*id, t, g))).unwrap();
+    let sum: f64 = grad.iter().flatten().map(|&g| f64::from(g) * f64::from(g)).sum();
+    assert!((report.grad_norm.unwrap() / sum.sqrt() - 1.0).abs() < 1e-12);
+    assert_eq!(report.clip_factor, 0.7 / report.grad_norm.unwrap());
+    for ((theta, twin), grad) in theta.iter().zip(&mut twin).zip(&grad) {
+        let (mut m, mut v) = (vec![0.0; twin.len()], vec![0.0; twin.len()]);
+        Step::new(&Adam::default(), 1)
+            .backend(Backend::Scalar)
+            .grad_scale(report.clip_factor)
+            .run(twin, grad, &mut [&mut m, &mut v])
+            .unwrap();
+        assert_eq!(difference("theta", theta, twin), None);
+    }
+}
+
+/// A name and a handle are the same parameter, and a parameter can come later.
+#[test]
+fn by_name_and_later() {
+    let mut opt = Optimizer::new(AdamW::default()).unwrap();
+    opt.add::<f32>(GroupId::default(), "a", 3).unwrap();
+    let (mut a, mut b) = ([1.0_f32; 3], [1.0_f32; 3]);
+    opt.step([Tensor::new("a", &mut a, &[1.0_f32; 3])]).unwrap();
+    let id = opt.add::<f32>(GroupId::default(), "b", 3).unwrap();
+    opt.step([Tensor::new("a", &mut a, &[1.0_f32; 3]), Tensor::new("b", &mut b, &[1.0_f32; 3])])
+        .unwrap();
+    assert_eq!((opt.id("b"), opt.t(id), opt.steps()), (Some(id), 1, 2));
+    assert_eq!(opt.names().collect::<Vec<_>>(), ["a", "b"]);
+}
+
+/// Master weights: the copy is the new θ, rounded.
+#[test]
+fn copies_of_the_new_theta() {
+    fn check<H: fused_adam::Half>() {
+        let mut opt = Optimizer::new(AdamW::default()).unwrap();
+        let id = opt.add::<f32>(GroupId::default(), "w", 70_000).unwrap();
+        let mut theta: Vec<f32> = Numbers::Ordinary.fill(&mut Random(1), 70_000);
+        let grad: Vec<bf16> = Numbers::Ordinary.fill(&mut Random(2), 70_000);
+        let mut copy = vec![H::from_f64(0.0); 70_000];
+        opt.step([Tensor::new(id, &mut theta, &grad).with_copy(&mut copy)]).unwrap();
+        assert!(theta.iter().zip(&copy).all(|(&theta, &copy)| H::from_float(theta) == copy));
+    }
+    check::<bf16>();
+    check::<f16>();
+}

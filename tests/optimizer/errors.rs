@@ -1,0 +1,123 @@
+//! What an optimizer refuses, to the letter, and that nothing has changed after it.
+
+use fused_adam::{AdamW, ClipNorm, Error, GroupId, LossScale, LrSchedule, Optimizer, Tensor, bf16};
+
+fn two() -> Optimizer {
+    let mut opt = Optimizer::new(AdamW::default()).unwrap();
+    opt.add::<f32>(GroupId::default(), "w", 2).unwrap();
+    opt.add::<f64>(GroupId::default(), "d", 2).unwrap();
+    opt
+}
+
+/// The message of a step that is refused after a good tensor; nothing has been written.
+fn refusal<'a>(opt: &mut Optimizer, bad: Tensor<'a>) -> String {
+    let mut theta = [0.5_f64; 2];
+    let error = opt.step([Tensor::new("d", &mut theta, &[1.0_f64; 2]), bad]).unwrap_err();
+    assert_eq!((theta, opt.steps(), opt.t(opt.id("d").unwrap())), ([0.5; 2], 0, 0));
+    assert_eq!(opt.state::<f64>(opt.id("d").unwrap(), "m"), None);
+    error.to_string()
+}
+
+#[test]
+fn tensors_that_do_not_fit() {
+    let opt = &mut two();
+    let (theta, grad) = (&mut [0.5_f32; 2], &[1.0_f32; 2]);
+    let mut check = |bad: Tensor<'_>, message: &str| assert_eq!(refusal(opt, bad), message);
+    check(
+        Tensor::new("x", theta, grad),
+        "there is no parameter `x`, expected one that was registered",
+    );
+    check(
+        Tensor::new("w", &mut [0.0_f32; 3], grad),
+        "`theta` of parameter `w` has 3 elements, expected 2",
+    );
+    check(
+        Tensor::new("w", theta, &grad[..1]),
+        "`grad` of parameter `w` has 1 elements, expected 2",
+    );
+    check(
+        Tensor::new("w", &mut [bf16::ONE; 2], grad),
+        "`theta` of parameter `w` is bf16, expected f32",
+    );
+    check(
+        Tensor::new("w", theta, &[1.0_f64; 2]),
+        "`grad` of parameter `w` is f64, expected f32, bf16 or f16",
+    );
+    check(
+        Tensor::new("d", &mut [0.0_f64; 2], &[1.0_f64; 2]),
+        "parameter `d` was given twice, expected once a step",
+    );
+    check(
+        Tensor::new("w", theta, grad).with_copy(&mut [bf16::ONE; 3]),
+        "`copy` of parameter `w` has 3 elements, expected 2",
+    );
+    assert_eq!(*theta, [0.5; 2]);
+}
+
+#[test]
+fn options_outside_their_range() {
+    let check = |set: &dyn Fn(&mut Optimizer), message: &str| {
+        let opt = &mut two();
+        set(opt);
+        let theta = &mut [0.5_f32; 2];
+        assert_eq!(refusal(opt, Tensor::new("w", theta, &[f32::INFINITY; 2])), message);
+        assert_eq!(*theta, [0.5; 2]);
+    };
+    check(
+        &|opt| opt.options.clip_norm = Some(ClipNorm::Two(-1.0)),
+        "`clip_norm` is -1.0, expected a finite number of at least 0",
+    );
+    check(
+        &|opt| opt.options.clip_value = Some(0.0),
+        "`clip_value` is 0.0, expected a finite number above 0",
+    );
+    check(
+        &|opt| opt.loss_scale = Some(LossScale::constant(f64::NAN)),
+        "`loss_scale` is NaN, expected a finite number above 0",
+    );
+    check(
+        &|opt| {
+            opt.lr_schedule = Some(
+                LrSchedule::Exponential { gamma: -1.0 }
+                    .then(0, LrSchedule::Constant { factor: -1.0, steps: 9 }),
+            )
+        },
+        "`lr` is -0.001, expected a finite number of at least 0",
+    );
+    check(
+        &|opt| opt.options.clip_norm = Some(ClipNorm::Inf(1.0)),
+        "the gradients' norm is inf, expected a finite one to clip, or `skip_nonfinite`",
+    );
+    check(
+        &|opt| opt.rule_mut(GroupId::default()).unwrap().eps = 1e-60,
+        "`eps` is 1e-60, expected above 0 once rounded to the element type",
+    );
+}
+
+#[test]
+fn registering_twice_or_in_no_group() {
+    let mut opt = two();
+    let error = opt.add::<f32>(GroupId::default(), "w", 5).unwrap_err();
+    assert_eq!(error.to_string(), "there is a parameter `w` already, expected another name");
+    let mut other = two();
+    let group = other.add_group(AdamW::default()).unwrap();
+    let error = opt.add::<f32>(group, "v", 5).unwrap_err();
+    assert_eq!(error, Error::UnknownGroup { group: 1, groups: 1 });
+    let bad = AdamW { beta1: 1.0, ..AdamW::default() };
+    assert!(matches!(opt.add_group(bad), Err(Error::HyperParameter { name: "beta1", .. })));
+    assert!(Optimizer::new(bad).is_err());
+}
+
+/// A rule that comes to keep other states than its parameters have is refused.
+#[test]
+fn states_of_another_rule() {
+    let mut opt = Optimizer::new(AdamW::default()).unwrap();
+    opt.add::<f32>(GroupId::default(), "w", 2).unwrap();
+    let mut theta = [0.5_f32; 2];
+    opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 2])]).unwrap();
+    opt.rule_mut(GroupId::default()).unwrap().amsgrad = true;
+    let before = theta;
+    let error = opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 2])]).unwrap_err();
+    assert!(matches!(error, Error::MissingState { name: "v_max", .. }), "{error}");
+    assert_eq!(theta, before);
+}

@@ -1,0 +1,128 @@
+//! What is done to gradients before a step, and what a step says of them.
+
+use fused_adam::{AdamW, ClipNorm, GroupId, LossScale, Optimizer, ParamId, Report, Sgd, Tensor};
+
+fn sgd(len: usize) -> (Optimizer<Sgd>, ParamId) {
+    let mut opt = Optimizer::new(Sgd { lr: 1.0, ..Sgd::default() }).unwrap();
+    let id = opt.add::<f32>(GroupId::default(), "w", len).unwrap();
+    (opt, id)
+}
+
+fn step(opt: &mut Optimizer<Sgd>, theta: &mut [f32], grad: &[f32]) -> Report {
+    opt.step([Tensor::new("w", theta, grad)]).unwrap()
+}
+
+#[test]
+fn norms_clip_together() {
+    let (mut opt, _) = sgd(2);
+    opt.options.clip_norm = Some(ClipNorm::Two(1.0));
+    let mut theta = [0.0; 2];
+    let report = step(&mut opt, &mut theta, &[3.0, -4.0]);
+    assert_eq!((report.grad_norm, report.clip_factor), (Some(5.0), 0.2));
+    assert_eq!(theta, [-3.0 * 0.2, 4.0 * 0.2]);
+
+    opt.options.clip_norm = Some(ClipNorm::Inf(2.0));
+    let report = step(&mut opt, &mut [0.0; 2], &[3.0, -4.0]);
+    assert_eq!((report.grad_norm, report.clip_factor), (Some(4.0), 0.5));
+
+    opt.options.clip_norm = Some(ClipNorm::Two(5.0));
+    assert_eq!(step(&mut opt, &mut [0.0; 2], &[3.0, -4.0]).clip_factor, 1.0);
+    // A norm of zero is not divided by.
+    opt.options.clip_norm = Some(ClipNorm::Two(0.0));
+    assert_eq!(step(&mut opt, &mut [0.0; 2], &[0.0, 0.0]).clip_factor, 1.0);
+}
+
+/// The loss scale is divided out of the norm, and values are clipped last.
+#[test]
+fn scale_then_norm_then_values() {
+    let (mut opt, _) = sgd(2);
+    opt.loss_scale = Some(LossScale::constant(1024.0));
+    opt.options.clip_norm = Some(ClipNorm::Two(2.5));
+    opt.options.clip_value = Some(1.75);
+    let mut theta = [0.0; 2];
+    let report = step(&mut opt, &mut theta, &[3.0 * 1024.0, -4.0 * 1024.0]);
+    assert_eq!((report.grad_norm, report.clip_factor), (Some(5.0), 0.5));
+    assert_eq!(theta, [-1.5, 1.75]);
+}
+
+#[test]
+fn what_is_not_finite_is_skipped() {
+    let (mut opt, id) = sgd(3);
+    opt.loss_scale = Some(LossScale { growth_interval: 2, ..LossScale::default() });
+    let mut theta = [1.0; 3];
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut grad = [1.0, bad, 1.0];
+        let report = opt.step([Tensor::zeroing(id, &mut theta, &mut grad)]).unwrap();
+        assert!(report.skipped);
+        assert_eq!((report.nonfinite, theta, grad), (Some(1), [1.0; 3], [0.0; 3]));
+    }
+    assert_eq!((opt.steps(), opt.t(id)), (0, 0));
+    assert_eq!(opt.loss_scale.unwrap().scale, 16384.0);
+    for _ in 0..2 {
+        assert!(!step(&mut opt, &mut theta, &[0.0; 3]).skipped);
+    }
+    assert_eq!((opt.steps(), opt.loss_scale.unwrap().scale), (2, 32768.0));
+}
+
+/// Without the wish to skip, NaN goes where IEEE says.
+#[test]
+fn what_is_not_finite_is_stepped() {
+    let (mut opt, _) = sgd(3);
+    let mut theta = [1.0; 3];
+    step(&mut opt, &mut theta, &[1.0, f32::NAN, f32::INFINITY]);
+    assert!(theta[0] == 0.0 && theta[1].is_nan() && theta[2] == f32::NEG_INFINITY);
+}
+
+#[test]
+fn the_largest_update() {
+    let (mut opt, _) = sgd(10_000);
+    let mut grad = vec![0.5; 10_000];
+    grad[7_777] = -3.0;
+    grad[5] = f32::NAN;
+    opt.options.report_largest_update = true;
+    assert_eq!(step(&mut opt, &mut vec![0.0; 10_000], &grad).largest_update, Some(3.0));
+    opt.options.report_largest_update = false;
+    assert_eq!(step(&mut opt, &mut vec![0.0; 10_000], &grad).largest_update, None);
+}
+
+/// Nothing that was not asked for is measured.
+#[test]
+fn a_plain_report() {
+    let (mut opt, _) = sgd(2);
+    let report = step(&mut opt, &mut [0.0; 2], &[1.0; 2]);
+    assert_eq!((report.grad_norm, report.nonfinite, report.largest_update), (None, None, None));
+    opt.options.report_norm = true;
+    assert_eq!(step(&mut opt, &mut [0.0; 2], &[3.0, 4.0]).grad_norm, Some(5.0));
+}
+
+/// torch's GradScaler: what it does over a run of finite and other steps.
+#[test]
+fn the_scale_follows() {
+    let mut scale = LossScale { growth_interval: 3, scale: 8.0, ..LossScale::default() };
+    let mut scales = Vec::new();
+    for finite in [true, true, true, true, false, true, true, true, false, false] {
+        scale.update(finite);
+        scales.push(scale.scale);
+    }
+    assert_eq!(scales, [8.0, 8.0, 16.0, 16.0, 8.0, 8.0, 8.0, 16.0, 8.0, 4.0]);
+    let mut large = LossScale { scale: 3e38, growth_interval: 1, ..LossScale::default() };
+    large.update(true);
+    assert_eq!(large.scale, 3e38);
+}
+
+/// Frozen parameters keep their state and their count, and need none before their first gradient.
+#[test]
+fn frozen_parameters_stay() {
+    let mut opt = Optimizer::new(AdamW::default()).unwrap();
+    let [a, b] = ["a", "b"].map(|name| opt.add::<f32>(GroupId::default(), name, 2).unwrap());
+    let (mut theta_a, mut theta_b) = ([1.0_f32; 2], [1.0_f32; 2]);
+    opt.step([Tensor::new(a, &mut theta_a, &[1.0_f32; 2])]).unwrap();
+    assert_eq!(opt.state::<f32>(b, "m"), None);
+    opt.step([Tensor::new(b, &mut theta_b, &[1.0_f32; 2])]).unwrap();
+    let m = opt.state::<f32>(a, "m").unwrap().to_vec();
+    opt.step([Tensor::new(b, &mut theta_b, &[1.0_f32; 2])]).unwrap();
+    assert_eq!((opt.t(a), opt.t(b), opt.steps()), (1, 2, 3));
+    assert_eq!(opt.state::<f32>(a, "m"), Some(&m[..]));
+    assert_eq!(opt.state::<f64>(a, "m"), None);
+    assert_eq!(opt.state::<f32>(a, "v_max"), None);
+}

@@ -1,0 +1,9 @@
+//! The optimizer of many tensors: against stepping each tensor alone with the reference, and what it
+//! refuses, clips, skips and schedules.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod equality;
+mod errors;
+mod gradients;
+mod schedules;
