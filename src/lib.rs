@@ -104,6 +104,8 @@ pub use flat::Flat;
 pub use half::{bf16, f16};
 pub use lanes::Lanes;
 pub use norm::GradNorm;
+#[cfg(feature = "checkpoint")]
+pub use optimizer::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter};
 pub use optimizer::{
     ClipNorm, GroupId, Key, LossScale, LrSchedule, NamedRule, Optimizer, ParamId, Report,
     StepOptions, Tensor,

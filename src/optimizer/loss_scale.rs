@@ -16,6 +16,8 @@
 /// assert_eq!(scale.scale, 65536.0); // after two that were
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
 pub struct LossScale {
     /// What the loss of the next step is to be multiplied with. Default: 65536.
     pub scale: f64,

@@ -1,6 +1,8 @@
 //! The owner of the state of many tensors, in groups: it clips, scales, skips and schedules, and
 //! steps all of them in one parallel region.
 
+#[cfg(feature = "checkpoint")]
+pub(crate) mod checkpoint;
 mod loss_scale;
 mod lr_schedule;
 mod region;

@@ -189,6 +189,14 @@ impl States {
         })
     }
 
+    /// State number `i`, if there is one.
+    #[cfg(feature = "checkpoint")]
+    pub fn get_mut(&mut self, i: usize) -> Option<AnySliceMut<'_>> {
+        let &mut States { count, len, stride, .. } = self;
+        let all = self.any_mut();
+        (i < count).then(|| all.split_at(i * stride).1.split_at(len).0)
+    }
+
     /// All of them, if there are `N` and they are of type `S`.
     #[inline]
     pub fn all_mut<S: Element, const N: usize>(&mut self) -> Option<[&mut [S]; N]> {

@@ -34,6 +34,8 @@ use crate::{Error, Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
 pub struct AdaBelief {
     /// The step size: finite and ≥ 0. Default 1e-3.
     pub lr: f64,

@@ -68,6 +68,8 @@ use crate::{Error, Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
 pub struct Adam {
     /// The step size: finite and ≥ 0. Default 1e-3.
     pub lr: f64,
@@ -119,6 +121,8 @@ impl Default for Adam {
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
 pub struct AdamW {
     /// The step size: finite and ≥ 0. Default 1e-3.
     pub lr: f64,

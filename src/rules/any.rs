@@ -23,6 +23,8 @@ use crate::{Error, Float};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant holds the rule of its name")]
 pub enum AnyRule {

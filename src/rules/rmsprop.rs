@@ -42,6 +42,8 @@ use crate::{Error, Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
 pub struct RmsProp {
     /// The step size: finite and ≥ 0. Default 1e-2.
     pub lr: f64,

@@ -1,6 +1,7 @@
 //! The optimizer of many tensors: against stepping each tensor alone with the reference, and what it
 //! refuses, clips, skips and schedules.
 
+mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;
 mod equality;

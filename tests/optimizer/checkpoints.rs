@@ -1,0 +1,376 @@
+//! Checkpoints: that a run that was stopped goes on to the bit, that torch's files are read, and that no
+//! file does harm.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use fused_adam::{
+    Adam, AdamW, AnyRule, CheckpointReader, GroupId, Lion, LossScale, Optimizer, Rounding,
+    Schedule, Tensor, bf16,
+};
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+use crate::common::{Bits, Numbers, Random, difference};
+
+/// A small model in three types, in two groups.
+struct Model {
+    opt: Optimizer<AnyRule>,
+    a: Vec<f32>,
+    b: Vec<bf16>,
+    c: Vec<f64>,
+}
+
+const LENS: [usize; 3] = [1000, 37, 5];
+
+impl Model {
+    fn new(rules: [AnyRule; 2], schedule: Schedule, seed: u64) -> Self {
+        let mut opt = Optimizer::new(rules[0]).unwrap();
+        let second = opt.add_group(rules[1]).unwrap();
+        opt.add::<f32>(GroupId::default(), "layer.a", LENS[0]).unwrap();
+        opt.add_mixed::<bf16, f32>(second, "layer.b", LENS[1]).unwrap();
+        opt.add::<f64>(second, "c", LENS[2]).unwrap();
+        opt.options.schedule = schedule;
+        opt.options.rounding = Rounding::Stochastic { seed };
+        opt.loss_scale = Some(LossScale { growth_interval: 2, ..LossScale::default() });
+        let random = &mut Random(seed);
+        let a = Numbers::Ordinary.fill(random, LENS[0]);
+        let b = Numbers::Ordinary.fill(random, LENS[1]);
+        Model { opt, a, b, c: Numbers::Ordinary.fill(random, LENS[2]) }
+    }
+
+    /// Step number `step` of the run: some parameters have no gradient, some gradients are not finite.
+    fn step(&mut self, seed: u64, step: u64) {
+        let random = &mut Random(seed ^ step << 20);
+        let mut grad_a: Vec<f32> = Numbers::Ordinary.fill(random, LENS[0]);
+        let grad_b: Vec<bf16> = Numbers::Ordinary.fill(random, LENS[1]);
+        let grad_c: Vec<f64> = Numbers::Ordinary.fill(random, LENS[2]);
+        if random.below(4) == 0 {
+            grad_a[3] = f32::INFINITY;
+        }
+        let mut tensors = vec![Tensor::new("layer.a", &mut self.a, &grad_a)];
+        if random.below(2) == 0 {
+            tensors.push(Tensor::new("layer.b", &mut self.b, &grad_b));
+        }
+        if step > 2 {
+            tensors.push(Tensor::new("c", &mut self.c, &grad_c));
+        }
+        self.opt.step(tensors).unwrap();
+    }
+
+    fn save(&self, path: &Path) {
+        let checkpoint = self.opt.checkpoint();
+        checkpoint.with("a", &self.a).with("b", &self.b).with("c", &self.c).save(path).unwrap();
+    }
+
+    fn load(&mut self, path: &Path) -> Result<(), fused_adam::CheckpointError> {
+        let mut file = CheckpointReader::open(path)?;
+        file.load(&mut self.opt)?;
+        file.read("a", &mut self.a)?;
+        file.read("b", &mut self.b)?;
+        file.read("c", &mut self.c)
+    }
+
+    fn expect(&self, other: &Self) {
+        fn same<E: Bits>(name: &str, a: &[E], b: &[E]) {
+            assert_eq!(difference(name, a, b), None);
+        }
+        same("a", &self.a, &other.a);
+        same("b", &self.b, &other.b);
+        same("c", &self.c, &other.c);
+        assert_eq!(
+            (self.opt.steps(), self.opt.loss_scale),
+            (other.opt.steps(), other.opt.loss_scale)
+        );
+        for name in ["layer.a", "layer.b", "c"] {
+            let (a, b) = (self.opt.id(name).unwrap(), other.opt.id(name).unwrap());
+            assert_eq!(self.opt.t(a), other.opt.t(b));
+            for state in ["m", "v", "v_max"] {
+                let states = (self.opt.state::<f32>(a, state), other.opt.state::<f32>(b, state));
+                assert_eq!(states.0.is_some(), states.1.is_some());
+                same(state, states.0.unwrap_or(&[]), states.1.unwrap_or(&[]));
+            }
+        }
+    }
+}
+
+fn temporary() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.safetensors");
+    (dir, path)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Stopped, saved, loaded and resumed is not stopped; with other threads too.
+    #[test]
+    fn resumed_is_not_stopped(
+        seed: u64,
+        (first, second) in (0..AnyRule::NAMES.len(), 0..AnyRule::NAMES.len()),
+        (before, after) in (0..6_u64, 1..5_u64),
+        amsgrad: bool,
+    ) {
+        let rule = |i: usize| match AnyRule::NAMES[i].parse().unwrap() {
+            AnyRule::AdamW(rule) => AdamW { amsgrad, lr: 1.0 / 3.0, ..rule }.into(),
+            other => other,
+        };
+        let rules = [rule(first), rule(second)];
+        let (_dir, path) = temporary();
+        let mut whole = Model::new(rules, Schedule::Auto, seed);
+        (0..before).for_each(|step| whole.step(seed, step));
+        whole.save(&path);
+        // Other hyper-parameters, to be replaced by those of the file.
+        let other = rules.map(|mut rule| { *rule.lr_mut() = 9.0; rule });
+        let mut resumed = Model::new(other, Schedule::Serial, seed);
+        resumed.load(&path).unwrap();
+        resumed.expect(&whole);
+        for group in [GroupId::default(), ] {
+            prop_assert_eq!(resumed.opt.rule(group), whole.opt.rule(group));
+        }
+        for step in before..before + after {
+            whole.step(seed, step);
+            resumed.step(seed, step);
+        }
+        resumed.expect(&whole);
+    }
+}
+
+fn adamw(len: usize) -> Optimizer {
+    let mut opt = Optimizer::new(AdamW::default()).unwrap();
+    opt.add::<f32>(GroupId::default(), "w", len).unwrap();
+    opt
+}
+
+fn stepped(len: usize) -> Optimizer {
+    let mut opt = adamw(len);
+    opt.step([Tensor::new("w", &mut vec![1.0_f32; len], &vec![0.5_f32; len])]).unwrap();
+    opt
+}
+
+fn load(path: &Path, opt: &mut Optimizer) -> Result<(), String> {
+    let mut file = CheckpointReader::open(path).map_err(|error| error.to_string())?;
+    file.load(opt).map_err(|error| error.to_string())
+}
+
+/// What does not fit is said, and changes nothing.
+#[test]
+fn what_does_not_fit() {
+    let (_dir, path) = temporary();
+    stepped(4).checkpoint().save(&path).unwrap();
+    let refused = |opt: &mut Optimizer, why: &str| {
+        let steps = opt.steps();
+        let message = load(&path, opt).unwrap_err();
+        assert_eq!(message, format!("{}: {why}", path.display()));
+        assert_eq!(opt.steps(), steps);
+    };
+    refused(&mut stepped(5), "the length of `w.m` is 4, expected 5");
+    let mut more = stepped(4);
+    more.add::<f32>(GroupId::default(), "x", 4).unwrap();
+    refused(&mut more, "the number of parameters is 1, expected 2");
+    let mut other = Optimizer::new(AdamW::default()).unwrap();
+    other.add::<f32>(GroupId::default(), "x", 4).unwrap();
+    refused(&mut other, "a parameter is `w`, expected one that is registered");
+    let mut wider = Optimizer::new(AdamW::default()).unwrap();
+    wider.add::<f64>(GroupId::default(), "w", 4).unwrap();
+    refused(&mut wider, "the type of `w` is f32, expected f64");
+    let mut narrower = Optimizer::new(AdamW::default()).unwrap();
+    narrower.add_mixed::<f32, bf16>(GroupId::default(), "w", 4).unwrap();
+    refused(&mut narrower, "the type of `w.m` is F32, expected BF16");
+    let mut groups = stepped(4);
+    groups.add_group(AdamW::default()).unwrap();
+    refused(&mut groups, "the number of groups is 1, expected 2");
+
+    let mut adam = Optimizer::new(Adam::default()).unwrap();
+    adam.add::<f32>(GroupId::default(), "w", 4).unwrap();
+    let error = CheckpointReader::open(&path).unwrap().load(&mut adam).unwrap_err();
+    assert!(error.to_string().contains("the rule of group 0 is adamw, expected adam"), "{error}");
+    let mut lion = Optimizer::new(Lion::default()).unwrap();
+    lion.add::<f32>(GroupId::default(), "w", 4).unwrap();
+    let error = CheckpointReader::open(&path).unwrap().load(&mut lion).unwrap_err();
+    assert!(error.to_string().contains("are not valid: "), "{error}");
+
+    let mut file = CheckpointReader::open(&path).unwrap();
+    assert!(
+        file.read("nothing", &mut [0.0_f32])
+            .unwrap_err()
+            .to_string()
+            .ends_with("lacks the tensor `nothing`")
+    );
+    assert_eq!(file.names(), ["w.m", "w.v"]);
+}
+
+/// Metadata that were tampered with, one value at a time.
+#[test]
+fn metadata_are_checked() {
+    let (_dir, path) = temporary();
+    stepped(4).checkpoint().save(&path).unwrap();
+    let good = fs::read(&path).unwrap();
+    for (from, to, why) in [
+        (r#"\"version\":1"#, r#"\"version\":2"#, "the version is 2, expected 1"),
+        (r#"\"beta1\":0.9"#, r#"\"beta1\":1.9"#, "`beta1` is 1.9, expected a number in [0, 1)"),
+        (r#"\"group\":0"#, r#"\"group\":7"#, "the group of `w` is 7, expected 0"),
+        (r#"\"t\":1"#, r#"\"t\":-"#, "are not valid: "),
+        (r#"\"maximize\""#, r#"\"maximise\""#, "are not valid: "),
+        ("fused_adam", "fused_eden", "its metadata lack `fused_adam`"),
+        (r#""w.v""#, r#""w.u""#, "lacks the tensor `w.v`"),
+        (r#"[16,32]"#, r#"[15,31]"#, "its header is not valid: "),
+    ] {
+        let at = good.windows(from.len()).position(|bytes| bytes == from.as_bytes());
+        let mut bad = good.clone();
+        bad[at.unwrap_or_else(|| panic!("no {from}"))..][..to.len()].copy_from_slice(to.as_bytes());
+        fs::write(&path, &bad).unwrap();
+        let message = load(&path, &mut adamw(4)).unwrap_err();
+        assert!(message.contains(why), "{message}");
+    }
+}
+
+/// Every beginning of a file is refused, and so is a longer one.
+#[test]
+fn files_that_are_not_whole() {
+    let (_dir, path) = temporary();
+    stepped(4).checkpoint().save(&path).unwrap();
+    let good = fs::read(&path).unwrap();
+    for len in 0..good.len() {
+        fs::write(&path, &good[..len]).unwrap();
+        assert!(load(&path, &mut adamw(4)).is_err(), "the first {len} bytes were loaded");
+    }
+    fs::write(&path, [&good[..], &[0]].concat()).unwrap();
+    assert!(load(&path, &mut adamw(4)).is_err());
+    fs::write(&path, &good).unwrap();
+    load(&path, &mut adamw(4)).unwrap();
+    // Headers that would take all memory.
+    for len in [u64::MAX, 1 << 40, good.len() as u64 - 7] {
+        let mut bad = good.clone();
+        bad[..8].copy_from_slice(&len.to_le_bytes());
+        fs::write(&path, &bad).unwrap();
+        let message = load(&path, &mut adamw(4)).unwrap_err();
+        assert!(message.contains("says that its header has"), "{message}");
+    }
+    assert!(load(&path.join("nowhere"), &mut adamw(4)).is_err());
+}
+
+/// A file that cannot be written leaves the old one as it was, and nothing beside it.
+#[test]
+fn the_old_file_stays() {
+    let (dir, path) = temporary();
+    stepped(4).checkpoint().save(&path).unwrap();
+    let old = fs::read(&path).unwrap();
+    let twice = [0.0_f32];
+    let opt = stepped(4);
+    let error = opt.checkpoint().with("x", &twice).with("x", &twice).save(&path).unwrap_err();
+    assert!(error.to_string().ends_with("there are two tensors `x`"), "{error}");
+    assert!(opt.checkpoint().save(dir.path().join("no/such/directory")).is_err());
+    assert_eq!(fs::read(&path).unwrap(), old);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// The states of torch's Adam after three steps lead where torch was after five.
+#[test]
+fn torchs_states_are_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/torch_adam.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let torch = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str| -> Vec<f64> { bytemuck_pod(torch.tensor(name).unwrap().data()) };
+    let adam = Adam { lr: 0.02, amsgrad: true, weight_decay: 0.1, ..Adam::default() };
+    let mut opt = Optimizer::new(adam).unwrap();
+    opt.add::<f64>(GroupId::default(), "w", 12).unwrap();
+    opt.add::<f64>(GroupId::default(), "b", 3).unwrap();
+    opt.add::<f64>(GroupId::default(), "new", 3).unwrap();
+    CheckpointReader::open(&path).unwrap().load_torch(&mut opt).unwrap();
+    assert_eq!([opt.t(opt.id("w").unwrap()), opt.t(opt.id("new").unwrap())], [3, 0]);
+    for name in ["w", "b"] {
+        let mut theta = tensor(&format!("{name}.theta3"));
+        for t in [4, 5] {
+            opt.step([Tensor::new(name, &mut theta, &tensor(&format!("{name}.grad{t}")))]).unwrap();
+        }
+        for (theta, torch) in theta.iter().zip(tensor(&format!("{name}.theta5"))) {
+            assert!((theta - torch).abs() < 1e-14, "{name}: {theta}, torch has {torch}");
+        }
+    }
+
+    // There and back again.
+    let (_dir, path) = temporary();
+    opt.torch_checkpoint().save(&path).unwrap();
+    let mut back = Optimizer::new(adam).unwrap();
+    back.add::<f64>(GroupId::default(), "w", 12).unwrap();
+    let mut file = CheckpointReader::open(&path).unwrap();
+    file.load_torch(&mut back).unwrap();
+    let [w, same] =
+        [&opt, &back].map(|opt| opt.state::<f64>(opt.id("w").unwrap(), "v_max").unwrap());
+    assert_eq!(w, same);
+    assert_eq!(back.t(back.id("w").unwrap()), 5);
+    let mut lion = Optimizer::new(AdamW::default()).unwrap();
+    lion.add::<f32>(GroupId::default(), "w", 12).unwrap();
+    let error = file.load_torch(&mut lion).unwrap_err().to_string();
+    assert!(error.ends_with("the type of `w.exp_avg` is F64, expected F32"), "{error}");
+}
+
+fn bytemuck_pod(bytes: &[u8]) -> Vec<f64> {
+    fused_adam::bytemuck::pod_collect_to_vec(bytes)
+}
+
+/// Elements of the parameter that is saved and killed.
+const KILLED: usize = 1 << 16;
+
+/// The variable that makes this program the process to be killed.
+const VICTIM: &str = "FUSED_ADAM_SAVES_TO";
+
+/// Not a test: saves for ever, and a step between, each with θ and states that are all one number.
+#[test]
+fn victim() {
+    let Some(path) = std::env::var_os(VICTIM) else { return };
+    let mut opt = adamw(KILLED);
+    let mut theta = vec![0.0_f32; KILLED];
+    loop {
+        opt.step([Tensor::new("w", &mut theta, &vec![1.0_f32; KILLED])]).unwrap();
+        opt.checkpoint().with("theta", &theta).save(&path).unwrap();
+    }
+}
+
+/// A process that is killed at any point of saving leaves a file that is whole: an old one or a new
+/// one.
+#[test]
+fn killed_while_saving() {
+    let (_dir, path) = temporary();
+    let random = &mut Random(11);
+    let (mut last, mut loaded) = (0, 0);
+    for kill in 0..200 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "checkpoints::victim", "--quiet"])
+            .env(VICTIM, &path)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(1000 + random.below(14_000) as u64));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !path.exists() {
+            continue;
+        }
+        let mut opt = adamw(KILLED);
+        let mut theta = vec![0.0_f32; KILLED];
+        let mut file = CheckpointReader::open(&path).unwrap_or_else(|e| panic!("kill {kill}: {e}"));
+        file.load(&mut opt).unwrap();
+        file.read("theta", &mut theta).unwrap();
+        // θ and states are those of one step, which is the one that was counted.
+        let mut twin = adamw(1);
+        let mut one = [0.0_f32];
+        for _ in 0..opt.steps() {
+            twin.step([Tensor::new("w", &mut one, &[1.0_f32])]).unwrap();
+        }
+        let all =
+            |values: &[f32], value: f32| values.iter().all(|x| x.to_bits() == value.to_bits());
+        assert!(all(&theta, one[0]), "kill {kill}: θ is not that of step {}", opt.steps());
+        for state in ["m", "v"] {
+            let value = twin.state::<f32>(twin.id("w").unwrap(), state).unwrap()[0];
+            assert!(all(opt.state(opt.id("w").unwrap(), state).unwrap(), value), "kill {kill}");
+        }
+        loaded += 1;
+        last = last.max(opt.steps());
+    }
+    println!("{loaded} of 200 killed runs left a file; the longest had saved {last} times");
+    assert!(loaded >= 100, "only {loaded} runs lived to save");
+}
