@@ -1,24 +1,35 @@
-//! No step allocates: counted by an allocator that counts.
+//! No step allocates, and memory stays what it is over a long run: counted by an allocator that
+//! counts.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fused_adam::{AdamW, Backend, Flat, Rounding, Schedule, Step, bf16, f16};
+use fused_adam::{
+    AdamW, Backend, ClipNorm, Flat, GroupId, LrSchedule, Optimizer, Rounding, Schedule, Step,
+    StepOptions, Tensor, bf16, f16,
+};
 
-/// The system's allocator, and how often it was asked.
+/// The system's allocator, how often it was asked, and how many bytes are in use.
 struct Counting;
 
 static ASKED: AtomicUsize = AtomicUsize::new(0);
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+
+/// The counts are the process's: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 // SAFETY: every call goes on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.fetch_add(1, Ordering::Relaxed);
+        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's promises are the ones that the system's allocator asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -38,9 +49,9 @@ fn allocations(mut f: impl FnMut()) -> usize {
     (0..3).map(count).min().unwrap_or(0)
 }
 
-/// One test, since the count is the process's.
 #[test]
 fn no_step_allocates() {
+    let _alone = ALONE.lock().unwrap();
     let len = 1 << 18; // long enough for many threads
     let adamw = AdamW { amsgrad: true, ..AdamW::default() };
     let (mut theta, grad) = (vec![0.5_f32; len], vec![1.0_f32; len]);
@@ -99,4 +110,105 @@ fn no_step_allocates() {
         println!("200 steps from outside the pool: {count} allocations by rayon's queue");
         assert!(count <= 10, "{count} allocations in 200 steps from outside the pool");
     }
+}
+
+/// An optimizer of many tensors, with all that it can do, once every state is there.
+#[test]
+fn no_step_of_an_optimizer_allocates() {
+    let _alone = ALONE.lock().unwrap();
+    for (schedule, allowed) in [(Schedule::Serial, 0), (Schedule::Auto, 10)] {
+        let mut opt = Optimizer::new(AdamW::default()).unwrap();
+        opt.options = StepOptions {
+            clip_norm: Some(ClipNorm::Two(1.0)),
+            clip_value: Some(1.0),
+            report_largest_update: true,
+            schedule,
+            ..StepOptions::default()
+        };
+        opt.lr_schedule =
+            Some(LrSchedule::warmup(5).then(5, LrSchedule::Exponential { gamma: 0.9 }));
+        let mut tensors: Vec<_> = [3, 500_000, 17, 70_000]
+            .iter()
+            .map(|&len| {
+                let id = opt.add::<f32>(GroupId::default(), &len.to_string(), len).unwrap();
+                (id, vec![0.5_f32; len], vec![1.0_f32; len])
+            })
+            .collect();
+        let mut steps = |n: usize| {
+            for _ in 0..n {
+                opt.step(tensors.iter_mut().map(|(id, theta, grad)| Tensor::new(*id, theta, grad)))
+                    .unwrap();
+            }
+        };
+        steps(20);
+        let count = allocations(|| steps(200));
+        println!("200 steps, {schedule:?}: {count} allocations");
+        assert!(count <= allowed, "{count} allocations in 200 steps, {schedule:?}");
+    }
+}
+
+/// A hundred thousand steps with frozen parameters, skipped steps and checkpoints: the memory in use
+/// does not grow, and the end is to the bit that of the reference.
+#[test]
+fn a_long_run() {
+    let _alone = ALONE.lock().unwrap();
+    const STEPS: u64 = 100_000;
+    let lens = [1, 40, 7, 100];
+    let rule = AdamW { lr: 1e-3, ..AdamW::default() };
+    let mut opt = Optimizer::new(rule).unwrap();
+    opt.options.skip_nonfinite = true;
+    let ids = lens.map(|len| opt.add::<f32>(GroupId::default(), &len.to_string(), len).unwrap());
+    let mut theta = lens.map(|len| vec![0.5_f32; len]);
+    let mut twin = theta.clone();
+    let mut states = lens.map(|len| [vec![0.0_f32; len], vec![0.0_f32; len]]);
+    let mut counts = [0; 4];
+    let mut grad = lens.map(|len| vec![0.0_f32; len]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("long.safetensors");
+    let mut random = 1_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let (mut least, mut most) = (usize::MAX, 0);
+    for step in 0..STEPS {
+        let active = next();
+        let skipped = next() % 50 == 0;
+        for g in grad.iter_mut().flatten() {
+            *g = (next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        }
+        let is_active = |i: usize| active >> i & 1 == 1;
+        let bad = (0..4).find(|&i| skipped && is_active(i));
+        if let Some(i) = bad {
+            grad[i][0] = f32::NAN;
+        }
+        let tensors = ids.iter().zip(&mut theta).zip(&grad).enumerate();
+        let tensors = tensors.filter(|(i, _)| is_active(*i));
+        opt.step(tensors.map(|(_, ((id, theta), grad))| Tensor::new(*id, theta, grad))).unwrap();
+        for i in (0..4).filter(|&i| bad.is_none() && is_active(i)) {
+            counts[i] += 1;
+            let [m, v] = &mut states[i];
+            Step::new(&rule, counts[i])
+                .backend(Backend::Scalar)
+                .run(&mut twin[i], &grad[i], &mut [m, v])
+                .unwrap();
+        }
+        if step % 2000 == 1999 {
+            opt.checkpoint().save(&path).unwrap();
+            fused_adam::CheckpointReader::open(&path).unwrap().load(&mut opt).unwrap();
+            let in_use = IN_USE.load(Ordering::Relaxed);
+            (least, most) = (least.min(in_use), most.max(in_use));
+        }
+    }
+    for i in 0..4 {
+        assert_eq!(opt.t(ids[i]), counts[i]);
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&theta[i]), bits(&twin[i]));
+        assert_eq!(bits(opt.state(ids[i], "m").unwrap()), bits(&states[i][0]));
+        assert_eq!(bits(opt.state(ids[i], "v").unwrap()), bits(&states[i][1]));
+    }
+    println!("{least} to {most} bytes in use");
+    assert!(most - least < 4096, "{least} to {most} bytes in use");
 }

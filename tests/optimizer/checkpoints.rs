@@ -1,23 +1,26 @@
 //! Checkpoints: that a run that was stopped goes on to the bit, that torch's files are read, and that no
 //! file does harm.
 
+use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use fused_adam::{
-    Adam, AdamW, AnyRule, CheckpointReader, GroupId, Lion, LossScale, Optimizer, Rounding,
-    Schedule, Tensor, bf16,
+    Adam, AdamW, AnyRule, CheckpointReader, GroupId, Lion, LossScale, NamedRule, Optimizer,
+    Rounding, Schedule, Sgd, Tensor, bf16,
 };
 use proptest::prelude::*;
 use safetensors::SafeTensors;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::common::{Bits, Numbers, Random, difference};
 
 /// A small model in three types, in two groups.
-struct Model {
-    opt: Optimizer<AnyRule>,
+struct Model<R> {
+    opt: Optimizer<R>,
     a: Vec<f32>,
     b: Vec<bf16>,
     c: Vec<f64>,
@@ -25,10 +28,10 @@ struct Model {
 
 const LENS: [usize; 3] = [1000, 37, 5];
 
-impl Model {
-    fn new(rules: [AnyRule; 2], schedule: Schedule, seed: u64) -> Self {
-        let mut opt = Optimizer::new(rules[0]).unwrap();
-        let second = opt.add_group(rules[1]).unwrap();
+impl<R: NamedRule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
+    fn new(rules: &[R; 2], schedule: Schedule, seed: u64) -> Self {
+        let mut opt = Optimizer::new(rules[0].clone()).unwrap();
+        let second = opt.add_group(rules[1].clone()).unwrap();
         opt.add::<f32>(GroupId::default(), "layer.a", LENS[0]).unwrap();
         opt.add_mixed::<bf16, f32>(second, "layer.b", LENS[1]).unwrap();
         opt.add::<f64>(second, "c", LENS[2]).unwrap();
@@ -107,34 +110,55 @@ proptest! {
 
     /// Stopped, saved, loaded and resumed is not stopped; with other threads too.
     #[test]
-    fn resumed_is_not_stopped(
-        seed: u64,
-        (first, second) in (0..AnyRule::NAMES.len(), 0..AnyRule::NAMES.len()),
-        (before, after) in (0..6_u64, 1..5_u64),
-        amsgrad: bool,
-    ) {
-        let rule = |i: usize| match AnyRule::NAMES[i].parse().unwrap() {
-            AnyRule::AdamW(rule) => AdamW { amsgrad, lr: 1.0 / 3.0, ..rule }.into(),
-            other => other,
-        };
-        let rules = [rule(first), rule(second)];
-        let (_dir, path) = temporary();
-        let mut whole = Model::new(rules, Schedule::Auto, seed);
-        (0..before).for_each(|step| whole.step(seed, step));
-        whole.save(&path);
-        // Other hyper-parameters, to be replaced by those of the file.
-        let other = rules.map(|mut rule| { *rule.lr_mut() = 9.0; rule });
-        let mut resumed = Model::new(other, Schedule::Serial, seed);
-        resumed.load(&path).unwrap();
-        resumed.expect(&whole);
-        for group in [GroupId::default(), ] {
-            prop_assert_eq!(resumed.opt.rule(group), whole.opt.rule(group));
-        }
-        for step in before..before + after {
-            whole.step(seed, step);
-            resumed.step(seed, step);
-        }
-        resumed.expect(&whole);
+    fn resumed_is_not_stopped(seed: u64, before in 0..6_u64, after in 1..5_u64, maximize: bool) {
+        let adamw = AdamW { lr: 1.0 / 3.0, maximize, ..AdamW::default() };
+        resume(&[adamw, AdamW { amsgrad: true, ..adamw }], seed, before, after);
+        resume(&[Lion::default(), Lion { lr: 0.1, ..Lion::default() }], seed, before, after);
+        let sgd = Sgd { maximize, ..Sgd::default() };
+        resume(&[sgd, Sgd { momentum: 0.9, ..sgd }], seed, before, after);
+    }
+}
+
+fn resume<R>(rules: &[R; 2], seed: u64, before: u64, after: u64)
+where
+    R: NamedRule + Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let (_dir, path) = temporary();
+    let mut whole = Model::new(rules, Schedule::Auto, seed);
+    (0..before).for_each(|step| whole.step(seed, step));
+    whole.save(&path);
+    // Other hyper-parameters, to be replaced by those of the file.
+    let mut other = rules.clone();
+    other.iter_mut().for_each(|rule| rule.set_lr(9.0));
+    let mut resumed = Model::new(&other, Schedule::Serial, seed);
+    resumed.load(&path).unwrap();
+    resumed.expect(&whole);
+    assert_eq!(resumed.opt.rule(GroupId::default()), Some(&rules[0]));
+    for step in before..before + after {
+        whole.step(seed, step);
+        resumed.step(seed, step);
+    }
+    resumed.expect(&whole);
+}
+
+/// The hyper-parameters of every rule, with every bit.
+#[test]
+fn every_rule_is_written_and_read() {
+    let (_dir, path) = temporary();
+    let mut rules = AnyRule::NAMES.map(|name| name.parse::<AnyRule>().unwrap());
+    let mut defaults = Optimizer::new(rules[0]).unwrap();
+    let third = |rule: &mut AnyRule| *rule.lr_mut() = 1.0 / 3.0;
+    rules.iter_mut().for_each(third);
+    let mut opt = Optimizer::new(rules[0]).unwrap();
+    let mut groups = vec![GroupId::default()];
+    for rule in &rules[1..] {
+        groups.push(opt.add_group(*rule).unwrap());
+        defaults.add_group(rule.name().parse().unwrap()).unwrap();
+    }
+    opt.checkpoint().save(&path).unwrap();
+    CheckpointReader::open(&path).unwrap().load(&mut defaults).unwrap();
+    for (group, rule) in groups.into_iter().zip(&rules) {
+        assert_eq!(defaults.rule(group), Some(rule));
     }
 }
 
