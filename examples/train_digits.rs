@@ -3,19 +3,24 @@
 //!
 //! ```text
 //! cargo run --release --example train_digits -- [--optimizer NAME]
+//!     [--checkpoint FILE [--resume] [--stop-after EPOCHS]]
 //! ```
 //!
 //! The optimizer is AdamW unless it is named: sgd, rmsprop, adagrad, adam, adamw, adamax, nadam,
 //! radam, adabound, adabelief or lion.
 //!
+//! With `--checkpoint` it trains once, saves weights and states after each epoch, and with `--resume`
+//! goes on from there: to the same weights, to the bit, as if it had not been stopped.
+//!
 //! The digits are 1797 real ones of 8×8 pixels: UCI "Optical Recognition of Handwritten Digits"
 //! (E. Alpaydin, 1998, CC BY 4.0). A fifth of them is held out, and the network has to read at
 //! least 95 % of that fifth correctly, 93 % with another optimizer than AdamW: 64 pixels → 96 leaky rectified units → 10 classes.
 //!
-//! All of its parameters lie in one flat buffer, theta, and their gradients in another: that is all
-//! [`Flat`] needs to know about a model. Forward and backward pass are plain loops on one thread,
-//! the same in all runs; only the optimizer's backend and its threads differ. Training magnifies
-//! rounding errors: one flipped bit in an early step will as a rule change most weights at the end.
+//! An [`Optimizer`] holds the four tensors in two groups, since biases are not to decay. It warms up
+//! for an epoch, lets the step size fall along half a cosine, and clips the gradients' norm.
+//! Forward and backward pass are plain loops on one thread, the same in all runs; only the optimizer's
+//! backend and its threads differ. Training magnifies rounding errors: one flipped bit in an early
+//! step will as a rule change most weights at the end.
 //!
 //! It prints a table and draws the loss curve to `target/train_digits.svg`. Another machine may
 //! show another hash of the weights, since `exp` is its mathematical library's.
@@ -23,11 +28,14 @@
 use std::fs;
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
-use fused_adam::{AnyRule, Backend, Flat, Schedule};
+use fused_adam::{
+    AdamW, AnyRule, Backend, CheckpointReader, ClipNorm, GroupId, Lion, LrSchedule, Optimizer,
+    Schedule, Tensor,
+};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 use plotters::style::full_palette::{DEEPORANGE, INDIGO};
@@ -49,8 +57,9 @@ const LEAK: f32 = 0.1;
 
 const EPOCHS: usize = 30;
 const BATCH: usize = 32;
-/// The learning rate of the first step with each optimizer. From there it falls to zero on a
-/// straight line. AdaGrad's is large, as its steps shrink of themselves; SGD's is that of steps
+/// The gradients' norm is clipped to this, which it exceeds in the first steps only.
+const CLIP: f64 = 5.0;
+/// The largest learning rate with each optimizer. AdaGrad's is large, as its steps shrink of themselves; SGD's is that of steps
 /// which grow with the gradient, and Lion's that of steps which all have one size.
 const PEAK_LR: [(&str, f64); 11] = [
     ("sgd", 1e-1),
@@ -72,8 +81,18 @@ const THREADS: [usize; 3] = [1, 2, 4];
 const CHUNK: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 fn main() -> Result<()> {
-    let rule = optimizer(&option()?)?;
+    let options = Options::parse()?;
+    let rule = optimizer(&options.optimizer)?;
     let digits = Digits::load()?;
+    if options.checkpoint.is_some() {
+        let steps = (EPOCHS * digits.train.len().div_ceil(BATCH)) as u64;
+        let bar = ProgressBar::new(steps);
+        bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {eta}")?);
+        let run = Run::train(&digits, rule, Backend::Auto, 1, &bar, &options)?;
+        bar.finish_and_clear();
+        print_table(&[run]);
+        return Ok(());
+    }
     let named = |backend: &Backend| !matches!(backend, Backend::Auto | Backend::Native);
     let (here, elsewhere): (Vec<Backend>, Vec<Backend>) =
         Backend::ALL.into_iter().filter(named).partition(|backend| backend.is_available());
@@ -86,7 +105,9 @@ fn main() -> Result<()> {
         for threads in THREADS {
             bar.set_prefix(format!("{backend} on {threads}"));
             let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
-            runs.push(pool.install(|| Run::train(&digits, rule, backend, threads, &bar))?);
+            runs.push(
+                pool.install(|| Run::train(&digits, rule, backend, threads, &bar, &options))?,
+            );
         }
     }
     bar.finish_and_clear();
@@ -106,18 +127,38 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The name after `--optimizer`, or else that of AdamW.
-fn option() -> Result<String> {
-    use lexopt::prelude::*;
-    let mut name = "adamw".to_owned();
-    let mut parser = lexopt::Parser::from_env();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("optimizer") => name = parser.value()?.string()?,
-            _ => return Err(argument.unexpected().into()),
+struct Options {
+    optimizer: String,
+    checkpoint: Option<PathBuf>,
+    resume: bool,
+    /// Epochs.
+    stop_after: usize,
+}
+
+impl Options {
+    fn parse() -> Result<Self> {
+        use lexopt::prelude::*;
+        let mut options = Options {
+            optimizer: "adamw".to_owned(),
+            checkpoint: None,
+            resume: false,
+            stop_after: EPOCHS,
+        };
+        let mut parser = lexopt::Parser::from_env();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("optimizer") => options.optimizer = parser.value()?.string()?,
+                Long("checkpoint") => options.checkpoint = Some(parser.value()?.into()),
+                Long("resume") => options.resume = true,
+                Long("stop-after") => options.stop_after = parser.value()?.parse()?,
+                _ => return Err(argument.unexpected().into()),
+            }
         }
+        if options.checkpoint.is_none() && (options.resume || options.stop_after != EPOCHS) {
+            return Err("--resume and --stop-after need a --checkpoint".into());
+        }
+        Ok(options)
     }
-    Ok(name)
 }
 
 /// The rule of this name, as it is before the first step.
@@ -129,6 +170,34 @@ fn optimizer(name: &str) -> Result<AnyRule> {
         sgd.momentum = SGD_MOMENTUM;
     }
     Ok(rule)
+}
+
+/// The same without decay, for biases.
+fn without_decay(rule: AnyRule) -> AnyRule {
+    match rule {
+        AnyRule::AdamW(rule) => AdamW { weight_decay: 0.0, ..rule }.into(),
+        AnyRule::Lion(rule) => Lion { weight_decay: 0.0, ..rule }.into(),
+        // The others have none unless it is asked for.
+        other => other,
+    }
+}
+
+/// The network's tensors as they follow each other in theta, with whether they are biases.
+const TENSORS: [(&str, usize, bool); 4] = [
+    ("first.bias", HIDDEN, true),
+    ("first.weight", PIXELS * HIDDEN, false),
+    ("second.bias", CLASSES, true),
+    ("second.weight", HIDDEN * CLASSES, false),
+];
+
+/// Each of them with its part of theta and of the gradient.
+fn tensors<'a>(mut theta: &'a mut [f32], mut grad: &'a [f32]) -> impl Iterator<Item = Tensor<'a>> {
+    TENSORS.into_iter().map(move |(name, len, _)| {
+        let (tensor, rest) = std::mem::take(&mut theta).split_at_mut(len);
+        let (its_grad, grad_rest) = grad.split_at(len);
+        (theta, grad) = (rest, grad_rest);
+        Tensor::new(name, tensor, its_grad)
+    })
 }
 
 /// The share of the held-out digits that has to be read correctly.
@@ -302,31 +371,61 @@ impl Run {
         backend: Backend,
         threads: usize,
         bar: &ProgressBar,
+        options: &Options,
     ) -> Result<Self> {
         let start = Instant::now();
         let mut in_optimizer = Duration::ZERO;
         let mut rng = Rng(1);
         let mut theta = initial_theta(&mut rng);
         let mut grad = vec![0.0; theta.len()];
-        let schedule = if threads == 1 { Schedule::Serial } else { Schedule::Chunks(CHUNK) };
-        let mut opt = Flat::new(rule, theta.len())?.with_backend(backend).with_schedule(schedule);
         let mut losses = Vec::new();
         let mut held_out = vec![evaluate(&theta, &digits.held_out)];
         let mut order: Vec<&Digit> = digits.train.iter().collect();
-        let steps = (EPOCHS * order.len().div_ceil(BATCH)) as f64;
-        for _ in 0..EPOCHS {
+        let batches = order.len().div_ceil(BATCH);
+
+        let mut opt = Optimizer::new(rule)?;
+        let biases = opt.add_group(without_decay(rule))?;
+        for (name, len, is_bias) in TENSORS {
+            opt.add::<f32>(if is_bias { biases } else { GroupId::default() }, name, len)?;
+        }
+        opt.options.backend = backend;
+        opt.options.schedule =
+            if threads == 1 { Schedule::Serial } else { Schedule::Chunks(CHUNK) };
+        opt.options.clip_norm = Some(ClipNorm::Two(CLIP));
+        let (warmup, rest) = (batches as u64, ((EPOCHS - 1) * batches) as u64);
+        let falls = LrSchedule::Cosine { steps: rest, floor: 0.0 };
+        opt.lr_schedule = Some(LrSchedule::warmup(warmup).then(warmup, falls));
+        if let (Some(file), true) = (&options.checkpoint, options.resume) {
+            let mut file = CheckpointReader::open(file)?;
+            file.load(&mut opt)?;
+            file.read("theta", &mut theta)?;
+        }
+
+        let done = opt.steps() as usize / batches;
+        bar.inc((done * batches) as u64);
+        for epoch in 0..options.stop_after {
             rng.shuffle(&mut order);
+            if epoch < done {
+                continue; // The order of the digits is all that is needed of it.
+            }
             for batch in order.chunks(BATCH) {
                 let loss = backpropagate(&theta, batch, &mut grad);
                 losses.push(loss);
                 let before = Instant::now();
-                *opt.rule_mut().lr_mut() = rule.lr() * (1.0 - opt.t() as f64 / steps);
-                opt.step(&mut theta, &grad)?;
+                let report = opt.step(tensors(&mut theta, &grad))?;
                 in_optimizer += before.elapsed();
-                bar.set_message(format!("loss {loss:.4}"));
+                let lr = rule.lr() * report.lr_factor;
+                let norm = report.grad_norm.unwrap_or(0.0);
+                let per_s = losses.len() as f64 / start.elapsed().as_secs_f64();
+                bar.set_message(format!(
+                    "loss {loss:.4}, lr {lr:.1e}, norm {norm:.2}, {per_s:.0} steps/s"
+                ));
                 bar.inc(1);
             }
             held_out.push(evaluate(&theta, &digits.held_out));
+            if let Some(file) = &options.checkpoint {
+                opt.checkpoint().with("theta", &theta).save(file)?;
+            }
         }
         Ok(Run { backend, threads, theta, losses, held_out, total: start.elapsed(), in_optimizer })
     }
@@ -353,7 +452,7 @@ fn check(runs: &[Run], accuracy_wanted: f64) -> Result<()> {
 fn print_table(runs: &[Run]) {
     println!("backend  threads  accuracy    loss  seconds  in optimizer  hash of theta");
     for Run { backend, threads, theta, held_out, total, in_optimizer, .. } in runs {
-        let (loss, accuracy) = held_out[EPOCHS];
+        let (loss, accuracy) = held_out[held_out.len() - 1];
         let (percent, seconds) = (100.0 * accuracy, total.as_secs_f64());
         let share = 100.0 * in_optimizer.as_secs_f64() / seconds;
         // FNV-1a, a word at a time.

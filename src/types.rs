@@ -10,8 +10,9 @@ use half::{bf16, f16};
 
 use crate::backend::Swept;
 use crate::elements::{Half, Single};
+use crate::optimizer::region::{StepBatch, fused};
 use crate::step::Checked;
-use crate::{Error, Rule};
+use crate::{Error, NamedRule, Rule};
 
 /// A type of θ that may be stepped from a gradient of type `G` with states of type `S`.
 ///
@@ -96,6 +97,9 @@ pub trait Loop<T, G, S> {
         grad: &[G],
         state: &mut [B],
     ) -> Result<(), Error>;
+
+    /// How an optimizer of many tensors steps those of these types, if that is fused.
+    fn batches<R: NamedRule>() -> Option<StepBatch<R>>;
 }
 
 /// A way to step `f32` from g in `G` with states in `S`, and to store the new θ once more in `H`.
@@ -133,6 +137,10 @@ where
     ) -> Result<(), Error> {
         checked.fused(theta, grad, state, None)
     }
+
+    fn batches<R: NamedRule>() -> Option<StepBatch<R>> {
+        Some(fused::<T, G, S, R>)
+    }
 }
 
 impl<T, G, S> Loop<T, G, S> for FusedToNearest
@@ -152,6 +160,10 @@ where
             Some(_) => checked.mixed(theta, grad, state, None),
         }
     }
+
+    fn batches<R: NamedRule>() -> Option<StepBatch<R>> {
+        Some(fused::<T, G, S, R>)
+    }
 }
 
 impl<T: Single, G: Single, S: Single> Loop<T, G, S> for Tiles {
@@ -162,6 +174,10 @@ impl<T: Single, G: Single, S: Single> Loop<T, G, S> for Tiles {
         state: &mut [B],
     ) -> Result<(), Error> {
         checked.mixed(theta, grad, state, None)
+    }
+
+    fn batches<R: NamedRule>() -> Option<StepBatch<R>> {
+        None
     }
 }
 

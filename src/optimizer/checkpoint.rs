@@ -164,10 +164,10 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn checkpoint(&self) -> CheckpointWriter<'_> {
-        let describe = |param: &Param| ParamDescription {
+        let describe = |param: &Param<R>| ParamDescription {
             name: param.name.clone(),
             group: param.group,
-            theta: param.theta.name().to_owned(),
+            theta: param.types.theta.name().to_owned(),
             t: param.t,
         };
         let groups = self.groups.iter().map(|group| GroupDescription {
@@ -401,7 +401,7 @@ impl CheckpointReader {
             let own = &opt.params[id];
             let what = |of| format!("{of} of `{}`", own.name);
             self.fits(&what("the group"), param.group, own.group)?;
-            self.fits(&what("the type"), &*param.theta, own.theta.name())?;
+            self.fits(&what("the type"), &*param.theta, own.types.theta.name())?;
             if places[id].replace(param).is_some() {
                 return Err(self.format(format!("has the parameter `{}` twice", own.name)));
             }
@@ -417,7 +417,7 @@ impl CheckpointReader {
             let any = names.iter().any(|name| present(name).is_some());
             if place.t > 0 || any {
                 for state in names {
-                    self.info(&format!("{}.{state}", own.name), own.state_type, own.len)?;
+                    self.info(&format!("{}.{state}", own.name), own.types.state, own.len)?;
                 }
             }
             read.push((place.t, place.t > 0 || any, rule));
@@ -464,7 +464,7 @@ impl CheckpointReader {
             let t = self.step_number(&step)?;
             let name = |state: &str| format!("{}.{}", own.name, torch_name(state).unwrap_or(state));
             for state in rule.state_names() {
-                self.info(&name(state), own.state_type, own.len)?;
+                self.info(&name(state), own.types.state, own.len)?;
             }
             states.push((t, Some(self.states(own, rule, name)?)));
         }
@@ -522,16 +522,16 @@ impl CheckpointReader {
     }
 
     /// The states of a parameter, which have been checked.
-    fn states(
+    fn states<R: NamedRule>(
         &mut self,
-        param: &Param,
-        rule: &impl NamedRule,
+        param: &Param<R>,
+        rule: &R,
         name: impl Fn(&str) -> String,
     ) -> Result<States> {
         let names = rule.state_names();
-        let mut states = States::new(param.state_type, param.len, &vec![0.0; names.len()]);
+        let mut states = States::new(param.types.state, param.len, &vec![0.0; names.len()]);
         for (i, state) in names.iter().enumerate() {
-            let start = self.info(&name(state), param.state_type, param.len)?;
+            let start = self.info(&name(state), param.types.state, param.len)?;
             if let Some(slice) = states.get_mut(i) {
                 self.read_at(start, slice.bytes_mut())?;
             }

@@ -5,7 +5,7 @@
 pub(crate) mod checkpoint;
 mod loss_scale;
 mod lr_schedule;
-mod region;
+pub(crate) mod region;
 mod rule;
 mod tensor;
 
@@ -23,12 +23,13 @@ use crate::backend::parallel;
 use crate::rules::check;
 use crate::scaled::GradScale;
 use crate::step::check_states;
+use crate::types::Loop;
 use crate::{
-    AdamW, Backend, Element, Error, Float, GradNorm, Kernel, Parameter, Rounding, Rule, Schedule,
+    AdamW, Backend, Element, Error, Float, GradNorm, Kernel, Parameter, Rounding, Schedule,
     WithKernel,
 };
-use region::{Pass, norm, total_cost};
-use tensor::{Grad, Job, States, Type};
+use region::{Pass, StepBatch, norm, total_cost};
+use tensor::{Grad, Job, States, Type, Types};
 
 /// A parameter of an [`Optimizer`]: what registering it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,7 +68,7 @@ pub struct GroupId(usize);
 /// ```
 pub struct Optimizer<R = AdamW> {
     groups: Vec<Group<R>>,
-    params: Vec<Param>,
+    params: Vec<Param<R>>,
     by_name: HashMap<String, usize>,
     /// One place for each parameter, empty between steps: kept for its memory.
     jobs: Vec<Option<Job<'static>>>,
@@ -143,13 +144,12 @@ struct Group<R> {
 }
 
 /// A parameter's state.
-#[derive(Clone, Debug)]
-struct Param {
+struct Param<R> {
     name: String,
     group: usize,
     len: usize,
-    theta: Type,
-    state_type: Type,
+    types: Types,
+    step: StepBatch<R>,
     /// Steps taken.
     t: u64,
     /// None before the first gradient.
@@ -201,21 +201,30 @@ impl<R: NamedRule> Optimizer<R> {
         name: &str,
         len: usize,
     ) -> Result<ParamId, Error> {
-        self.register(group, name, len, [Type::of::<E>(); 2])
+        self.add_mixed::<E, E, E>(group, name, len)
     }
 
-    /// Registers a parameter of `len` elements of type `T`, with states of type `S`.
+    /// Registers a parameter of `len` elements of type `T`, with states of type `S`, whose gradient will
+    /// be of type `G`. A gradient of another type that goes with `T` is taken too, perhaps by a slower loop.
     ///
     /// # Errors
     ///
     /// As for [`add`](Self::add).
-    pub fn add_mixed<T: Element + Parameter<T, S>, S: Element>(
+    pub fn add_mixed<T: Element + Parameter<G, S>, G: Element, S: Element>(
         &mut self,
         group: GroupId,
         name: &str,
         len: usize,
     ) -> Result<ParamId, Error> {
-        self.register(group, name, len, [Type::of::<T>(), Type::of::<S>()])
+        let step = <T as Parameter<G, S>>::Loop::batches::<R>();
+        let types = Types {
+            theta: Type::of::<T>(),
+            grad: Type::of::<G>(),
+            state: Type::of::<S>(),
+            fused: step.is_some(),
+        };
+        // What has no loop of its own never gets to this one.
+        self.register(group, name, len, types, step.unwrap_or(|_, _, _| Ok(())))
     }
 
     fn register(
@@ -223,7 +232,8 @@ impl<R: NamedRule> Optimizer<R> {
         GroupId(group): GroupId,
         name: &str,
         len: usize,
-        [theta, state_type]: [Type; 2],
+        types: Types,
+        step: StepBatch<R>,
     ) -> Result<ParamId, Error> {
         if group >= self.groups.len() {
             return Err(Error::UnknownGroup { group, groups: self.groups.len() });
@@ -235,7 +245,7 @@ impl<R: NamedRule> Optimizer<R> {
         self.by_name.insert(name.to_owned(), id);
         let (name, seed) = (name.to_owned(), hash(name));
         let (t, states) = (0, None);
-        self.params.push(Param { name, group, len, theta, state_type, t, states, seed });
+        self.params.push(Param { name, group, len, types, step, t, states, seed });
         Ok(ParamId(id))
     }
 
@@ -411,7 +421,7 @@ impl<R: NamedRule> Optimizer<R> {
             if let Some(states) = &param.states {
                 check_states(names, states.count())?;
             }
-            let kernel = (param.group, param.t, param.theta == Type::F64);
+            let kernel = (param.group, param.t, param.types.theta == Type::F64);
             if checked == Some(kernel) {
                 continue;
             }
@@ -421,7 +431,7 @@ impl<R: NamedRule> Optimizer<R> {
                 expected: "less than u64::MAX for another step to follow",
             })?;
             let dry = Dry { scale, names };
-            if param.theta == Type::F64 {
+            if param.types.theta == Type::F64 {
                 rule.with_kernel::<f64, _>(t, dry)?;
             } else {
                 rule.with_kernel::<f32, _>(t, dry)?;
@@ -498,13 +508,13 @@ impl<R: NamedRule> Optimizer<R> {
     }
 }
 
-impl Param {
+impl<R: NamedRule> Param<R> {
     /// That the buffers of a job are this parameter's.
     fn check(&self, job: &Job<'_>) -> Result<(), Error> {
         let theta = job.theta.read();
-        let single = self.theta != Type::F64;
-        if Type::of_slice(theta) != self.theta {
-            return Err(self.wrong_type("theta", theta.type_name(), self.theta.name()));
+        let single = self.types.theta != Type::F64;
+        if Type::of_slice(theta) != self.types.theta {
+            return Err(self.wrong_type("theta", theta.type_name(), self.types.theta.name()));
         }
         self.check_length("theta", theta.len())?;
         let grad = job.grad.read();
@@ -514,7 +524,7 @@ impl Param {
         }
         self.check_length("grad", grad.len())?;
         if let Some(copy) = &job.copy {
-            if self.theta != Type::F32 {
+            if self.types.theta != Type::F32 {
                 return Err(self.wrong_type("theta", theta.type_name(), "f32 to be copied"));
             }
             self.check_length("copy", copy.read().len())?;
@@ -540,10 +550,10 @@ impl Param {
     }
 
     /// The states before the first step.
-    fn create_states(&mut self, rule: &impl Rule) {
+    fn create_states(&mut self, rule: &R) {
         let states = 0..rule.state_names().len();
         let initial: Vec<f64> = states.map(|state| rule.initial_state(state)).collect();
-        self.states = Some(States::new(self.state_type, self.len, &initial));
+        self.states = Some(States::new(self.types.state, self.len, &initial));
     }
 }
 

@@ -4,11 +4,12 @@
 //!
 //! Neighbours of one group, step number and mixture of types are a batch: its kernel is made once.
 
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
 
-use super::tensor::{Grad, Job, States, Type};
+use super::tensor::{Grad, Job, States, Type, Types};
 use super::{Group, Param};
 use crate::backend::columns::{AnySlice, AnySliceMut, Buffers, ColumnMut, Mixed, Table, unzip};
 #[cfg(feature = "parallel")]
@@ -26,17 +27,17 @@ const TENSOR_BYTES: usize = 256;
 const BLOCK: usize = 2048;
 
 /// Everything that the pass needs beside the tensors.
-pub(super) struct Pass<'p, R> {
-    pub groups: &'p [Group<R>],
-    pub engine: Engine,
-    pub scale: GradScale,
+pub struct Pass<'p, R> {
+    pub(super) groups: &'p [Group<R>],
+    pub(super) engine: Engine,
+    pub(super) scale: GradScale,
     /// The seed of stochastic rounding.
-    pub seed: Option<u64>,
+    pub(super) seed: Option<u64>,
     /// Bytes of θ in a piece; none for the calling thread alone.
-    pub chunk: Option<usize>,
+    pub(super) chunk: Option<usize>,
     /// Where the largest change of θ is kept, as its bits: numbers from 0 up are in the order of
     /// their bits.
-    pub largest: Option<AtomicU64>,
+    pub(super) largest: Option<AtomicU64>,
 }
 
 fn cost(job: &Option<Job<'_>>) -> usize {
@@ -118,9 +119,9 @@ fn norm_of_long(engine: Engine, rows: usize, grad: AnySlice<'_>) -> GradNorm {
 
 impl<R: NamedRule> Pass<'_, R> {
     /// Takes the step of every parameter that has a job.
-    pub fn run(
+    pub(super) fn run(
         &self,
-        params: &mut [Param],
+        params: &mut [Param<R>],
         jobs: &mut [Option<Job<'_>>],
         total: usize,
     ) -> Result<(), Error> {
@@ -144,25 +145,26 @@ impl<R: NamedRule> Pass<'_, R> {
     }
 
     /// Takes the steps of a piece of the list, batch by batch.
-    fn piece(&self, params: &mut [Param], jobs: &mut [Option<Job<'_>>]) -> Result<(), Error> {
+    fn piece(&self, params: &mut [Param<R>], jobs: &mut [Option<Job<'_>>]) -> Result<(), Error> {
         let (mut params, mut jobs) = (params, jobs);
         while let Some(first) = jobs.iter().position(Option::is_some) {
-            let batch_of = |param: &Param, job: &Option<Job<'_>>| {
-                job.as_ref().map(|job| (param.group, param.t, self.mixture(param, job)))
+            let batch_of = |param: &Param<R>, job: &Option<Job<'_>>| {
+                let fused = self.is_fused(param, job.as_ref()?);
+                Some((param.group, param.t, param.types, fused))
             };
             let same = batch_of(&params[first], &jobs[first]);
             let others = params[first..].iter().zip(&jobs[first..]);
             let end = first + others.take_while(|(p, j)| batch_of(p, j) == same).count();
             let (batch_params, rest_params) = params.split_at_mut(end);
             let (batch_jobs, rest_jobs) = jobs.split_at_mut(end);
-            if let Some((group, t, mixture)) = same {
+            if let Some((group, t, _, fused)) = same {
                 let (params, jobs) = (&mut batch_params[first..], &mut batch_jobs[first..]);
-                let batch = Batch { pass: self, mixture, params, jobs };
-                let rule = &self.groups[group].effective;
-                if mixture == Mixture::F64 {
-                    rule.with_kernel::<f64, _>(t + 1, batch)?;
+                let (rule, step) = (&self.groups[group].effective, params[0].step);
+                let batch = Batch { pass: self, params, jobs };
+                if fused {
+                    step(batch, rule, t + 1)?;
                 } else {
-                    rule.with_kernel::<f32, _>(t + 1, batch)?;
+                    rule.with_kernel::<f32, _>(t + 1, ByTiles(batch))?;
                 }
             }
             (params, jobs) = (rest_params, rest_jobs);
@@ -170,68 +172,71 @@ impl<R: NamedRule> Pass<'_, R> {
         Ok(())
     }
 
-    /// Which loop steps a job.
-    fn mixture(&self, param: &Param, job: &Job<'_>) -> Mixture {
-        let grad = Type::of_slice(job.grad.read());
+    /// Whether a job has the types that its parameter was registered with, and those have a loop of
+    /// their own.
+    fn is_fused(&self, param: &Param<R>, job: &Job<'_>) -> bool {
+        let Types { theta, grad, fused, .. } = param.types;
+        let rounds_up_or_down = self.seed.is_some() && theta.bytes() == 2;
         let copy = job.copy.as_ref().map(|copy| Type::of_slice(AnySlice::Single(copy.read())));
-        match (param.theta, grad, param.state_type, copy) {
-            (Type::F64, ..) => Mixture::F64,
-            (Type::F32, Type::F32, Type::F32, None) => Mixture::F32,
-            (Type::F32, Type::Bf16, Type::F32, None | Some(Type::Bf16)) => Mixture::Master,
-            (Type::Bf16, Type::Bf16, Type::Bf16, None) if self.seed.is_none() => Mixture::Bf16,
-            (Type::Bf16, Type::Bf16, Type::F32, None) if self.seed.is_none() => Mixture::Bf16F32,
-            _ => Mixture::Other,
-        }
+        fused
+            && !rounds_up_or_down
+            && Type::of_slice(job.grad.read()) == grad
+            && copy.is_none_or(|copy| copy == grad)
     }
 }
 
-/// The mixtures of types that have loops of their own, and all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mixture {
-    F64,
-    F32,
-    /// `f32` with a gradient, and perhaps a copy, in `bf16`.
-    Master,
-    Bf16,
-    /// `bf16` with states in `f32`.
-    Bf16F32,
-    Other,
-}
-
-/// Jobs of one rule, step number and mixture, waiting for their kernel.
-struct Batch<'b, 'p, 'a, R> {
+/// Jobs of one rule, step number and mixture of types, waiting for their kernel.
+pub struct Batch<'b, 'p, 'a, R> {
     pass: &'b Pass<'p, R>,
-    mixture: Mixture,
-    params: &'b mut [Param],
+    params: &'b mut [Param<R>],
     jobs: &'b mut [Option<Job<'a>>],
 }
 
-impl<R: NamedRule> WithKernel<f32> for Batch<'_, '_, '_, R> {
-    fn with<K: Kernel<f32, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let kernel = &self.pass.scale.before(*kernel)?;
-        match self.mixture {
-            Mixture::F32 => self.fused::<f32, f32, f32, _, N>(kernel),
-            Mixture::Master => self.fused::<f32, bf16, f32, _, N>(kernel),
-            Mixture::Bf16 => self.fused::<bf16, bf16, bf16, _, N>(kernel),
-            Mixture::Bf16F32 => self.fused::<bf16, bf16, f32, _, N>(kernel),
-            Mixture::Other | Mixture::F64 => {
-                let engine = self.pass.engine;
-                self.each::<N>(
-                    |job, states, noise| {
-                        job.with(states, noise).mixed(engine, kernel);
-                    },
-                    |work| work.mixed(engine, kernel),
-                );
-            }
-        }
+/// How a batch is stepped by the loop of its types.
+pub type StepBatch<R> = fn(Batch<'_, '_, '_, R>, &R, u64) -> Result<(), Error>;
+
+/// Takes step `t` of a batch by the loop of these types.
+pub(crate) fn fused<T, G, S, R>(batch: Batch<'_, '_, '_, R>, rule: &R, t: u64) -> Result<(), Error>
+where
+    T: Swept,
+    G: Swept<Float = T::Float>,
+    S: Swept<Float = T::Float>,
+    R: NamedRule,
+{
+    rule.with_kernel(t, ByLoop { batch, types: PhantomData::<(T, G, S)> })
+}
+
+/// A batch that is stepped by the loop of its types.
+struct ByLoop<'b, 'p, 'a, R, T, G, S> {
+    batch: Batch<'b, 'p, 'a, R>,
+    types: PhantomData<(T, G, S)>,
+}
+
+impl<R, T, G, S> WithKernel<T::Float> for ByLoop<'_, '_, '_, R, T, G, S>
+where
+    R: NamedRule,
+    T: Swept,
+    G: Swept<Float = T::Float>,
+    S: Swept<Float = T::Float>,
+{
+    fn with<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let kernel = &self.batch.pass.scale.before(*kernel)?;
+        self.batch.fused::<T, G, S, _, N>(kernel);
         Ok(())
     }
 }
 
-impl<R: NamedRule> WithKernel<f64> for Batch<'_, '_, '_, R> {
-    fn with<K: Kernel<f64, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let kernel = &self.pass.scale.before(*kernel)?;
-        self.fused::<f64, f64, f64, _, N>(kernel);
+/// A batch that is stepped by tiles, whatever its types.
+struct ByTiles<'b, 'p, 'a, R>(Batch<'b, 'p, 'a, R>);
+
+impl<R: NamedRule> WithKernel<f32> for ByTiles<'_, '_, '_, R> {
+    fn with<K: Kernel<f32, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let engine = self.0.pass.engine;
+        let kernel = &self.0.pass.scale.before(*kernel)?;
+        self.0.each::<N>(
+            |job, states, noise| job.with(states, noise).mixed(engine, kernel),
+            |work| work.mixed(engine, kernel),
+        );
         Ok(())
     }
 }
@@ -274,7 +279,7 @@ impl<R: NamedRule> Batch<'_, '_, '_, R> {
             let (Some(job), Some(states)) = (job.take(), &mut param.states) else { continue };
             let noise = pass.seed.map(|seed| Noise::new(seed ^ param.seed, param.t + 1, 0));
             param.t += 1;
-            let bytes = param.len * param.theta.bytes();
+            let bytes = param.len * param.types.theta.bytes();
             let in_blocks = pass.largest.is_some() || matches!(job.grad, Grad::Zero(_));
             match pass.chunk {
                 #[cfg(feature = "parallel")]
@@ -283,7 +288,7 @@ impl<R: NamedRule> Batch<'_, '_, '_, R> {
                         true => pass.blocks(work, &part),
                         false => part(&mut work),
                     };
-                    let rows = chunk / param.theta.bytes();
+                    let rows = chunk / param.types.theta.bytes();
                     parallel::sweep(rows, &step, job.with(states, noise));
                 }
                 _ if in_blocks => pass.blocks(job.with(states, noise), &part),

@@ -89,6 +89,16 @@ impl<'a> Tensor<'a> {
     }
 }
 
+/// What a parameter was registered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Types {
+    pub theta: Type,
+    pub grad: Type,
+    pub state: Type,
+    /// Whether these have a loop of their own.
+    pub fused: bool,
+}
+
 /// An element type, known at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {

@@ -33,7 +33,7 @@ impl<R: NamedRule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
         let mut opt = Optimizer::new(rules[0].clone()).unwrap();
         let second = opt.add_group(rules[1].clone()).unwrap();
         opt.add::<f32>(GroupId::default(), "layer.a", LENS[0]).unwrap();
-        opt.add_mixed::<bf16, f32>(second, "layer.b", LENS[1]).unwrap();
+        opt.add_mixed::<bf16, bf16, f32>(second, "layer.b", LENS[1]).unwrap();
         opt.add::<f64>(second, "c", LENS[2]).unwrap();
         opt.options.schedule = schedule;
         opt.options.rounding = Rounding::Stochastic { seed };
@@ -201,7 +201,7 @@ fn what_does_not_fit() {
     wider.add::<f64>(GroupId::default(), "w", 4).unwrap();
     refused(&mut wider, "the type of `w` is f32, expected f64");
     let mut narrower = Optimizer::new(AdamW::default()).unwrap();
-    narrower.add_mixed::<f32, bf16>(GroupId::default(), "w", 4).unwrap();
+    narrower.add_mixed::<f32, f32, bf16>(GroupId::default(), "w", 4).unwrap();
     refused(&mut narrower, "the type of `w.m` is F32, expected BF16");
     let mut groups = stepped(4);
     groups.add_group(AdamW::default()).unwrap();

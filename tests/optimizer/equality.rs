@@ -42,7 +42,7 @@ struct One<T, G, S> {
 
 impl<T, G, S> One<T, G, S>
 where
-    T: Bits + Parameter<T, S> + Parameter<G, S>,
+    T: Bits + Parameter<G, S>,
     G: Bits,
     S: Bits,
 {
@@ -52,7 +52,7 @@ where
         (name, len): (&str, usize),
         random: &mut Random,
     ) -> Box<dyn Twin<R>> {
-        let id = opt.add_mixed::<T, S>(group, name, len).unwrap();
+        let id = opt.add_mixed::<T, G, S>(group, name, len).unwrap();
         let theta: Vec<T> = Numbers::Ordinary.fill(random, len);
         let rule = opt.rule(group).unwrap();
         let filled = |i| vec![S::from_f64(rule.initial_state(i)); len];
@@ -74,7 +74,7 @@ where
 impl<R, T, G, S> Twin<R> for One<T, G, S>
 where
     R: NamedRule,
-    T: Bits + Parameter<T, S> + Parameter<G, S>,
+    T: Bits + Parameter<G, S>,
     G: Bits,
     S: Bits,
 {
