@@ -7,8 +7,13 @@
 
 mod support;
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::time::Instant;
+
 use fused_adam::{
-    AdamW, ClipNorm, Flat, GroupId, LossScale, Optimizer, ParamId, Schedule, StepOptions, Tensor,
+    AdamW, CheckpointReader, ClipNorm, Flat, GroupId, LossScale, Optimizer, ParamId, Schedule,
+    StepOptions, Tensor,
 };
 use support::{median, time};
 
@@ -195,5 +200,54 @@ fn main() -> Result<()> {
             run.compare(&name, len, 1, zeroing, || alone.step());
         }
     }
+    if run.wants("checkpoint") {
+        checkpoints(&run, if test { 1 << 16 } else { 1 << 26 })?;
+    }
+    Ok(())
+}
+
+/// Saving and loading the states of one tensor, beside copying a file of that size in pieces of a
+/// mebibyte and bringing the copy to the disk, and beside reading it.
+fn checkpoints(run: &Run, len: usize) -> Result<()> {
+    let mut model = Model::new(&[len], StepOptions::default())?;
+    model.step();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let [saved, copy] = ["saved", "copy"].map(|name| dir.path().join(name));
+    model.opt.checkpoint().save(&saved)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut rounds: [Vec<f64>; 4] = Default::default();
+    for _ in 0..run.rounds.min(7) {
+        let start = Instant::now();
+        model.opt.checkpoint().save(&saved)?;
+        rounds[0].push(start.elapsed().as_secs_f64());
+
+        let start = Instant::now();
+        let (mut from, mut to) = (File::open(&saved)?, File::create(&copy)?);
+        loop {
+            let read = from.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            to.write_all(&buffer[..read])?;
+        }
+        to.sync_all()?;
+        rounds[1].push(start.elapsed().as_secs_f64());
+
+        let mut fresh = Model::new(&[len], StepOptions::default())?;
+        let start = Instant::now();
+        CheckpointReader::open(&saved)?.load(&mut fresh.opt)?;
+        rounds[2].push(start.elapsed().as_secs_f64());
+
+        // Into fresh memory, as loading does.
+        let start = Instant::now();
+        let mut bytes = vec![0_u8; 8 * len];
+        File::open(&saved)?.read_exact(&mut bytes)?;
+        std::hint::black_box(&bytes);
+        rounds[3].push(start.elapsed().as_secs_f64());
+    }
+    let [save, write, load, read] = rounds.map(median);
+    println!("a checkpoint of {} MB, in seconds:", 8 * len / 1_000_000);
+    println!("save {save:.3}, copy {write:.3}: {:.2} of the copy's pace", write / save);
+    println!("load {load:.3}, read {read:.3}: {:.2} of the reading's pace", read / load);
     Ok(())
 }
