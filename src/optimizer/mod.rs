@@ -355,7 +355,7 @@ impl<R: NamedRule> Optimizer<R> {
             scale.update(!skipped);
         }
         if !skipped {
-            self.steps += 1;
+            self.steps = self.steps.saturating_add(1);
         }
         Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
     }

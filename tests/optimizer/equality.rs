@@ -219,7 +219,7 @@ fn options() -> impl Strategy<Value = StepOptions> {
     let schedule = prop_oneof![
         Just(Schedule::Serial),
         Just(Schedule::Auto),
-        (1..3000_usize).prop_map(|chunk| chunks(chunk)),
+        (1..3000_usize).prop_map(chunks),
     ];
     let clip_value = prop_oneof![Just(None), Just(Some(0.25))];
     let backend = prop_oneof![Just(Backend::Auto), Just(Backend::Wide), Just(Backend::Scalar)];

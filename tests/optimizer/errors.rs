@@ -77,10 +77,7 @@ fn options_outside_their_range() {
     );
     check(
         &|opt| {
-            opt.lr_schedule = Some(
-                LrSchedule::Exponential { gamma: -1.0 }
-                    .then(0, LrSchedule::Constant { factor: -1.0, steps: 9 }),
-            )
+            opt.lr_schedule = Some(LrSchedule::Constant { factor: -1.0, steps: 9 });
         },
         "`lr` is -0.001, expected a finite number of at least 0",
     );
