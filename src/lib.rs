@@ -43,6 +43,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # For many tensors
+//!
+//! [`Optimizer`] holds named parameters in groups and steps them all in one parallel region; it
+//! clips, scales, skips and schedules. With the feature `checkpoint` it is saved to safetensors
+//! files and goes on from them to the bit.
+//!
+//! ```
+//! use fused_adam::{AdamW, ClipNorm, GroupId, Optimizer, Tensor};
+//! # let (mut w, grad) = ([0.5_f32; 6], [1.0_f32; 6]);
+//!
+//! let mut opt = Optimizer::new(AdamW::default())?;
+//! opt.options.clip_norm = Some(ClipNorm::Two(1.0));
+//! opt.add::<f32>(GroupId::default(), "w", w.len())?;
+//! let report = opt.step([Tensor::new("w", &mut w, &grad)])?;
+//! # assert!(report.clip_factor < 0.5);
+//! # Ok::<(), fused_adam::Error>(())
+//! ```
+//!
 //! # In 16 bits
 //!
 //! Any of `f32`, [`bf16`] and [`struct@f16`] may hold θ, the gradient and the states; all are
@@ -77,7 +95,8 @@
 //!
 //! # Features
 //!
-//! `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool.
+//! - `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool.
+//! - `checkpoint`: an [`Optimizer`]'s states in safetensors files.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
