@@ -1,5 +1,6 @@
 //! The owner of one flat buffer's state, for those who do not want to keep it themselves.
 
+use crate::step::check_same_states;
 use crate::{Backend, Copied, Element, Error, Parameter, Rounding, Rule, Schedule, Step};
 
 /// A rule, its state for one flat buffer of parameters, and the number of steps taken.
@@ -24,6 +25,8 @@ pub struct Flat<R, S> {
     rule: R,
     t: u64,
     state: Vec<Vec<S>>,
+    /// What the states are.
+    names: &'static [&'static str],
     backend: Backend,
     schedule: Schedule,
     rounding: Rounding,
@@ -58,7 +61,8 @@ impl<R: Rule, S: Element> Flat<R, S> {
     pub fn resume(rule: R, t: u64, state: Vec<Vec<S>>) -> Result<Self, Error> {
         rule.check()?;
         let (backend, schedule) = (Backend::default(), Schedule::default());
-        Ok(Flat { rule, t, state, backend, schedule, rounding: Rounding::default(), offset: 0 })
+        let (names, rounding) = (rule.state_names(), Rounding::default());
+        Ok(Flat { rule, t, state, names, backend, schedule, rounding, offset: 0 })
     }
 
     /// The rule, the number of steps taken, and the states.
@@ -147,6 +151,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
             t: self.t,
             expected: "less than u64::MAX for another step to follow",
         })?;
+        check_same_states(self.rule.state_names(), self.names)?;
         let step = Step::new(&self.rule, t)
             .backend(self.backend)
             .schedule(self.schedule)
@@ -175,7 +180,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
 
     /// The state of this name, such as `m`, if the rule keeps one.
     pub fn state(&self, name: &str) -> Option<&[S]> {
-        let i = self.rule.state_names().iter().position(|&state| state == name)?;
+        let i = self.names.iter().position(|&state| state == name)?;
         self.state.get(i).map(Vec::as_slice)
     }
 }

@@ -31,7 +31,13 @@ impl GradScale {
             _ => Change::ScaleAndClip,
         };
         let bound = match change {
-            Change::ScaleAndClip => round(self.bound, "clip_value", self.bound)?,
+            Change::ScaleAndClip => {
+                let bound: F = round(self.bound, "clip_value", self.bound)?;
+                let above_0 = bound.to_f64() > 0.0;
+                let expected = "above 0 once rounded to the element type";
+                check("clip_value", self.bound, above_0, expected)?;
+                bound
+            }
             Change::None | Change::Scale => F::from_f64(0.0),
         };
         let factor = round(self.factor, "grad_scale", self.factor)?;

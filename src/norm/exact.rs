@@ -42,6 +42,10 @@ impl ExactSum {
         for (limb, other) in self.limbs.iter_mut().zip(other.limbs) {
             (*limb, carry) = limb.carrying_add(other, carry);
         }
+        if carry {
+            // Past 2^2140, which is infinite to any `f64`, and stays so.
+            self.limbs = [u64::MAX; LIMBS];
+        }
     }
 
     /// Adds or subtracts `mantissa`·2^`exponent`.
@@ -72,10 +76,17 @@ impl ExactSum {
         let root = top.isqrt();
         // With the last of its 64 bits set if it is not exact, it is rounded as the whole would be.
         let inexact = more || root.pow(2) != top;
-        let root = (root as u64 | u64::from(inexact)) as f64;
-        // In two factors, neither of which overflows or vanishes.
+        let root = root as u64 | u64::from(inexact);
         let half = exponent / 2;
-        root * 2_f64.powi(half / 2) * 2_f64.powi(half - half / 2)
+        let lost = -1074 - half;
+        if root > 0 && lost > 11 {
+            // A subnormal, whose bits are counted from 2^-1074: rounded to those.
+            let (kept, cut, tie) = (root >> lost, root << (64 - lost), 1 << 63);
+            let up = cut > tie || (cut == tie && kept & 1 == 1);
+            return f64::from_bits(kept + u64::from(up));
+        }
+        // In two factors, neither of which overflows or vanishes.
+        root as f64 * 2_f64.powi(half / 2) * 2_f64.powi(half - half / 2)
     }
 
     /// The highest 127 or 128 bits, whether any is set below them, and the weight of the last of

@@ -62,8 +62,8 @@ impl GradNorm {
     pub fn merge(&mut self, other: &Self) {
         self.squares.merge(&other.squares);
         self.largest = self.largest.max(other.largest);
-        self.infinite += other.infinite;
-        self.nan += other.nan;
+        self.infinite = self.infinite.saturating_add(other.infinite);
+        self.nan = self.nan.saturating_add(other.nan);
     }
 
     /// √Σg², correctly rounded: the `f64` nearest to the root of the exact sum. Infinite if an element is; NaN if one is.
@@ -78,7 +78,7 @@ impl GradNorm {
 
     /// How many elements are infinite or NaN.
     pub fn nonfinite(&self) -> u64 {
-        self.infinite + self.nan
+        self.infinite.saturating_add(self.nan)
     }
 
     fn unless_not_finite(&self, norm: impl FnOnce() -> f64) -> f64 {
@@ -121,9 +121,9 @@ impl GradNorm {
 
     fn count(&mut self, nan: bool) {
         if nan {
-            self.nan += 1;
+            self.nan = self.nan.saturating_add(1);
         } else {
-            self.infinite += 1;
+            self.infinite = self.infinite.saturating_add(1);
         }
     }
 }
@@ -156,15 +156,16 @@ impl NullaryFnOnce for AddSingles<'_> {
 #[inline(always)]
 fn add_block(norm: &mut GradNorm, block: &[f32], next: &[f32]) {
     let (least, mut most) = range(block);
-    if most >= twice(f32::INFINITY) {
+    let finite = most < twice(f32::INFINITY);
+    if !finite {
         for g in block.iter().filter(|g| !g.is_finite()) {
             norm.count(g.is_nan());
         }
-        return;
+        most = largest_below(block, twice(f32::INFINITY));
     }
     norm.largest = norm.largest.max(f64::from(f32::from_bits(most >> 1)));
     let window = Window::below(most);
-    if least >= window.from {
+    if finite && least >= window.from {
         return Sums::of(block, window, next).add_to(&mut norm.squares);
     }
     let mut inside = [0.0; BLOCK];

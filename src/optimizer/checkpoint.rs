@@ -6,10 +6,11 @@
 //! crash leaves the old file or the new one. States are written from where they are and read to
 //! where they will be.
 //!
-//! A file is not trusted. Its header may not be longer than the file, its tensors must cover
-//! the file without gaps, and memory is allocated only for parameters that are registered.
+//! A file is not trusted. Its header may not be longer than the file, nor than [`LONGEST_HEADER`]; its
+//! tensors must cover the file without gaps; and beside what it takes to read the header, some
+//! tens of times its length at worst, memory is allocated only for parameters that are registered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::tensor::{States, Type};
 use super::{LossScale, NamedRule, Optimizer, Param};
 use crate::backend::columns::AnySlice;
+use crate::step::check_same_states;
 use crate::{Element, Error};
 
 /// The version that is written, and the only one that is read.
@@ -29,8 +31,8 @@ const VERSION: u32 = 1;
 /// Where in the metadata the description is.
 const KEY: &str = "fused_adam";
 
-/// The longest header that is read: what the crate `safetensors` allows.
-const LONGEST_HEADER: u64 = 100_000_000;
+/// The longest header that is written or read: 32 MiB, enough for some hundred thousand tensors.
+const LONGEST_HEADER: u64 = 32 << 20;
 
 /// Why a checkpoint was not saved or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +119,8 @@ struct Version {
 pub struct CheckpointWriter<'a> {
     metadata: serde_json::Result<HashMap<String, String>>,
     tensors: Vec<Saved<'a>>,
+    /// That it is well formed, and would be read again.
+    valid: std::result::Result<(), Error>,
 }
 
 struct Saved<'a> {
@@ -192,17 +196,32 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
         }
         let json = serde_json::to_string(&description);
         let metadata = json.map(|json| HashMap::from([(KEY.to_owned(), json)]));
-        CheckpointWriter { metadata, tensors }
+        CheckpointWriter { metadata, tensors, valid: self.valid() }
     }
 }
 
 impl<R: NamedRule> Optimizer<R> {
-    /// The states of Adam or AdamW as torch keeps them: `<param>.exp_avg`, `<param>.exp_avg_sq`, with AMSGrad
-    /// `<param>.max_exp_avg_sq`, and `<param>.step`, an `f32`. Parameters without a step so far are left
-    /// out, as in torch.
+    /// That all of it can be loaded again.
+    fn valid(&self) -> std::result::Result<(), Error> {
+        for group in &self.groups {
+            group.rule.check()?;
+        }
+        for param in &self.params {
+            if let Some(states) = &param.states {
+                let names = self.groups[param.group].rule.state_names();
+                check_same_states(names, states.names())?;
+            }
+        }
+        self.loss_scale.as_ref().map_or(Ok(()), LossScale::check)
+    }
+
+    /// The states of Adam, AdamW or RAdam as torch keeps them: `<param>.exp_avg`, `<param>.exp_avg_sq`,
+    /// with AMSGrad `<param>.max_exp_avg_sq`, and `<param>.step`, an `f32`. Parameters without a step so
+    /// far are left out, as in torch, and so are those of other rules.
     pub fn torch_checkpoint(&self) -> CheckpointWriter<'_> {
         let mut tensors = Vec::new();
-        for param in self.params.iter().filter(|param| param.t > 0) {
+        let has_layout = |param: &&Param<R>| is_torchs(&self.groups[param.group].rule);
+        for param in self.params.iter().filter(has_layout).filter(|param| param.t > 0) {
             let names = self.groups[param.group].rule.state_names();
             for (i, state) in names.iter().enumerate() {
                 if let Some(slice) = param.states.as_ref().and_then(|states| states.get(i)) {
@@ -217,8 +236,14 @@ impl<R: NamedRule> Optimizer<R> {
                 bytes: Bytes::Number((param.t as f32).to_le_bytes()),
             });
         }
-        CheckpointWriter { metadata: Ok(HashMap::from([("format".into(), "pt".into())])), tensors }
+        let metadata = Ok(HashMap::from([("format".into(), "pt".into())]));
+        CheckpointWriter { metadata, tensors, valid: self.valid() }
     }
+}
+
+/// Whether torch keeps the states of this rule as `exp_avg` and so on.
+fn is_torchs(rule: &impl NamedRule) -> bool {
+    matches!(rule.name(), "adam" | "adamw" | "radam")
 }
 
 /// What torch calls a state.
@@ -258,20 +283,32 @@ impl<'a> CheckpointWriter<'a> {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`]; and [`CheckpointError::Format`] if two tensors have one name. Then the old file
-    /// is as it was.
+    /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if what would be written could not
+    /// be loaded: hyper-parameters outside their range, states of another rule, two tensors of one name.
+    /// [`CheckpointError::Io`]. Then the old file is as it was, unless the new one is whole in its place and
+    /// only bringing the directory to the disk has failed.
     pub fn save(mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let failed = |source| CheckpointError::Io { path: path.to_owned(), source };
         little_endian().map_err(failed)?;
+        if let Err(source) = self.valid {
+            return Err(CheckpointError::Invalid { path: path.to_owned(), source });
+        }
         // Wider types first, so that all are aligned.
         self.tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
-        if let Some(twice) = self.tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            let why = format!("there are two tensors `{}`", twice[0].name);
-            return Err(CheckpointError::Format { path: path.to_owned(), why });
+        let format = |why| CheckpointError::Format { path: path.to_owned(), why };
+        let mut names = HashSet::from(["__metadata__"]);
+        if let Some(twice) = self.tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
+            return Err(format(format!("there are two tensors `{}`", twice.name)));
         }
         let metadata = self.metadata.map_err(|error| failed(error.into()))?;
         let header = header(metadata, &self.tensors).map_err(failed)?;
+        if header.len() as u64 > LONGEST_HEADER {
+            let len = header.len();
+            return Err(format(format!(
+                "would have a header of {len} bytes, at most {LONGEST_HEADER}"
+            )));
+        }
 
         let directory = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
@@ -389,6 +426,9 @@ impl CheckpointReader {
             self.fits(&format!("the rule of group {i}"), found, own.rule.name())?;
             group.hyper_parameters.check().map_err(|source| self.invalid(source))?;
         }
+        if let Some(scale) = &description.loss_scale {
+            scale.check().map_err(|source| self.invalid(source))?;
+        }
         self.fits("the number of parameters", description.params.len(), opt.params.len())?;
         // Everything is checked, then read, then taken over.
         let mut places = vec![None; opt.params.len()];
@@ -439,7 +479,7 @@ impl CheckpointReader {
         Ok(())
     }
 
-    /// Has an optimizer go on from the states of torch's Adam or AdamW, as
+    /// Has an optimizer go on from the states of torch's Adam, AdamW or RAdam, as
     /// [`Optimizer::torch_checkpoint`] names them, in tensors of any shape with as many elements. Its
     /// steps become the largest of its parameters'. Parameters that the file does not know have not been stepped. Rules and options are not in
     /// the file, and stay.
@@ -456,10 +496,10 @@ impl CheckpointReader {
                 states.push((0, None));
                 continue;
             }
-            if let Some(state) = rule.state_names().iter().find(|name| torch_name(name).is_none()) {
+            if !is_torchs(rule) {
                 let what = format!("the rule of `{}`", own.name);
-                let found = "Adam or AdamW".to_owned();
-                return Err(self.mismatch(what, found, format!("one with a state `{state}`")));
+                let found = "adam, adamw or radam".to_owned();
+                return Err(self.mismatch(what, found, rule.name().to_owned()));
             }
             let t = self.step_number(&step)?;
             let name = |state: &str| format!("{}.{}", own.name, torch_name(state).unwrap_or(state));
@@ -529,7 +569,7 @@ impl CheckpointReader {
         name: impl Fn(&str) -> String,
     ) -> Result<States> {
         let names = rule.state_names();
-        let mut states = States::new(param.types.state, param.len, &vec![0.0; names.len()]);
+        let mut states = States::new(param.types.state, param.len, rule);
         for (i, state) in names.iter().enumerate() {
             let start = self.info(&name(state), param.types.state, param.len)?;
             if let Some(slice) = states.get_mut(i) {

@@ -1,5 +1,8 @@
 //! The factor by which a loss is multiplied so that its 16-bit gradients do not vanish.
 
+use crate::Error;
+use crate::rules::{check, check_above_0};
+
 /// A loss scale that follows the gradients: it grows while they are finite and shrinks when one is
 /// not, in which case that step is skipped. Its defaults and its rule are those of torch's
 /// `GradScaler`.
@@ -47,6 +50,20 @@ impl LossScale {
     /// One that stays as it is.
     pub fn constant(scale: f64) -> Self {
         LossScale { scale, growth_factor: 1.0, backoff_factor: 1.0, ..LossScale::default() }
+    }
+
+    /// Checks every field.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let LossScale { scale, growth_factor, backoff_factor, .. } = *self;
+        check_above_0("loss_scale", scale)?;
+        check(
+            "growth_factor",
+            growth_factor,
+            growth_factor >= 1.0,
+            "a finite number of at least 1",
+        )?;
+        let shrinks = backoff_factor > 0.0 && backoff_factor <= 1.0;
+        check("backoff_factor", backoff_factor, shrinks, "a number in (0, 1]")
     }
 
     /// What follows from the gradients of a step: whether all were finite. A scale that would

@@ -136,6 +136,7 @@ impl LrSchedule {
                     1.0
                 }
             }
+            LrSchedule::Linear { to, steps, .. } if step >= steps => to,
             LrSchedule::Linear { from, to, steps } => from + (to - from) * share(step, steps),
             LrSchedule::Cosine { steps, floor } => cosine(1.0, floor, turns(step, steps)),
             LrSchedule::CosineRestarts { steps, growth, floor } => {

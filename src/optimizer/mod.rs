@@ -20,9 +20,9 @@ use std::collections::HashMap;
 use crate::backend::Engine;
 #[cfg(feature = "parallel")]
 use crate::backend::parallel;
-use crate::rules::check;
+use crate::rules::{check_above_0, check_at_least_0};
 use crate::scaled::GradScale;
-use crate::step::check_states;
+use crate::step::check_same_states;
 use crate::types::Loop;
 use crate::{
     AdamW, Backend, Element, Error, Float, GradNorm, Kernel, Parameter, Rounding, Schedule,
@@ -45,7 +45,8 @@ pub struct GroupId(usize);
 /// (θ, g) of any of them; the others stay as they are, with their states and step counts. Small
 /// tensors share a thread and large ones are cut, in one parallel region, and nothing of that shows in the
 /// bits: they are those of [`Step`](crate::Step) on each tensor alone. A state is made when
-/// its parameter has its first gradient; from then on a step allocates nothing.
+/// its parameter has its first gradient; from then on a step allocates nothing (from outside the
+/// pool, rayon's queue takes a small block for every few dozen steps).
 ///
 /// ```
 /// use fused_adam::{AdamW, ClipNorm, GroupId, LrSchedule, Optimizer, Tensor};
@@ -100,7 +101,8 @@ pub struct StepOptions {
     pub report_largest_update: bool,
     /// Default: [`Backend::Auto`].
     pub backend: Backend,
-    /// Default: [`Schedule::Auto`].
+    /// With [`Schedule::Chunks`] pieces have eight bytes of θ for each element that is named, of
+    /// whatever type. Default: [`Schedule::Auto`].
     pub schedule: Schedule,
     /// How what is stored in 16 bits is rounded. The seed is combined with each parameter's name, as
     /// [`Optimizer::seed`] says. Default: [`Rounding::Nearest`].
@@ -121,8 +123,8 @@ pub enum ClipNorm {
 #[non_exhaustive]
 pub struct Report {
     /// The norm of all gradients, the loss scale divided out, before clipping: the largest |g| with
-    /// [`ClipNorm::Inf`], else √Σg². Exact up to its one rounding (two, with a loss scale), so the
-    /// same on every machine, whatever the number of threads. None if nothing asked for it.
+    /// [`ClipNorm::Inf`], else √Σg²: of the gradients as they were given, rounded once, then times one
+    /// over the loss scale. The same on every machine, whatever the number of threads. None if nothing asked for it.
     pub grad_norm: Option<f64>,
     /// What the gradients were multiplied with to clip their norm: 1 if they were not.
     pub clip_factor: f64,
@@ -309,7 +311,9 @@ impl<R: NamedRule> Optimizer<R> {
         let norm = wanted.then(|| norm(engine, chunk, jobs, total));
         let grad_norm = norm.as_ref().map(|norm| self.norm_of(norm) * inverse_scale);
         let nonfinite = norm.as_ref().map(GradNorm::nonfinite);
-        let skipped = skip && nonfinite.is_some_and(|count| count > 0);
+        // The norm of finite `f64`s may be past the largest.
+        let finite = nonfinite == Some(0) && grad_norm.is_some_and(f64::is_finite);
+        let skipped = skip && !finite;
         let clip_factor = match (options.clip_norm, grad_norm) {
             (Some(ClipNorm::Two(bound) | ClipNorm::Inf(bound)), Some(norm)) if !skipped => {
                 if !norm.is_finite() {
@@ -370,12 +374,14 @@ impl<R: NamedRule> Optimizer<R> {
 
     /// The index of a parameter.
     fn find(&self, key: Key<'_>) -> Result<usize, Error> {
-        let (found, name) = match key {
-            Key::Id(ParamId(id)) if id < self.params.len() => return Ok(id),
-            Key::Id(ParamId(id)) => (None, format!("number {id}")),
-            Key::Name(name) => (self.by_name.get(name), name.to_owned()),
-        };
-        found.copied().ok_or(Error::UnknownParam { param: name })
+        let unknown = |param| Error::UnknownParam { param };
+        match key {
+            Key::Id(ParamId(id)) if id < self.params.len() => Ok(id),
+            Key::Id(ParamId(id)) => Err(unknown(format!("number {id}"))),
+            Key::Name(name) => {
+                self.by_name.get(name).copied().ok_or_else(|| unknown(name.to_owned()))
+            }
+        }
     }
 
     /// Has each group's rule be what the schedule makes of it, and returns the factor.
@@ -391,20 +397,16 @@ impl<R: NamedRule> Optimizer<R> {
 
     /// One over the loss scale; and all bounds and factors are checked.
     fn inverse_loss_scale(&self) -> Result<f64, Error> {
-        let expected = "a finite number above 0";
         let bound = match self.options.clip_norm {
             Some(ClipNorm::Two(bound) | ClipNorm::Inf(bound)) => bound,
             None => 0.0,
         };
-        check("clip_norm", bound, bound >= 0.0, "a finite number of at least 0")?;
+        check_at_least_0("clip_norm", bound)?;
         if let Some(bound) = self.options.clip_value {
-            check("clip_value", bound, bound > 0.0, expected)?;
+            check_above_0("clip_value", bound)?;
         }
         let Some(scale) = &self.loss_scale else { return Ok(1.0) };
-        check("loss_scale", scale.scale, scale.scale > 0.0, expected)?;
-        check("growth_factor", scale.growth_factor, scale.growth_factor >= 1.0, "at least 1")?;
-        let backoff = scale.backoff_factor;
-        check("backoff_factor", backoff, backoff > 0.0 && backoff <= 1.0, "a number in (0, 1]")?;
+        scale.check()?;
         Ok(1.0 / scale.scale)
     }
 
@@ -419,7 +421,7 @@ impl<R: NamedRule> Optimizer<R> {
             let rule = &self.groups[param.group].effective;
             let names = rule.state_names();
             if let Some(states) = &param.states {
-                check_states(names, states.count())?;
+                check_same_states(names, states.names())?;
             }
             let kernel = (param.group, param.t, param.types.theta == Type::F64);
             if checked == Some(kernel) {
@@ -445,13 +447,14 @@ impl<R: NamedRule> Optimizer<R> {
     fn chunk(&self, total: usize) -> Option<usize> {
         #[cfg(feature = "parallel")]
         {
-            let threads = rayon::current_num_threads();
             match self.options.schedule {
                 Schedule::Serial => None,
-                // At least a cache line of any type.
                 Schedule::Chunks(chunk) => Some(chunk.get().saturating_mul(8)),
-                Schedule::Auto if total < parallel::SERIAL_BYTES || threads == 1 => None,
-                Schedule::Auto => Some(parallel::chunk_bytes(total, threads)),
+                Schedule::Auto if total < parallel::SERIAL_BYTES => None,
+                Schedule::Auto => match rayon::current_num_threads() {
+                    1 => None,
+                    threads => Some(parallel::chunk_bytes(total, threads)),
+                },
             }
         }
         #[cfg(not(feature = "parallel"))]
@@ -551,9 +554,7 @@ impl<R: NamedRule> Param<R> {
 
     /// The states before the first step.
     fn create_states(&mut self, rule: &R) {
-        let states = 0..rule.state_names().len();
-        let initial: Vec<f64> = states.map(|state| rule.initial_state(state)).collect();
-        self.states = Some(States::new(self.types.state, self.len, &initial));
+        self.states = Some(States::new(self.types.state, self.len, rule));
     }
 }
 

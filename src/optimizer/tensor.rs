@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::ParamId;
 use crate::backend::columns::{AnySlice, AnySliceMut, Column, ColumnMut};
 use crate::elements::storage::AnyStorage;
-use crate::{Element, Half};
+use crate::{Element, Half, Rule};
 
 /// Which parameter: by the handle that registering it gave, or by its name, which is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,12 +140,13 @@ impl Type {
     }
 }
 
-/// The states of one parameter, one after the other in one piece of memory, each from a new cache
-/// line on: a small tensor's are found with one look.
+/// The states of one parameter, one after the other in one piece of memory, whole cache lines
+/// apart: a small tensor's are found with one look.
 #[derive(Clone, Debug)]
 pub(super) struct States {
     buffer: Buffer,
-    count: usize,
+    /// What they are called.
+    names: &'static [&'static str],
     len: usize,
     /// From the start of one to the start of the next.
     stride: usize,
@@ -160,8 +161,8 @@ enum Buffer {
 }
 
 impl States {
-    /// As they are before the first step, each filled with its initial value.
-    pub fn new(of: Type, len: usize, initial: &[f64]) -> Self {
+    /// As they are before the first step of a rule, each filled with its initial value.
+    pub fn new(of: Type, len: usize, rule: &impl Rule) -> Self {
         fn filled<E: Element>(stride: usize, initial: &[f64]) -> Vec<E> {
             // Fresh pages are zeros already.
             let mut buffer = vec![E::from_f64(0.0); stride * initial.len()];
@@ -170,18 +171,21 @@ impl States {
             }
             buffer
         }
-        let stride = len.next_multiple_of(64 / of.bytes());
+        let names = rule.state_names();
+        let initial: Vec<f64> = (0..names.len()).map(|i| rule.initial_state(i)).collect();
+        let initial = &initial[..];
+        let stride = if names.is_empty() { 0 } else { len.next_multiple_of(64 / of.bytes()) };
         let buffer = match of {
             Type::F32 => Buffer::F32(filled(stride, initial)),
             Type::F64 => Buffer::F64(filled(stride, initial)),
             Type::Bf16 => Buffer::Bf16(filled(stride, initial)),
             Type::F16 => Buffer::F16(filled(stride, initial)),
         };
-        States { buffer, count: initial.len(), len, stride }
+        States { buffer, names, len, stride }
     }
 
-    pub fn count(&self) -> usize {
-        self.count
+    pub fn names(&self) -> &'static [&'static str] {
+        self.names
     }
 
     /// State number `i`, if there is one.
@@ -189,9 +193,8 @@ impl States {
         fn any<E: Element>(buffer: &[E], range: Range<usize>) -> AnySlice<'_> {
             E::any(&buffer[range])
         }
-        let start = i * self.stride;
-        let range = start..start + self.len;
-        (i < self.count).then(|| match &self.buffer {
+        let range = i * self.stride..i * self.stride + self.len;
+        (i < self.names.len()).then(|| match &self.buffer {
             Buffer::F32(buffer) => any(buffer, range),
             Buffer::F64(buffer) => any(buffer, range),
             Buffer::Bf16(buffer) => any(buffer, range),
@@ -202,15 +205,15 @@ impl States {
     /// State number `i`, if there is one.
     #[cfg(feature = "checkpoint")]
     pub fn get_mut(&mut self, i: usize) -> Option<AnySliceMut<'_>> {
-        let &mut States { count, len, stride, .. } = self;
+        let &mut States { names, len, stride, .. } = self;
         let all = self.any_mut();
-        (i < count).then(|| all.split_at(i * stride).1.split_at(len).0)
+        (i < names.len()).then(|| all.split_at(i * stride).1.split_at(len).0)
     }
 
     /// All of them, if there are `N` and they are of type `S`.
     #[inline]
     pub fn all_mut<S: Element, const N: usize>(&mut self) -> Option<[&mut [S]; N]> {
-        let &mut States { count, len, stride, .. } = self;
+        let &mut States { names, len, stride, .. } = self;
         let mut rest = S::of_mut(self.any_mut())?;
         let mut all: [&mut [S]; N] = [(); N].map(|()| Default::default());
         for state in &mut all {
@@ -218,14 +221,14 @@ impl States {
             *state = &mut part[..len];
             rest = after;
         }
-        (count == N).then_some(all)
+        (names.len() == N).then_some(all)
     }
 
     /// All of them, if there are `N`.
     pub fn all_any_mut<const N: usize>(&mut self) -> Option<[AnySliceMut<'_>; N]> {
-        let &mut States { count, len, stride, .. } = self;
+        let &mut States { names, len, stride, .. } = self;
         let mut rest = self.any_mut();
-        (count == N).then(|| {
+        (names.len() == N).then(|| {
             [(); N].map(|()| {
                 let (part, after) = core::mem::take(&mut rest).split_at(stride);
                 rest = after;

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use fused_adam::{
-    Adam, AdamW, AnyRule, CheckpointReader, GroupId, Lion, LossScale, NamedRule, Optimizer,
-    Rounding, Schedule, Sgd, Tensor, bf16,
+    Adam, AdamW, AnyRule, CheckpointError, CheckpointReader, GroupId, Lion, LossScale, NamedRule,
+    Optimizer, Rounding, Schedule, Sgd, Tensor, bf16,
 };
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -286,6 +286,22 @@ fn the_old_file_stays() {
     let opt = stepped(4);
     let error = opt.checkpoint().with("x", &twice).with("x", &twice).save(&path).unwrap_err();
     assert!(error.to_string().ends_with("there are two tensors `x`"), "{error}");
+    // Under one name in another type, and under the name of the metadata.
+    let other = [bf16::ONE];
+    let error = opt.checkpoint().with("w.m", &other).save(&path).unwrap_err();
+    assert!(error.to_string().ends_with("there are two tensors `w.m`"), "{error}");
+    assert!(opt.checkpoint().with("__metadata__", &twice).save(&path).is_err());
+    // What could not be loaded again is not saved.
+    for spoil in [
+        |opt: &mut Optimizer| opt.rule_mut(GroupId::default()).unwrap().lr = f64::NAN,
+        |opt: &mut Optimizer| opt.rule_mut(GroupId::default()).unwrap().amsgrad = true,
+        |opt: &mut Optimizer| opt.loss_scale = Some(LossScale::constant(f64::INFINITY)),
+    ] {
+        let mut opt = stepped(4);
+        spoil(&mut opt);
+        let error = opt.checkpoint().save(&path).unwrap_err();
+        assert!(matches!(error, CheckpointError::Invalid { .. }), "{error}");
+    }
     assert!(opt.checkpoint().save(dir.path().join("no/such/directory")).is_err());
     assert_eq!(fs::read(&path).unwrap(), old);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -326,10 +342,14 @@ fn torchs_states_are_read() {
         [&opt, &back].map(|opt| opt.state::<f64>(opt.id("w").unwrap(), "v_max").unwrap());
     assert_eq!(w, same);
     assert_eq!(back.t(back.id("w").unwrap()), 5);
-    let mut lion = Optimizer::new(AdamW::default()).unwrap();
-    lion.add::<f32>(GroupId::default(), "w", 12).unwrap();
-    let error = file.load_torch(&mut lion).unwrap_err().to_string();
+    let mut narrow = Optimizer::new(AdamW::default()).unwrap();
+    narrow.add::<f32>(GroupId::default(), "w", 12).unwrap();
+    let error = file.load_torch(&mut narrow).unwrap_err().to_string();
     assert!(error.ends_with("the type of `w.exp_avg` is F64, expected F32"), "{error}");
+    let mut lion = Optimizer::new(Lion::default()).unwrap();
+    lion.add::<f64>(GroupId::default(), "w", 12).unwrap();
+    let error = file.load_torch(&mut lion).unwrap_err().to_string();
+    assert!(error.ends_with("the rule of `w` is adam, adamw or radam, expected lion"), "{error}");
 }
 
 fn bytemuck_pod(bytes: &[u8]) -> Vec<f64> {

@@ -1,6 +1,7 @@
 //! What an optimizer refuses, to the letter, and that nothing has changed after it.
 
 use fused_adam::{AdamW, ClipNorm, Error, GroupId, LossScale, LrSchedule, Optimizer, Tensor, bf16};
+use fused_adam::{Flat, RmsProp};
 
 fn two() -> Optimizer {
     let mut opt = Optimizer::new(AdamW::default()).unwrap();
@@ -103,6 +104,35 @@ fn registering_twice_or_in_no_group() {
     let bad = AdamW { beta1: 1.0, ..AdamW::default() };
     assert!(matches!(opt.add_group(bad), Err(Error::HyperParameter { name: "beta1", .. })));
     assert!(Optimizer::new(bad).is_err());
+}
+
+/// As many states under other names are other states.
+#[test]
+fn states_under_other_names() {
+    let momentum = RmsProp { momentum: 0.9, ..RmsProp::default() };
+    let centered = RmsProp { centered: true, ..RmsProp::default() };
+    let mut opt = Optimizer::new(momentum).unwrap();
+    opt.add::<f32>(GroupId::default(), "w", 2).unwrap();
+    let mut flat = Flat::new(momentum, 2).unwrap();
+    let mut theta = [0.5_f32; 2];
+    opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 2])]).unwrap();
+    flat.step(&mut theta, &[1.0; 2]).unwrap();
+    *opt.rule_mut(GroupId::default()).unwrap() = centered;
+    *flat.rule_mut() = centered;
+    let before = theta;
+    let error = opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 2])]).unwrap_err();
+    assert_eq!(flat.step(&mut theta, &[1.0; 2]).unwrap_err(), error);
+    assert!(matches!(error, Error::MissingState { .. }), "{error}");
+    assert_eq!(theta, before);
+}
+
+/// A bound that vanishes in the element type would stop all training.
+#[test]
+fn bounds_that_vanish() {
+    let opt = &mut two();
+    opt.options.clip_value = Some(1e-60);
+    let message = refusal(opt, Tensor::new("w", &mut [0.5_f32; 2], &[1.0_f32; 2]));
+    assert_eq!(message, "`clip_value` is 1e-60, expected above 0 once rounded to the element type");
 }
 
 /// A rule that comes to keep other states than its parameters have is refused.

@@ -140,6 +140,40 @@ fn ends_of_the_range() {
     assert_eq!(norm(&[f64::MAX; 4]).two_norm(), f64::INFINITY);
 }
 
+/// A subnormal norm is rounded once: (2^40 + 1, 2^20, 1) has one just below a half more than 2^40 + 1.
+#[test]
+fn subnormal_norms() {
+    let large = f64::from_bits((1 << 40) + 1);
+    let grad = [large, f64::from_bits(1 << 20), f64::from_bits(1)];
+    assert_eq!(norm(&grad).two_norm(), large);
+    close(norm(&[large; 3]).two_norm(), &exact_sum([large; 3])).unwrap();
+    close(norm(&[f64::from_bits(1); 2]).two_norm(), &exact_sum([f64::from_bits(1); 2])).unwrap();
+}
+
+/// Counts and sums that outgrow their numbers stay at the end.
+#[test]
+fn no_count_starts_over() {
+    let mut infinite = norm(&[f32::INFINITY]);
+    let mut large = norm(&[f64::MAX]);
+    for _ in 0..200 {
+        infinite.merge(&infinite.clone());
+        large.merge(&large.clone());
+    }
+    assert_eq!((infinite.nonfinite(), infinite.two_norm()), (u64::MAX, f64::INFINITY));
+    assert_eq!(large.two_norm(), f64::INFINITY);
+}
+
+/// The same elements are the same norm, also with some that are not finite.
+#[test]
+fn equal_however_cut() {
+    let mut grad = vec![1.0_f32; 5000];
+    grad[0] = f32::INFINITY;
+    grad[3000] = f32::NAN;
+    let mut parts = norm(&grad[..1]);
+    parts.merge(&norm(&grad[1..]));
+    assert_eq!(parts, norm(&grad));
+}
+
 #[test]
 fn what_is_not_finite_is_counted() {
     let mut grad = vec![1.0_f32; 5000];
