@@ -272,8 +272,8 @@ impl<L: MixedRegister> Stored<L> for half::bf16 {
 
     #[inline(always)]
     fn store_alike(lanes: L, to: &mut [Self]) {
-        let words = bf16::nearest_if_nan_is_short(lanes);
-        L::store_upper_unordered(words, bytemuck::cast_slice_mut(to));
+        // The lower half of any NaN is zero here: it stays what it is.
+        L::store_nearest_unordered(lanes.to_words(), bytemuck::cast_slice_mut(to));
     }
 }
 
@@ -330,11 +330,12 @@ pub trait MixedRegister: Register<Float = f32> + Representation {
         Self::load_upper(token, from)
     }
 
-    /// [`store_upper`](Self::store_upper) from the order of
-    /// [`load_upper_unordered`](Self::load_upper_unordered).
+    /// Rounds to the nearest upper halves and stores them, from the order of
+    /// [`load_upper_unordered`](Self::load_upper_unordered). The lower half of any NaN is zero: so it
+    /// is where arithmetic makes one of numbers, and where it is handed on from a `bf16`.
     #[inline(always)]
-    fn store_upper_unordered(words: Self::Words, to: &mut [u16]) {
-        Self::store_upper(words, to);
+    fn store_nearest_unordered(words: Self::Words, to: &mut [u16]) {
+        Self::store_upper(words.nearest_upper(), to);
     }
 }
 

@@ -59,13 +59,6 @@ pub(crate) fn nearest<L: Representation>(lanes: L) -> L::Words {
     lanes.unless_nan(lanes.to_words().nearest_upper())
 }
 
-/// The same where the lower half of any NaN is zero, so that it stays what it is. That holds for
-/// the NaN that arithmetic makes of numbers, and where it is handed on from a `bf16`.
-#[inline(always)]
-pub(crate) fn nearest_if_nan_is_short<L: Representation>(lanes: L) -> L::Words {
-    lanes.to_words().nearest_upper()
-}
-
 /// One of the two neighbours of `lanes`: the one away from zero with a probability that is the
 /// distance from the other, if the lower halves of `noise` are random bits. An exact value stays.
 /// In the upper halves.

@@ -30,12 +30,18 @@ pub trait Instructions: Simd {
         self.narrow(self.wrapping_dyn_shr_u32s(words, self.splat_u32s(16)))
     }
 
-    /// The sum with 0x7FFF, and with 1 more where bit 16 is set.
+    /// The upper halves of two registers, each rounded by its lower half to the nearest, ties to
+    /// even: in the lower and in the upper halves of one.
     #[inline(always)]
-    fn add_half_to_even(self, words: Self::u32s) -> Self::u32s {
-        let shifted = self.wrapping_dyn_shr_u32s(words, self.splat_u32s(16));
-        let odd = self.and_u32s(shifted, self.splat_u32s(1));
-        self.add_u32s(self.add_u32s(words, self.splat_u32s(0x7FFF)), odd)
+    fn nearest_pair(self, even: Self::u32s, odd: Self::u32s) -> Self::u32s {
+        let sixteen = self.splat_u32s(16);
+        let round = |words| {
+            let last = self.wrapping_dyn_shr_u32s(words, sixteen);
+            let last = self.and_u32s(last, self.splat_u32s(1));
+            self.add_u32s(self.add_u32s(words, self.splat_u32s(0x7FFF)), last)
+        };
+        let (even, odd) = (self.wrapping_dyn_shr_u32s(round(even), sixteen), round(odd));
+        self.or_u32s(even, self.and_u32s(odd, self.splat_u32s(UPPER)))
     }
 
     /// `words` where a lane of `a` is a number, and all bits set where it is NaN.
@@ -62,6 +68,21 @@ impl Instructions for pulp::x86::V3 {
         let packed: [pulp::u16x8; 2] =
             bytemuck::cast(self.avx2._mm256_permute4x64_epi64::<0b1000>(packed));
         packed[0]
+    }
+
+    /// As with AVX-512, by a comparison with signs.
+    #[inline(always)]
+    fn nearest_pair(self, even: pulp::u32x8, odd: pulp::u32x8) -> pulp::u32x8 {
+        const ODD_WORDS: i32 = 0xAA;
+        let (avx, avx2) = (self.avx, self.avx2);
+        let [one, half] = [1, 0x8000_u16].map(|x| avx._mm256_set1_epi16(x as i16));
+        let (even, odd) = (bytemuck::cast(even), bytemuck::cast(odd));
+        let upper = avx2._mm256_blend_epi16::<ODD_WORDS>(avx2._mm256_srli_epi32::<16>(even), odd);
+        let lower = avx2._mm256_blend_epi16::<ODD_WORDS>(even, avx2._mm256_slli_epi32::<16>(odd));
+        let last = avx2._mm256_and_si256(upper, one);
+        let sum = avx2._mm256_xor_si256(avx2._mm256_adds_epu16(lower, last), half);
+        let up = avx2._mm256_cmpgt_epi16(sum, avx._mm256_setzero_si256());
+        bytemuck::cast(avx2._mm256_sub_epi16(upper, up))
     }
 
     /// Two instructions; a selection is three more.
@@ -110,15 +131,19 @@ impl Instructions for pulp::x86::V4 {
         bytemuck::cast::<_, [pulp::u16x16; 2]>(upper)[0]
     }
 
-    /// Three instructions, where a shift makes four.
+    /// In 16 bits for both registers at once: a number is rounded up if its lower half, and 1 if the
+    /// upper one is odd, are more than a half. A sum that would overflow is no less.
     #[inline(always)]
-    fn add_half_to_even(self, words: pulp::u32x16) -> pulp::u32x16 {
-        let [bit, half, one] = [0x1_0000, 0x7FFF, 1]
-            .map(|x: u32| bytemuck::cast::<pulp::u32x16, _>(self.splat_u32s(x)));
-        let words = bytemuck::cast(words);
-        let odd = self.avx512f._mm512_test_epi32_mask(words, bit);
-        let sum = self.avx512f._mm512_add_epi32(words, half);
-        bytemuck::cast(self.avx512f._mm512_mask_add_epi32(sum, odd, sum, one))
+    fn nearest_pair(self, even: pulp::u32x16, odd: pulp::u32x16) -> pulp::u32x16 {
+        const ODD_WORDS: u32 = 0xAAAA_AAAA;
+        let (f, bw) = (self.avx512f, self.avx512bw);
+        let [one, half] = [1, 0x8000_u16].map(|x| f._mm512_set1_epi16(x as i16));
+        let (even, odd) = (bytemuck::cast(even), bytemuck::cast(odd));
+        let upper = bw._mm512_mask_blend_epi16(ODD_WORDS, f._mm512_srli_epi32::<16>(even), odd);
+        let lower = bw._mm512_mask_blend_epi16(ODD_WORDS, even, f._mm512_slli_epi32::<16>(odd));
+        let last = f._mm512_and_si512(upper, one);
+        let up = bw._mm512_cmpgt_epu16_mask(bw._mm512_adds_epu16(lower, last), half);
+        bytemuck::cast(bw._mm512_mask_add_epi16(upper, up, upper, one))
     }
 }
 
@@ -168,7 +193,7 @@ impl<S: Simd, const U: usize> WordRegisters<S, U> {
     }
 }
 
-impl<S: Instructions, const U: usize> Words for WordRegisters<S, U> {
+impl<S: Simd, const U: usize> Words for WordRegisters<S, U> {
     #[inline(always)]
     fn splat(self, x: u32) -> Self {
         WordRegisters { of: [self.simd.splat_u32s(x); U], ..self }
@@ -207,10 +232,6 @@ impl<S: Instructions, const U: usize> Words for WordRegisters<S, U> {
             self.of[i] = self.simd.select_u32s(below, then.of[i], otherwise.of[i]);
         }
         self
-    }
-    #[inline(always)]
-    fn nearest_upper(self) -> Self {
-        self.map(|a| self.simd.add_half_to_even(a))
     }
 }
 
@@ -310,16 +331,13 @@ impl<S: Instructions, const U: usize> MixedRegister for Registers<f32, S, U> {
     }
 
     #[inline(always)]
-    fn store_upper_unordered(words: WordRegisters<S, U>, to: &mut [u16]) {
+    fn store_nearest_unordered(words: WordRegisters<S, U>, to: &mut [u16]) {
         if U % 2 == 1 {
-            return Self::store_upper(words, to);
+            return Self::store_upper(words.nearest_upper(), to);
         }
-        let simd = words.simd;
-        let (sixteen, upper) = (simd.splat_u32s(16), simd.splat_u32s(UPPER));
         let elements = to.chunks_exact_mut(2 * Self::LEN / U);
         for (pair, elements) in words.of.chunks_exact(2).zip(elements) {
-            let even = simd.wrapping_dyn_shr_u32s(pair[0], sixteen);
-            let both = simd.or_u32s(even, simd.and_u32s(pair[1], upper));
+            let both = words.simd.nearest_pair(pair[0], pair[1]);
             bytemuck::cast_slice_mut(elements).copy_from_slice(bytemuck::bytes_of(&both));
         }
     }
