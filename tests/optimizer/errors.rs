@@ -1,7 +1,8 @@
 //! What an optimizer refuses, to the letter, and that nothing has changed after it.
 
-use fused_adam::{AdamW, ClipNorm, Error, GroupId, LossScale, LrSchedule, Optimizer, Tensor, bf16};
-use fused_adam::{Flat, RmsProp};
+use fused_adam::{
+    AdamW, ClipNorm, Error, Flat, GroupId, LossScale, LrSchedule, Optimizer, RmsProp, Tensor, bf16,
+};
 
 fn two() -> Optimizer {
     let mut opt = Optimizer::new(AdamW::default()).unwrap();
