@@ -101,7 +101,7 @@ pub struct StepOptions {
     pub report_largest_update: bool,
     /// Default: [`Backend::Auto`].
     pub backend: Backend,
-    /// With [`Schedule::Chunks`] pieces have eight bytes of θ for each element that is named, of
+    /// With `Schedule::Chunks` pieces have eight bytes of θ for each element that is named, of
     /// whatever type. Default: [`Schedule::Auto`].
     pub schedule: Schedule,
     /// How what is stored in 16 bits is rounded. The seed is combined with each parameter's name, as
