@@ -1,0 +1,307 @@
+//! Reading: everything is checked, then read, then taken over.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata};
+use serde::de::DeserializeOwned;
+
+use super::{
+    CheckpointError, Description, KEY, LONGEST_HEADER, Result, VERSION, Version, dtype, is_torchs,
+    little_endian, torch_name,
+};
+use crate::optimizer::tensor::{States, Type};
+use crate::optimizer::{NamedRule, Optimizer, Param};
+use crate::{Element, Error};
+
+/// A checkpoint that is being read. To open it reads the header and checks that the file is as long
+/// as that says.
+#[derive(Debug)]
+pub struct CheckpointReader {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    /// Where the tensors begin.
+    data: u64,
+}
+
+impl CheckpointReader {
+    /// Opens a file.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`], and [`CheckpointError::Format`] if it is not a safetensors file or not whole.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        match Self::header(&path) {
+            Ok((file, metadata, data)) => Ok(CheckpointReader { path, file, metadata, data }),
+            Err(Failed::Io(source)) => Err(CheckpointError::Io { path, source }),
+            Err(Failed::Format(why)) => Err(CheckpointError::Format { path, why }),
+        }
+    }
+
+    fn header(path: &Path) -> std::result::Result<(File, Metadata, u64), Failed> {
+        little_endian()?;
+        let mut file = File::open(path)?;
+        let len = file.metadata()?.len();
+        if len < 8 {
+            return Err(Failed::Format(format!("has {len} bytes, expected at least 8")));
+        }
+        let mut bytes = [0; 8];
+        file.read_exact(&mut bytes)?;
+        let header_len = u64::from_le_bytes(bytes);
+        if header_len > LONGEST_HEADER.min(len - 8) {
+            let why = format!("says that its header has {header_len} bytes, in a file of {len}");
+            return Err(Failed::Format(why));
+        }
+        let mut header = vec![0; header_len as usize];
+        file.read_exact(&mut header)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| Failed::Format(format!("its header is not valid: {error}")))?;
+        let (data, tensors) = (8 + header_len, metadata.data_len() as u64);
+        if len - data != tensors {
+            let has = len - data;
+            let why = format!("has {has} bytes of tensors, expected {tensors} by its header");
+            return Err(Failed::Format(why));
+        }
+        Ok((file, metadata, data))
+    }
+
+    /// Has an optimizer go on from here: its parameters' states and step counts, its groups' rules, the
+    /// number of its steps, and its loss scale become those of the file. Its parameters and groups
+    /// must be those that were saved, and be of the same types.
+    ///
+    /// If the optimizer has states already, they are replaced when all have been read; a new optimizer
+    /// needs no second copy in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] says what does not fit. Then nothing has changed.
+    pub fn load<R: NamedRule + DeserializeOwned>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
+        let description: Description<R> = self.description()?;
+        self.fits("the number of groups", description.groups.len(), opt.groups.len())?;
+        for (i, (group, own)) in description.groups.iter().zip(&opt.groups).enumerate() {
+            self.fits(&format!("the rule of group {i}"), &*group.rule, own.rule.name())?;
+            let found = group.hyper_parameters.name();
+            self.fits(&format!("the rule of group {i}"), found, own.rule.name())?;
+            group.hyper_parameters.check().map_err(|source| self.invalid(source))?;
+        }
+        if let Some(scale) = &description.loss_scale {
+            scale.check().map_err(|source| self.invalid(source))?;
+        }
+        self.fits("the number of parameters", description.params.len(), opt.params.len())?;
+        // Everything is checked, then read, then taken over.
+        let mut places = vec![None; opt.params.len()];
+        for param in &description.params {
+            let Some(&id) = opt.by_name.get(&param.name) else {
+                let what = "a parameter".to_owned();
+                let found = format!("`{}`", param.name);
+                return Err(self.mismatch(what, found, "one that is registered".into()));
+            };
+            let own = &opt.params[id];
+            let what = |of| format!("{of} of `{}`", own.name);
+            self.fits(&what("the group"), param.group, own.group)?;
+            self.fits(&what("the type"), &*param.theta, own.types.theta.name())?;
+            if places[id].replace(param).is_some() {
+                return Err(self.format(format!("has the parameter `{}` twice", own.name)));
+            }
+        }
+        let mut read = Vec::with_capacity(opt.params.len());
+        for (own, place) in opt.params.iter().zip(&places) {
+            let Some(place) = place else {
+                return Err(self.format(format!("lacks the parameter `{}`", own.name)));
+            };
+            let rule = &description.groups[own.group].hyper_parameters;
+            let names = rule.state_names();
+            let present = |state: &&str| self.metadata.info(&format!("{}.{state}", own.name));
+            let any = names.iter().any(|name| present(name).is_some());
+            if place.t > 0 || any {
+                for state in names {
+                    self.info(&format!("{}.{state}", own.name), own.types.state, own.len)?;
+                }
+            }
+            read.push((place.t, place.t > 0 || any, rule));
+        }
+        let mut states = Vec::with_capacity(read.len());
+        for (own, &(t, has_states, rule)) in opt.params.iter().zip(&read) {
+            let name = |state: &str| format!("{}.{state}", own.name);
+            let new = if has_states { Some(self.states(own, rule, name)?) } else { None };
+            states.push((t, new));
+        }
+        for (own, (t, new)) in opt.params.iter_mut().zip(states) {
+            (own.t, own.states) = (t, new);
+        }
+        for (own, group) in opt.groups.iter_mut().zip(description.groups) {
+            own.rule = group.hyper_parameters;
+        }
+        opt.steps = description.steps;
+        opt.loss_scale = description.loss_scale;
+        Ok(())
+    }
+
+    /// Has an optimizer go on from the states of torch's Adam, AdamW or RAdam, as
+    /// [`Optimizer::torch_checkpoint`] names them, in tensors of any shape with as many elements. Its
+    /// steps become the largest of its parameters'. Parameters that the file does not know have not been stepped. Rules and options are not in
+    /// the file, and stay.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] says what does not fit. Then nothing has changed.
+    pub fn load_torch<R: NamedRule>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
+        let mut states = Vec::with_capacity(opt.params.len());
+        for own in &opt.params {
+            let rule = &opt.groups[own.group].rule;
+            let step = format!("{}.step", own.name);
+            if self.metadata.info(&step).is_none() {
+                states.push((0, None));
+                continue;
+            }
+            if !is_torchs(rule) {
+                let what = format!("the rule of `{}`", own.name);
+                let found = "adam, adamw or radam".to_owned();
+                return Err(self.mismatch(what, found, rule.name().to_owned()));
+            }
+            let t = self.step_number(&step)?;
+            let name = |state: &str| format!("{}.{}", own.name, torch_name(state).unwrap_or(state));
+            for state in rule.state_names() {
+                self.info(&name(state), own.types.state, own.len)?;
+            }
+            states.push((t, Some(self.states(own, rule, name)?)));
+        }
+        opt.steps = states.iter().map(|(t, _)| *t).max().unwrap_or(0);
+        for (own, (t, new)) in opt.params.iter_mut().zip(states) {
+            (own.t, own.states) = (t, new);
+        }
+        Ok(())
+    }
+
+    /// Reads a tensor that was kept with the states, into a slice of its type and length.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] says what does not fit. If the file cannot be read to the end, `into` holds what could
+    /// be.
+    pub fn read<E: Element>(&mut self, name: &str, into: &mut [E]) -> Result<()> {
+        let start = self.info(name, Type::of::<E>(), into.len())?;
+        self.read_at(start, bytemuck::cast_slice_mut(into))
+    }
+
+    /// The names of the tensors in the file.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    fn description<R: DeserializeOwned>(&self) -> Result<Description<R>> {
+        let json = self.metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+        let Some(json) = json else {
+            return Err(self.format(format!("is not a checkpoint: its metadata lack `{KEY}`")));
+        };
+        let invalid = |error| self.format(format!("its metadata `{KEY}` are not valid: {error}"));
+        let version: Version = serde_json::from_str(json).map_err(invalid)?;
+        self.fits("the version", version.version, VERSION)?;
+        serde_json::from_str(json).map_err(invalid)
+    }
+
+    /// Where a tensor begins, if it is of this type and length.
+    fn info(&self, name: &str, of: Type, len: usize) -> Result<u64> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(self.format(format!("lacks the tensor `{name}`")));
+        };
+        if info.dtype != dtype(of) {
+            let found = format!("{:?}", info.dtype);
+            return Err(self.mismatch(
+                format!("the type of `{name}`"),
+                found,
+                format!("{:?}", dtype(of)),
+            ));
+        }
+        // The header was refused if this product overflows.
+        let found: usize = info.shape.iter().product();
+        self.fits(&format!("the length of `{name}`"), found, len)?;
+        Ok(self.data + info.data_offsets.0 as u64)
+    }
+
+    /// The states of a parameter, which have been checked.
+    fn states<R: NamedRule>(
+        &mut self,
+        param: &Param<R>,
+        rule: &R,
+        name: impl Fn(&str) -> String,
+    ) -> Result<States> {
+        let names = rule.state_names();
+        let mut states = States::new(param.types.state, param.len, rule);
+        for (i, state) in names.iter().enumerate() {
+            let start = self.info(&name(state), param.types.state, param.len)?;
+            if let Some(slice) = states.get_mut(i) {
+                self.read_at(start, slice.bytes_mut())?;
+            }
+        }
+        Ok(states)
+    }
+
+    /// A step number as torch writes it: `f32`, or `f64`, or an integer.
+    fn step_number(&mut self, name: &str) -> Result<u64> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(self.format(format!("lacks the tensor `{name}`")));
+        };
+        let (dtype, start) = (info.dtype, self.data + info.data_offsets.0 as u64);
+        let one = info.shape.iter().product::<usize>() == 1;
+        let mut bytes = [0; 8];
+        let t = match dtype {
+            Dtype::F32 if one => {
+                self.read_at(start, &mut bytes[..4])?;
+                f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            }
+            Dtype::F64 if one => {
+                self.read_at(start, &mut bytes)?;
+                f64::from_le_bytes(bytes)
+            }
+            Dtype::I64 if one => {
+                self.read_at(start, &mut bytes)?;
+                i64::from_le_bytes(bytes) as f64
+            }
+            _ => f64::NAN,
+        };
+        if t >= 0.0 && t.fract() == 0.0 && t < 9e15 {
+            return Ok(t as u64);
+        }
+        Err(self.mismatch(format!("`{name}`"), t.to_string(), "one number of steps".into()))
+    }
+
+    fn read_at(&mut self, start: u64, into: &mut [u8]) -> Result<()> {
+        let read = self.file.seek(SeekFrom::Start(start)).and_then(|_| self.file.read_exact(into));
+        read.map_err(|source| CheckpointError::Io { path: self.path.clone(), source })
+    }
+
+    fn fits<T: PartialEq + ToString>(&self, what: &str, found: T, expected: T) -> Result<()> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(self.mismatch(what.to_owned(), found.to_string(), expected.to_string()))
+    }
+
+    fn mismatch(&self, what: String, found: String, expected: String) -> CheckpointError {
+        CheckpointError::Mismatch { path: self.path.clone(), what, found, expected }
+    }
+
+    fn format(&self, why: String) -> CheckpointError {
+        CheckpointError::Format { path: self.path.clone(), why }
+    }
+
+    fn invalid(&self, source: Error) -> CheckpointError {
+        CheckpointError::Invalid { path: self.path.clone(), source }
+    }
+}
+
+/// Why a header was not read.
+enum Failed {
+    Io(io::Error),
+    Format(String),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed::Io(error)
+    }
+}

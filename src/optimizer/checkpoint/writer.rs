@@ -1,0 +1,235 @@
+//! Writing: the tensors are collected, then written beside the old file, which the new one replaces.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::Serialize;
+
+use super::{
+    CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, ParamDescription, Result,
+    VERSION, dtype, is_torchs, little_endian, torch_name,
+};
+use crate::backend::columns::AnySlice;
+use crate::optimizer::tensor::Type;
+use crate::optimizer::{LossScale, NamedRule, Optimizer, Param};
+use crate::step::check_same_states;
+use crate::{Element, Error};
+
+/// A checkpoint that is about to be written: the optimizer's states, and what is kept with them.
+#[must_use = "nothing is written before `save`"]
+pub struct CheckpointWriter<'a> {
+    metadata: serde_json::Result<HashMap<String, String>>,
+    tensors: Vec<Saved<'a>>,
+    /// That it is well formed, and would be read again.
+    valid: std::result::Result<(), Error>,
+}
+
+struct Saved<'a> {
+    name: String,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    bytes: Bytes<'a>,
+}
+
+enum Bytes<'a> {
+    Of(&'a [u8]),
+    Number([u8; 4]),
+}
+
+impl Bytes<'_> {
+    fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Of(bytes) => bytes,
+            Bytes::Number(bytes) => bytes,
+        }
+    }
+}
+
+impl<R: NamedRule + Serialize> Optimizer<R> {
+    /// The states of all parameters, to be saved.
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, CheckpointReader, GroupId, Optimizer, Tensor};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("training.safetensors");
+    ///
+    /// let mut opt = Optimizer::new(AdamW::default())?;
+    /// opt.add::<f32>(GroupId::default(), "w", 4)?;
+    /// let mut weights = [0.5_f32; 4];
+    /// opt.step([Tensor::new("w", &mut weights, &[1.0_f32; 4])])?;
+    /// opt.checkpoint().with("w", &weights).save(&path)?;
+    ///
+    /// let mut resumed = Optimizer::new(AdamW::default())?;
+    /// resumed.add::<f32>(GroupId::default(), "w", 4)?;
+    /// let mut file = CheckpointReader::open(&path)?;
+    /// file.load(&mut resumed)?;
+    /// let mut loaded = [0.0_f32; 4];
+    /// file.read("w", &mut loaded)?;
+    /// assert_eq!((loaded, resumed.steps()), (weights, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn checkpoint(&self) -> CheckpointWriter<'_> {
+        let describe = |param: &Param<R>| ParamDescription {
+            name: param.name.clone(),
+            group: param.group,
+            theta: param.types.theta.name().to_owned(),
+            t: param.t,
+        };
+        let groups = self.groups.iter().map(|group| GroupDescription {
+            rule: group.rule.name().to_owned(),
+            hyper_parameters: group.rule.clone(),
+        });
+        let description = Description {
+            version: VERSION,
+            steps: self.steps,
+            loss_scale: self.loss_scale,
+            groups: groups.collect(),
+            params: self.params.iter().map(describe).collect(),
+        };
+        let mut tensors = Vec::new();
+        for param in &self.params {
+            let names = self.groups[param.group].rule.state_names();
+            for (i, state) in names.iter().enumerate() {
+                if let Some(slice) = param.states.as_ref().and_then(|states| states.get(i)) {
+                    tensors.push(Saved::new(format!("{}.{state}", param.name), slice));
+                }
+            }
+        }
+        let json = serde_json::to_string(&description);
+        let metadata = json.map(|json| HashMap::from([(KEY.to_owned(), json)]));
+        CheckpointWriter { metadata, tensors, valid: self.valid() }
+    }
+}
+
+impl<R: NamedRule> Optimizer<R> {
+    /// That all of it can be loaded again.
+    fn valid(&self) -> std::result::Result<(), Error> {
+        for group in &self.groups {
+            group.rule.check()?;
+        }
+        for param in &self.params {
+            if let Some(states) = &param.states {
+                let names = self.groups[param.group].rule.state_names();
+                check_same_states(names, states.names())?;
+            }
+        }
+        self.loss_scale.as_ref().map_or(Ok(()), LossScale::check)
+    }
+
+    /// The states of Adam, AdamW or RAdam as torch keeps them: `<param>.exp_avg`, `<param>.exp_avg_sq`,
+    /// with AMSGrad `<param>.max_exp_avg_sq`, and `<param>.step`, an `f32`. Parameters without a step so
+    /// far are left out, as in torch, and so are those of other rules.
+    pub fn torch_checkpoint(&self) -> CheckpointWriter<'_> {
+        let mut tensors = Vec::new();
+        let has_layout = |param: &&Param<R>| is_torchs(&self.groups[param.group].rule);
+        for param in self.params.iter().filter(has_layout).filter(|param| param.t > 0) {
+            let names = self.groups[param.group].rule.state_names();
+            for (i, state) in names.iter().enumerate() {
+                if let Some(slice) = param.states.as_ref().and_then(|states| states.get(i)) {
+                    let state = torch_name(state).unwrap_or(state);
+                    tensors.push(Saved::new(format!("{}.{state}", param.name), slice));
+                }
+            }
+            tensors.push(Saved {
+                name: format!("{}.step", param.name),
+                shape: Vec::new(),
+                dtype: Dtype::F32,
+                bytes: Bytes::Number((param.t as f32).to_le_bytes()),
+            });
+        }
+        let metadata = Ok(HashMap::from([("format".into(), "pt".into())]));
+        CheckpointWriter { metadata, tensors, valid: self.valid() }
+    }
+}
+
+impl<'a> Saved<'a> {
+    fn new(name: String, slice: AnySlice<'a>) -> Self {
+        let dtype = dtype(Type::of_slice(slice));
+        Saved { name, shape: vec![slice.len()], dtype, bytes: Bytes::Of(slice.bytes()) }
+    }
+}
+
+impl<'a> CheckpointWriter<'a> {
+    /// Keeps another tensor in the same file, such as the parameter itself, under this name.
+    pub fn with<E: Element>(mut self, name: &str, tensor: &'a [E]) -> Self {
+        self.tensors.push(Saved::new(name.to_owned(), E::any(tensor)));
+        self
+    }
+
+    /// Writes the file: beside `path` first, which it replaces when it is whole and on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if what would be written could not
+    /// be loaded: hyper-parameters outside their range, states of another rule, two tensors of one name.
+    /// [`CheckpointError::Io`]. Then the old file is as it was, unless the new one is whole in its place and
+    /// only bringing the directory to the disk has failed.
+    pub fn save(mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let failed = |source| CheckpointError::Io { path: path.to_owned(), source };
+        little_endian().map_err(failed)?;
+        if let Err(source) = self.valid {
+            return Err(CheckpointError::Invalid { path: path.to_owned(), source });
+        }
+        // Wider types first, so that all are aligned.
+        self.tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+        let format = |why| CheckpointError::Format { path: path.to_owned(), why };
+        let mut names = HashSet::from(["__metadata__"]);
+        if let Some(twice) = self.tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
+            return Err(format(format!("there are two tensors `{}`", twice.name)));
+        }
+        let metadata = self.metadata.map_err(|error| failed(error.into()))?;
+        let header = header(metadata, &self.tensors).map_err(failed)?;
+        if header.len() as u64 > LONGEST_HEADER {
+            let len = header.len();
+            return Err(format(format!(
+                "would have a header of {len} bytes, at most {LONGEST_HEADER}"
+            )));
+        }
+
+        let directory = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".checkpoint-");
+        #[cfg(unix)]
+        {
+            // As any other file: the process's mask applies.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(directory).map_err(failed)?;
+        let mut writer = BufWriter::with_capacity(1 << 20, file.as_file());
+        let written = writer
+            .write_all(&(header.len() as u64).to_le_bytes())
+            .and_then(|()| writer.write_all(&header))
+            .and_then(|()| self.tensors.iter().try_for_each(|t| writer.write_all(t.bytes.get())))
+            .and_then(|()| writer.flush());
+        drop(writer);
+        written.and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        // The name too is to be on the disk.
+        #[cfg(unix)]
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// The header's JSON, as long as a multiple of eight bytes.
+fn header(metadata: HashMap<String, String>, tensors: &[Saved<'_>]) -> io::Result<Vec<u8>> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|tensor| {
+        let start = end;
+        end += tensor.bytes.get().len();
+        let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
+        (tensor.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let metadata = Metadata::new(Some(metadata), infos.collect()).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
