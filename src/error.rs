@@ -165,6 +165,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Names the tensor by its number in a list, where it has no name.
+    pub(crate) fn of_tensor(mut self, number: usize) -> Self {
+        if let Error::TensorLength { param, .. } | Error::TensorType { param, .. } = &mut self {
+            *param = format!("number {number}");
+        }
+        self
+    }
+}
+
 fn list(backends: &[Backend]) -> String {
     let names: Vec<String> = backends.iter().map(Backend::to_string).collect();
     names.join(", ")

@@ -126,8 +126,8 @@ pub use norm::GradNorm;
 #[cfg(feature = "checkpoint")]
 pub use optimizer::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter};
 pub use optimizer::{
-    ClipNorm, GroupId, Key, LossScale, LrSchedule, NamedRule, Optimizer, ParamId, Report,
-    StepOptions, Tensor,
+    ClipNorm, GroupId, Key, Lent, LossScale, LrSchedule, NamedRule, Optimizer, ParamId, Report,
+    StepOptions, Tensor, step_all,
 };
 pub use rules::{
     AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Kernel, Lion, NAdam, RAdam,

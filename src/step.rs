@@ -387,7 +387,7 @@ impl<S: Single, B: AsMut<[S]>> WithKernel<f32> for RunMixed<'_, S, B> {
     }
 }
 
-fn check_states(names: &'static [&'static str], given: usize) -> Result<(), Error> {
+pub(crate) fn check_states(names: &'static [&'static str], given: usize) -> Result<(), Error> {
     let expected = names.len();
     match names.get(given) {
         Some(name) => Err(Error::MissingState { name, expected, names }),

@@ -1,8 +1,10 @@
 //! The owner of the state of many tensors, in groups: it clips, scales, skips and schedules, and
 //! steps all of them in one parallel region.
 
+mod call;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod checkpoint;
+mod lent;
 mod loss_scale;
 mod lr_schedule;
 mod options;
@@ -10,27 +12,20 @@ pub(crate) mod region;
 mod rule;
 mod tensor;
 
+pub use lent::{Lent, step_all};
 pub use loss_scale::LossScale;
 pub use lr_schedule::LrSchedule;
 pub use options::{ClipNorm, Report, StepOptions};
 pub use rule::NamedRule;
 pub use tensor::{Key, Tensor};
 
-use core::sync::atomic::AtomicU64;
 use std::collections::HashMap;
 
-#[cfg(feature = "parallel")]
-use crate::Schedule;
-use crate::backend::Engine;
-#[cfg(feature = "parallel")]
-use crate::backend::parallel;
-use crate::rules::{check_above_0, check_at_least_0};
-use crate::scaled::GradScale;
-use crate::step::check_same_states;
 use crate::types::Loop;
-use crate::{AdamW, Element, Error, Float, GradNorm, Kernel, Parameter, Rounding, WithKernel};
-use region::{Pass, StepBatch, norm, total_cost};
-use tensor::{Grad, Job, States, Type, Types};
+use crate::{AdamW, Element, Error, Parameter};
+use call::Call;
+use region::StepBatch;
+use tensor::{Job, States, Type, Types};
 
 /// A parameter of an [`Optimizer`]: what registering it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,8 +64,11 @@ pub struct GroupId(usize);
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 pub struct Optimizer<R = AdamW> {
-    groups: Vec<Group<R>>,
-    params: Vec<Param<R>>,
+    /// Their rules.
+    groups: Vec<R>,
+    /// What the rules are in the step under way.
+    effective: Vec<R>,
+    params: Vec<Param<'static, R>>,
     by_name: HashMap<String, usize>,
     /// One place for each parameter, empty between steps: kept for its memory.
     jobs: Vec<Option<Job<'static>>>,
@@ -85,15 +83,8 @@ pub struct Optimizer<R = AdamW> {
     pub lr_schedule: Option<LrSchedule>,
 }
 
-/// A rule, and what it is in the step under way.
-#[derive(Clone, Debug)]
-struct Group<R> {
-    rule: R,
-    effective: R,
-}
-
 /// A parameter's state.
-struct Param<R> {
+struct Param<'s, R> {
     name: String,
     group: usize,
     len: usize,
@@ -102,7 +93,7 @@ struct Param<R> {
     /// Steps taken.
     t: u64,
     /// None before the first gradient.
-    states: Option<States>,
+    states: Option<States<'s>>,
     /// Of its random bits: a hash of the name.
     seed: u64,
 }
@@ -116,6 +107,7 @@ impl<R: NamedRule> Optimizer<R> {
     pub fn new(rule: R) -> Result<Self, Error> {
         let mut optimizer = Optimizer {
             groups: Vec::new(),
+            effective: Vec::new(),
             params: Vec::new(),
             by_name: HashMap::new(),
             jobs: Vec::new(),
@@ -135,7 +127,8 @@ impl<R: NamedRule> Optimizer<R> {
     /// [`Error::HyperParameter`].
     pub fn add_group(&mut self, rule: R) -> Result<GroupId, Error> {
         rule.check()?;
-        self.groups.push(Group { effective: rule.clone(), rule });
+        self.groups.push(rule.clone());
+        self.effective.push(rule);
         Ok(GroupId(self.groups.len() - 1))
     }
 
@@ -232,91 +225,29 @@ impl<R: NamedRule> Optimizer<R> {
                 return Err(Error::GivenTwice { param: self.params[id].name.clone() });
             }
         }
-        let engine = self.options.backend.resolve()?;
         let lr_factor = self.schedule_rules();
-        let inverse_scale = self.inverse_loss_scale()?;
-        self.check_rules(jobs, inverse_scale)?;
-
-        let total = total_cost(jobs);
-        let chunk = self.chunk(total);
-        in_pool(chunk.is_some(), || self.pass(jobs, engine, chunk, total, inverse_scale, lr_factor))
-    }
-
-    /// The norm first, if it is wanted; then the step.
-    fn pass(
-        &mut self,
-        jobs: &mut [Option<Job<'_>>],
-        engine: Engine,
-        chunk: Option<usize>,
-        total: usize,
-        inverse_scale: f64,
-        lr_factor: f64,
-    ) -> Result<Report, Error> {
-        let options = &self.options;
-        let skip = options.skip_nonfinite || self.loss_scale.is_some();
-        let wanted = skip || options.report_norm || options.clip_norm.is_some();
-        let norm = wanted.then(|| norm(engine, chunk, jobs, total));
-        let grad_norm = norm.as_ref().map(|norm| self.norm_of(norm) * inverse_scale);
-        let nonfinite = norm.as_ref().map(GradNorm::nonfinite);
-        // The norm of finite `f64`s may be past the largest.
-        let finite = nonfinite == Some(0) && grad_norm.is_some_and(f64::is_finite);
-        let skipped = skip && !finite;
-        let clip_factor = match (options.clip_norm, grad_norm) {
-            (Some(ClipNorm::Two(bound) | ClipNorm::Inf(bound)), Some(norm)) if !skipped => {
-                if !norm.is_finite() {
-                    return Err(Error::NonfiniteNorm { norm });
-                }
-                if norm > bound { bound / norm } else { 1.0 }
-            }
-            _ => 1.0,
+        let call = Call {
+            rules: &self.effective,
+            options: &self.options,
+            grad_scale: self.options.grad_scale / self.checked_loss_scale()?,
+            skip: self.options.skip_nonfinite || self.loss_scale.is_some(),
+            lr_factor,
         };
-        let scale = GradScale {
-            factor: inverse_scale * clip_factor,
-            bound: options.clip_value.unwrap_or(f64::INFINITY),
-        };
-
-        let measure = options.report_largest_update;
-        let pass = Pass {
-            groups: &self.groups,
-            engine,
-            scale,
-            seed: match options.rounding {
-                Rounding::Nearest => None,
-                Rounding::Stochastic { seed } => Some(seed),
-            },
-            chunk,
-            largest: measure.then(|| AtomicU64::new(0)),
-        };
-        if skipped {
-            for grad in jobs.iter_mut().flatten().map(|job| &mut job.grad) {
-                if let Grad::Zero(grad) = grad {
-                    grad.fill_with_zeros();
-                }
-            }
-        } else {
-            for (param, job) in self.params.iter_mut().zip(jobs.iter()) {
-                if job.is_some() && param.states.is_none() {
-                    param.create_states(&self.groups[param.group].rule);
-                }
-            }
-            pass.run(&mut self.params, jobs, total)?;
-        }
-        let largest_update = pass.largest.map(|largest| f64::from_bits(largest.into_inner()));
+        let report = call.run(&mut self.params, jobs)?;
         if let Some(scale) = &mut self.loss_scale {
-            scale.update(!skipped);
+            scale.update(!report.skipped);
         }
-        if !skipped {
+        if !report.skipped {
             self.steps = self.steps.saturating_add(1);
         }
-        Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
+        Ok(report)
     }
 
-    /// The norm that is to be clipped, or √Σg².
-    fn norm_of(&self, norm: &GradNorm) -> f64 {
-        match self.options.clip_norm {
-            Some(ClipNorm::Inf(_)) => norm.inf_norm(),
-            Some(ClipNorm::Two(_)) | None => norm.two_norm(),
-        }
+    /// What the losses were multiplied with.
+    fn checked_loss_scale(&self) -> Result<f64, Error> {
+        let Some(scale) = &self.loss_scale else { return Ok(1.0) };
+        scale.check()?;
+        Ok(scale.scale)
     }
 
     /// The index of a parameter.
@@ -335,80 +266,11 @@ impl<R: NamedRule> Optimizer<R> {
     fn schedule_rules(&mut self) -> f64 {
         let steps = self.steps;
         let factor = self.lr_schedule.as_ref().map_or(1.0, |schedule| schedule.factor(steps));
-        for Group { rule, effective } in &mut self.groups {
+        for (rule, effective) in self.groups.iter().zip(&mut self.effective) {
             effective.clone_from(rule);
             effective.set_lr(rule.lr() * factor);
         }
         factor
-    }
-
-    /// One over the loss scale; and all bounds and factors are checked.
-    fn inverse_loss_scale(&self) -> Result<f64, Error> {
-        let bound = match self.options.clip_norm {
-            Some(ClipNorm::Two(bound) | ClipNorm::Inf(bound)) => bound,
-            None => 0.0,
-        };
-        check_at_least_0("clip_norm", bound)?;
-        if let Some(bound) = self.options.clip_value {
-            check_above_0("clip_value", bound)?;
-        }
-        let Some(scale) = &self.loss_scale else { return Ok(1.0) };
-        scale.check()?;
-        Ok(1.0 / scale.scale)
-    }
-
-    /// Asks each rule for each kernel that this step will need, so that whatever can be refused is
-    /// refused before anything is written.
-    fn check_rules(&self, jobs: &[Option<Job<'_>>], factor: f64) -> Result<(), Error> {
-        let bound = self.options.clip_value.unwrap_or(f64::INFINITY);
-        let scale = GradScale { factor, bound };
-        scale.check()?;
-        let mut checked = None;
-        for (param, _) in self.params.iter().zip(jobs).filter(|(_, job)| job.is_some()) {
-            let rule = &self.groups[param.group].effective;
-            let names = rule.state_names();
-            if let Some(states) = &param.states {
-                check_same_states(names, states.names())?;
-            }
-            let kernel = (param.group, param.t, param.types.theta == Type::F64);
-            if checked == Some(kernel) {
-                continue;
-            }
-            rule.check()?;
-            let t = param.t.checked_add(1).ok_or(Error::StepNumber {
-                t: param.t,
-                expected: "less than u64::MAX for another step to follow",
-            })?;
-            let dry = Dry { scale, names };
-            if param.types.theta == Type::F64 {
-                rule.with_kernel::<f64, _>(t, dry)?;
-            } else {
-                rule.with_kernel::<f32, _>(t, dry)?;
-            }
-            checked = Some(kernel);
-        }
-        Ok(())
-    }
-
-    /// Bytes of θ in a piece of a step on `total` of them; none for the calling thread alone.
-    fn chunk(&self, total: usize) -> Option<usize> {
-        #[cfg(feature = "parallel")]
-        {
-            match self.options.schedule {
-                Schedule::Serial => None,
-                Schedule::Chunks(chunk) => Some(chunk.get().saturating_mul(8)),
-                Schedule::Auto if total < parallel::SERIAL_BYTES => None,
-                Schedule::Auto => match rayon::current_num_threads() {
-                    1 => None,
-                    threads => Some(parallel::chunk_bytes(total, threads)),
-                },
-            }
-        }
-        #[cfg(not(feature = "parallel"))]
-        {
-            let _ = total;
-            None
-        }
     }
 
     /// Steps taken; those that were skipped do not count. It is what a schedule is a function of.
@@ -433,19 +295,19 @@ impl<R: NamedRule> Optimizer<R> {
 
     /// A group's rule; its `lr` is what the schedule's factor multiplies.
     pub fn rule(&self, group: GroupId) -> Option<&R> {
-        self.groups.get(group.0).map(|group| &group.rule)
+        self.groups.get(group.0)
     }
 
     /// A group's rule, to be changed between steps. It is checked on the next one, and if it then
     /// keeps other states than before, that step is refused.
     pub fn rule_mut(&mut self, group: GroupId) -> Option<&mut R> {
-        self.groups.get_mut(group.0).map(|group| &mut group.rule)
+        self.groups.get_mut(group.0)
     }
 
     /// A parameter's state of this name, such as `m`, if it has one by now and it is of type `S`.
     pub fn state<S: Element>(&self, id: ParamId, name: &str) -> Option<&[S]> {
         let param = self.params.get(id.0)?;
-        let names = self.groups[param.group].rule.state_names();
+        let names = self.groups[param.group].state_names();
         let i = names.iter().position(|&state| state == name)?;
         S::of(param.states.as_ref()?.get(i)?)
     }
@@ -458,7 +320,7 @@ impl<R: NamedRule> Optimizer<R> {
     }
 }
 
-impl<R: NamedRule> Param<R> {
+impl<R: NamedRule> Param<'_, R> {
     /// That the buffers of a job are this parameter's.
     fn check(&self, job: &Job<'_>) -> Result<(), Error> {
         let theta = job.theta.read();
@@ -505,36 +367,10 @@ impl<R: NamedRule> Param<R> {
     }
 }
 
-/// A kernel's coefficients are computed, and nothing is done with it.
-struct Dry {
-    scale: GradScale,
-    names: &'static [&'static str],
-}
-
-impl<F: Float> WithKernel<F> for Dry {
-    fn with<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        self.scale.before::<K, F>(*kernel)?;
-        if N != self.names.len() {
-            return Err(Error::KernelStates { kernel: N, names: self.names });
-        }
-        Ok(())
-    }
-}
-
 /// The memory of an empty list, for another lifetime: collecting in place allocates nothing.
 fn again<'b>(mut jobs: Vec<Option<Job<'_>>>) -> Vec<Option<Job<'b>>> {
     jobs.clear();
     jobs.into_iter().map(|_| None).collect()
-}
-
-/// Runs `all` on one of the pool's threads, so that what it forks does not enter the pool anew.
-fn in_pool<T: Send>(parallel: bool, all: impl FnOnce() -> T + Send) -> T {
-    #[cfg(feature = "parallel")]
-    if parallel {
-        return rayon::scope(|_| all());
-    }
-    let _ = parallel;
-    all()
 }
 
 /// FNV-1a (Fowler, Noll and Vo): the same on every machine.

@@ -5,8 +5,10 @@ use super::Optimizer;
 use crate::{Backend, Rounding, Schedule};
 
 /// What is done to the gradients of a step, and how it runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOptions {
+    /// What every gradient is multiplied with before all else, from 0 up. Default: 1.
+    pub grad_scale: f64,
     /// Scales all gradients down together where their norm is larger than this. Default: none.
     pub clip_norm: Option<ClipNorm>,
     /// Holds every gradient within ± this, after it has been scaled. Default: none.
@@ -29,6 +31,22 @@ pub struct StepOptions {
     pub rounding: Rounding,
 }
 
+impl Default for StepOptions {
+    fn default() -> Self {
+        StepOptions {
+            grad_scale: 1.0,
+            clip_norm: None,
+            clip_value: None,
+            skip_nonfinite: false,
+            report_norm: false,
+            report_largest_update: false,
+            backend: Backend::default(),
+            schedule: Schedule::default(),
+            rounding: Rounding::default(),
+        }
+    }
+}
+
 /// A bound for the norm of all gradients together, from 0 up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ClipNorm {
@@ -42,9 +60,9 @@ pub enum ClipNorm {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The norm of all gradients, the loss scale divided out, before clipping: the largest |g| with
-    /// [`ClipNorm::Inf`], else √Σg²: of the gradients as they were given, rounded once, then times one
-    /// over the loss scale. The same on every machine, whatever the number of threads. None if nothing asked for it.
+    /// The norm of all gradients, scaled but not clipped: the largest |g| with
+    /// [`ClipNorm::Inf`], else √Σg²: of the gradients as they were given, rounded once, then times
+    /// `grad_scale` over the loss scale. The same on every machine, whatever the number of threads. None if nothing asked for it.
     pub grad_norm: Option<f64>,
     /// What the gradients were multiplied with to clip their norm: 1 if they were not.
     pub clip_factor: f64,

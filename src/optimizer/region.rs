@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
 
+use super::Param;
 use super::tensor::{Grad, Job, States, Type, Types};
-use super::{Group, Param};
 use crate::backend::columns::{AnySlice, AnySliceMut, Buffers, ColumnMut, Mixed, Table, unzip};
 #[cfg(feature = "parallel")]
 use crate::backend::parallel;
@@ -28,7 +28,8 @@ const BLOCK: usize = 2048;
 
 /// Everything that the pass needs beside the tensors.
 pub struct Pass<'p, R> {
-    pub(super) groups: &'p [Group<R>],
+    /// Of each group.
+    pub(super) rules: &'p [R],
     pub(super) engine: Engine,
     pub(super) scale: GradScale,
     /// The seed of stochastic rounding.
@@ -121,7 +122,7 @@ impl<R: NamedRule> Pass<'_, R> {
     /// Takes the step of every parameter that has a job.
     pub(super) fn run(
         &self,
-        params: &mut [Param<R>],
+        params: &mut [Param<'_, R>],
         jobs: &mut [Option<Job<'_>>],
         total: usize,
     ) -> Result<(), Error> {
@@ -145,10 +146,14 @@ impl<R: NamedRule> Pass<'_, R> {
     }
 
     /// Takes the steps of a piece of the list, batch by batch.
-    fn piece(&self, params: &mut [Param<R>], jobs: &mut [Option<Job<'_>>]) -> Result<(), Error> {
+    fn piece(
+        &self,
+        params: &mut [Param<'_, R>],
+        jobs: &mut [Option<Job<'_>>],
+    ) -> Result<(), Error> {
         let (mut params, mut jobs) = (params, jobs);
         while let Some(first) = jobs.iter().position(Option::is_some) {
-            let batch_of = |param: &Param<R>, job: &Option<Job<'_>>| {
+            let batch_of = |param: &Param<'_, R>, job: &Option<Job<'_>>| {
                 let fused = self.is_fused(param, job.as_ref()?);
                 Some((param.group, param.t, param.types, fused))
             };
@@ -159,7 +164,7 @@ impl<R: NamedRule> Pass<'_, R> {
             let (batch_jobs, rest_jobs) = jobs.split_at_mut(end);
             if let Some((group, t, _, fused)) = same {
                 let (params, jobs) = (&mut batch_params[first..], &mut batch_jobs[first..]);
-                let (rule, step) = (&self.groups[group].effective, params[0].step);
+                let (rule, step) = (&self.rules[group], params[0].step);
                 let batch = Batch { pass: self, params, jobs };
                 if fused {
                     step(batch, rule, t + 1)?;
@@ -174,7 +179,7 @@ impl<R: NamedRule> Pass<'_, R> {
 
     /// Whether a job has the types that its parameter was registered with, and those have a loop of
     /// their own.
-    fn is_fused(&self, param: &Param<R>, job: &Job<'_>) -> bool {
+    fn is_fused(&self, param: &Param<'_, R>, job: &Job<'_>) -> bool {
         let Types { theta, grad, fused, .. } = param.types;
         let rounds_up_or_down = self.seed.is_some() && theta.bytes() == 2;
         let copy = job.copy.as_ref().map(|copy| Type::of_slice(AnySlice::Single(copy.read())));
@@ -186,17 +191,21 @@ impl<R: NamedRule> Pass<'_, R> {
 }
 
 /// Jobs of one rule, step number and mixture of types, waiting for their kernel.
-pub struct Batch<'b, 'p, 'a, R> {
+pub struct Batch<'b, 'p, 's, 'a, R> {
     pass: &'b Pass<'p, R>,
-    params: &'b mut [Param<R>],
+    params: &'b mut [Param<'s, R>],
     jobs: &'b mut [Option<Job<'a>>],
 }
 
 /// How a batch is stepped by the loop of its types.
-pub type StepBatch<R> = fn(Batch<'_, '_, '_, R>, &R, u64) -> Result<(), Error>;
+pub type StepBatch<R> = fn(Batch<'_, '_, '_, '_, R>, &R, u64) -> Result<(), Error>;
 
 /// Takes step `t` of a batch by the loop of these types.
-pub(crate) fn fused<T, G, S, R>(batch: Batch<'_, '_, '_, R>, rule: &R, t: u64) -> Result<(), Error>
+pub(crate) fn fused<T, G, S, R>(
+    batch: Batch<'_, '_, '_, '_, R>,
+    rule: &R,
+    t: u64,
+) -> Result<(), Error>
 where
     T: Swept,
     G: Swept<Float = T::Float>,
@@ -207,12 +216,12 @@ where
 }
 
 /// A batch that is stepped by the loop of its types.
-struct ByLoop<'b, 'p, 'a, R, T, G, S> {
-    batch: Batch<'b, 'p, 'a, R>,
+struct ByLoop<'b, 'p, 's, 'a, R, T, G, S> {
+    batch: Batch<'b, 'p, 's, 'a, R>,
     types: PhantomData<(T, G, S)>,
 }
 
-impl<R, T, G, S> WithKernel<T::Float> for ByLoop<'_, '_, '_, R, T, G, S>
+impl<R, T, G, S> WithKernel<T::Float> for ByLoop<'_, '_, '_, '_, R, T, G, S>
 where
     R: NamedRule,
     T: Swept,
@@ -227,9 +236,9 @@ where
 }
 
 /// A batch that is stepped by tiles, whatever its types.
-struct ByTiles<'b, 'p, 'a, R>(Batch<'b, 'p, 'a, R>);
+struct ByTiles<'b, 'p, 's, 'a, R>(Batch<'b, 'p, 's, 'a, R>);
 
-impl<R: NamedRule> WithKernel<f32> for ByTiles<'_, '_, '_, R> {
+impl<R: NamedRule> WithKernel<f32> for ByTiles<'_, '_, '_, '_, R> {
     fn with<K: Kernel<f32, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
         let engine = self.0.pass.engine;
         let kernel = &self.0.pass.scale.before(*kernel)?;
@@ -241,7 +250,7 @@ impl<R: NamedRule> WithKernel<f32> for ByTiles<'_, '_, '_, R> {
     }
 }
 
-impl<R: NamedRule> Batch<'_, '_, '_, R> {
+impl<R: NamedRule> Batch<'_, '_, '_, '_, R> {
     /// Has each tensor stepped by the loop of its types.
     fn fused<T, G, S, K, const N: usize>(self, kernel: &K)
     where
@@ -271,7 +280,7 @@ impl<R: NamedRule> Batch<'_, '_, '_, R> {
     #[inline(always)]
     fn each<const N: usize>(
         self,
-        whole: impl Fn(Job<'_>, &mut States, Option<Noise>),
+        whole: impl Fn(Job<'_>, &mut States<'_>, Option<Noise>),
         part: impl Fn(&mut Work<'_, N>) + Sync,
     ) {
         let Batch { pass, params, jobs, .. } = self;
@@ -300,7 +309,7 @@ impl<R: NamedRule> Batch<'_, '_, '_, R> {
 }
 
 impl<'a> Job<'a> {
-    fn with<const N: usize>(self, states: &'a mut States, noise: Option<Noise>) -> Work<'a, N> {
+    fn with<const N: usize>(self, states: &'a mut States<'_>, noise: Option<Noise>) -> Work<'a, N> {
         let Job { theta, grad, copy } = self;
         let state = states.all_any_mut().expect(CHECKED);
         Work { theta, grad, state, copy, noise }

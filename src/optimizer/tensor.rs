@@ -140,11 +140,10 @@ impl Type {
     }
 }
 
-/// The states of one parameter, one after the other in one piece of memory, whole cache lines
-/// apart: a small tensor's are found with one look.
-#[derive(Clone, Debug)]
-pub(super) struct States {
-    buffer: Buffer,
+/// The states of one parameter: one after the other in one piece of memory, whole cache lines
+/// apart, so that a small tensor's are found with one look; or lent by the caller.
+pub(super) struct States<'s> {
+    buffer: Buffer<'s>,
     /// What they are called.
     names: &'static [&'static str],
     len: usize,
@@ -152,15 +151,23 @@ pub(super) struct States {
     stride: usize,
 }
 
-#[derive(Clone, Debug)]
-enum Buffer {
+enum Buffer<'s> {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
+    Lent([AnySliceMut<'s>; MOST_LENT]),
 }
 
-impl States {
+/// The most states that can be lent.
+pub(super) const MOST_LENT: usize = 4;
+
+impl<'s> States<'s> {
+    /// What is lent, of a rule that keeps `names`, as many as are lent.
+    pub fn lent(states: [AnySliceMut<'s>; MOST_LENT], names: &'static [&'static str]) -> Self {
+        States { buffer: Buffer::Lent(states), names, len: 0, stride: 0 }
+    }
+
     /// As they are before the first step of a rule, each filled with its initial value.
     pub fn new(of: Type, len: usize, rule: &impl Rule) -> Self {
         fn filled<E: Element>(stride: usize, initial: &[f64]) -> Vec<E> {
@@ -199,6 +206,7 @@ impl States {
             Buffer::F64(buffer) => any(buffer, range),
             Buffer::Bf16(buffer) => any(buffer, range),
             Buffer::F16(buffer) => any(buffer, range),
+            Buffer::Lent(states) => states[i].read(),
         })
     }
 
@@ -206,7 +214,7 @@ impl States {
     #[cfg(feature = "checkpoint")]
     pub fn get_mut(&mut self, i: usize) -> Option<AnySliceMut<'_>> {
         let &mut States { names, len, stride, .. } = self;
-        let all = self.any_mut();
+        let all = self.buffer.any_mut();
         (i < names.len()).then(|| all.split_at(i * stride).1.split_at(len).0)
     }
 
@@ -214,35 +222,60 @@ impl States {
     #[inline]
     pub fn all_mut<S: Element, const N: usize>(&mut self) -> Option<[&mut [S]; N]> {
         let &mut States { names, len, stride, .. } = self;
-        let mut rest = S::of_mut(self.any_mut())?;
         let mut all: [&mut [S]; N] = [(); N].map(|()| Default::default());
+        if names.len() != N {
+            return None;
+        }
+        let mut rest = match &mut self.buffer {
+            Buffer::Lent(states) => {
+                for (state, lent) in all.iter_mut().zip(states) {
+                    *state = S::of_mut(lent.again())?;
+                }
+                return Some(all);
+            }
+            own => S::of_mut(own.any_mut())?,
+        };
         for state in &mut all {
             let (part, after) = rest.split_at_mut_checked(stride)?;
             *state = &mut part[..len];
             rest = after;
         }
-        (names.len() == N).then_some(all)
+        Some(all)
     }
 
     /// All of them, if there are `N`.
     pub fn all_any_mut<const N: usize>(&mut self) -> Option<[AnySliceMut<'_>; N]> {
         let &mut States { names, len, stride, .. } = self;
-        let mut rest = self.any_mut();
-        (names.len() == N).then(|| {
-            [(); N].map(|()| {
-                let (part, after) = core::mem::take(&mut rest).split_at(stride);
-                rest = after;
-                part.split_at(len).0
-            })
-        })
-    }
-
-    fn any_mut(&mut self) -> AnySliceMut<'_> {
+        if names.len() != N {
+            return None;
+        }
+        let mut all = [(); N].map(|()| AnySliceMut::default());
         match &mut self.buffer {
+            Buffer::Lent(states) => {
+                for (state, lent) in all.iter_mut().zip(states) {
+                    *state = lent.again();
+                }
+            }
+            own => {
+                let mut rest = own.any_mut();
+                for state in &mut all {
+                    let (part, after) = rest.split_at(stride);
+                    (*state, rest) = (part.split_at(len).0, after);
+                }
+            }
+        }
+        Some(all)
+    }
+}
+
+impl Buffer<'_> {
+    fn any_mut(&mut self) -> AnySliceMut<'_> {
+        match self {
             Buffer::F32(buffer) => f32::any_mut(buffer),
             Buffer::F64(buffer) => f64::any_mut(buffer),
             Buffer::Bf16(buffer) => bf16::any_mut(buffer),
             Buffer::F16(buffer) => f16::any_mut(buffer),
+            Buffer::Lent(_) => AnySliceMut::default(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! backend that this CPU lacks shows up as `ignored`, by name. Each property draws its cases with
 //! proptest: the rule's options, step numbers, lengths around the widths of registers and
 //! chunks, misalignments, and numbers of every kind; and takes each case in every combination of
-//! element types that there is. `PROPTEST_CASES` sets how many cases (default 8 for each entry),
+//! element types that there is. `PROPTEST_CASES` sets how many cases (default 6 for each entry),
 //! `PROPTEST_RNG_SEED` repeats a run; a failure prints its seed.
 
 mod cases;
@@ -73,7 +73,7 @@ fn table(trials: &mut Vec<Trial>, backend: Backend, threads: Threads, rule: &'st
 fn check(backend: Backend, threads: Threads, rule: &str, property: Which) -> Result<(), Failed> {
     let mut config = Config { failure_persistence: None, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 8;
+        config.cases = 6;
     }
     if config.rng_seed == RngSeed::Random {
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;

@@ -7,4 +7,5 @@ mod common;
 mod equality;
 mod errors;
 mod gradients;
+mod lent;
 mod schedules;

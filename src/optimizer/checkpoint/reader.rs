@@ -82,9 +82,9 @@ impl CheckpointReader {
         let description: Description<R> = self.description()?;
         self.fits("the number of groups", description.groups.len(), opt.groups.len())?;
         for (i, (group, own)) in description.groups.iter().zip(&opt.groups).enumerate() {
-            self.fits(&format!("the rule of group {i}"), &*group.rule, own.rule.name())?;
+            self.fits(&format!("the rule of group {i}"), &*group.rule, own.name())?;
             let found = group.hyper_parameters.name();
-            self.fits(&format!("the rule of group {i}"), found, own.rule.name())?;
+            self.fits(&format!("the rule of group {i}"), found, own.name())?;
             group.hyper_parameters.check().map_err(|source| self.invalid(source))?;
         }
         if let Some(scale) = &description.loss_scale {
@@ -133,7 +133,7 @@ impl CheckpointReader {
             (own.t, own.states) = (t, new);
         }
         for (own, group) in opt.groups.iter_mut().zip(description.groups) {
-            own.rule = group.hyper_parameters;
+            *own = group.hyper_parameters;
         }
         opt.steps = description.steps;
         opt.loss_scale = description.loss_scale;
@@ -151,7 +151,7 @@ impl CheckpointReader {
     pub fn load_torch<R: NamedRule>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
         let mut states = Vec::with_capacity(opt.params.len());
         for own in &opt.params {
-            let rule = &opt.groups[own.group].rule;
+            let rule = &opt.groups[own.group];
             let step = format!("{}.step", own.name);
             if self.metadata.info(&step).is_none() {
                 states.push((0, None));
@@ -225,10 +225,10 @@ impl CheckpointReader {
     /// The states of a parameter, which have been checked.
     fn states<R: NamedRule>(
         &mut self,
-        param: &Param<R>,
+        param: &Param<'_, R>,
         rule: &R,
         name: impl Fn(&str) -> String,
-    ) -> Result<States> {
+    ) -> Result<States<'static>> {
         let names = rule.state_names();
         let mut states = States::new(param.types.state, param.len, rule);
         for (i, state) in names.iter().enumerate() {

@@ -72,15 +72,15 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn checkpoint(&self) -> CheckpointWriter<'_> {
-        let describe = |param: &Param<R>| ParamDescription {
+        let describe = |param: &Param<'_, R>| ParamDescription {
             name: param.name.clone(),
             group: param.group,
             theta: param.types.theta.name().to_owned(),
             t: param.t,
         };
-        let groups = self.groups.iter().map(|group| GroupDescription {
-            rule: group.rule.name().to_owned(),
-            hyper_parameters: group.rule.clone(),
+        let groups = self.groups.iter().map(|rule| GroupDescription {
+            rule: rule.name().to_owned(),
+            hyper_parameters: rule.clone(),
         });
         let description = Description {
             version: VERSION,
@@ -91,7 +91,7 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
         };
         let mut tensors = Vec::new();
         for param in &self.params {
-            let names = self.groups[param.group].rule.state_names();
+            let names = self.groups[param.group].state_names();
             for (i, state) in names.iter().enumerate() {
                 if let Some(slice) = param.states.as_ref().and_then(|states| states.get(i)) {
                     tensors.push(Saved::new(format!("{}.{state}", param.name), slice));
@@ -107,12 +107,12 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
 impl<R: NamedRule> Optimizer<R> {
     /// That all of it can be loaded again.
     fn valid(&self) -> std::result::Result<(), Error> {
-        for group in &self.groups {
-            group.rule.check()?;
+        for rule in &self.groups {
+            rule.check()?;
         }
         for param in &self.params {
             if let Some(states) = &param.states {
-                let names = self.groups[param.group].rule.state_names();
+                let names = self.groups[param.group].state_names();
                 check_same_states(names, states.names())?;
             }
         }
@@ -124,9 +124,9 @@ impl<R: NamedRule> Optimizer<R> {
     /// far are left out, as in torch, and so are those of other rules.
     pub fn torch_checkpoint(&self) -> CheckpointWriter<'_> {
         let mut tensors = Vec::new();
-        let has_layout = |param: &&Param<R>| is_torchs(&self.groups[param.group].rule);
+        let has_layout = |param: &&Param<'_, R>| is_torchs(&self.groups[param.group]);
         for param in self.params.iter().filter(has_layout).filter(|param| param.t > 0) {
-            let names = self.groups[param.group].rule.state_names();
+            let names = self.groups[param.group].state_names();
             for (i, state) in names.iter().enumerate() {
                 if let Some(slice) = param.states.as_ref().and_then(|states| states.get(i)) {
                     let state = torch_name(state).unwrap_or(state);

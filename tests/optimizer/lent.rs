@@ -1,0 +1,179 @@
+//! Steps of many tensors whose states the caller keeps: the bits of each alone, and what is refused.
+
+use std::num::NonZeroUsize;
+
+use fused_adam::{
+    AdamW, Backend, Error, Lent, Parameter, Rounding, Schedule, Sgd, Step, StepOptions, bf16, f16,
+    step_all,
+};
+use proptest::prelude::*;
+
+use crate::common::{Bits, Numbers, Random, difference};
+
+const SEED: u64 = 5;
+
+/// θ, g, m and v of one tensor, twice.
+struct One<T, G, S> {
+    rule: usize,
+    t: u64,
+    theta: Vec<T>,
+    grad: Vec<G>,
+    states: [Vec<S>; 2],
+}
+
+trait Twin {
+    fn lend(&mut self) -> Lent<'_>;
+    fn step_alone(&mut self, rules: &[AdamW], options: &StepOptions);
+    fn compare(&self, other: &dyn Twin) -> Option<String>;
+    fn bits(&self) -> Vec<Vec<u64>>;
+}
+
+impl<T: Bits + Parameter<G, S>, G: Bits, S: Bits> Twin for One<T, G, S> {
+    fn lend(&mut self) -> Lent<'_> {
+        let [m, v] = &mut self.states;
+        Lent::new(self.rule, self.t, &mut self.theta, &self.grad).state(m).state(v).seed(self.t)
+    }
+
+    fn step_alone(&mut self, rules: &[AdamW], options: &StepOptions) {
+        let rounding = match options.rounding {
+            Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed ^ self.t },
+            nearest => nearest,
+        };
+        let [m, v] = &mut self.states;
+        Step::new(&rules[self.rule], self.t)
+            .backend(Backend::Scalar)
+            .schedule(Schedule::Serial)
+            .rounding(rounding)
+            .grad_scale(options.grad_scale)
+            .run_mixed(&mut self.theta, &self.grad, &mut [m, v])
+            .unwrap();
+    }
+
+    fn compare(&self, other: &dyn Twin) -> Option<String> {
+        let pairs = self.bits().into_iter().zip(other.bits());
+        pairs.zip(["theta", "m", "v"]).find_map(|((own, other), name)| {
+            let differs = own.iter().zip(&other).position(|(own, other)| own != other)?;
+            Some(format!("{name}[{differs}] of {} elements", own.len()))
+        })
+    }
+
+    fn bits(&self) -> Vec<Vec<u64>> {
+        let bits = |buffer: &[S]| buffer.iter().map(|x| x.bits()).collect();
+        let theta = self.theta.iter().map(|x| x.bits()).collect();
+        [theta].into_iter().chain(self.states.iter().map(|state| bits(state))).collect()
+    }
+}
+
+/// The same tensor twice.
+fn twins<T: Bits + Parameter<G, S>, G: Bits, S: Bits>(
+    random: &mut Random,
+    len: usize,
+) -> [Box<dyn Twin>; 2] {
+    let (rule, t) = (random.below(2), 1 + random.below(3) as u64);
+    let theta: Vec<T> = Numbers::Ordinary.fill(random, len);
+    let grad: Vec<G> = Numbers::Ordinary.fill(random, len);
+    let m: Vec<S> = Numbers::Ordinary.fill(random, len);
+    let v: Vec<S> = m.iter().map(|x| S::from_f64(x.to_f64().abs())).collect();
+    [(); 2].map(|()| {
+        let (theta, grad, states) = (theta.clone(), grad.clone(), [m.clone(), v.clone()]);
+        Box::new(One { rule, t, theta, grad, states }) as Box<dyn Twin>
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn gives_the_bits_of_each_tensor_alone(seed: u64, stochastic: bool, serial: bool) {
+        let random = &mut Random(seed);
+        let rules = [AdamW { lr: 0.1, ..AdamW::default() }, AdamW { weight_decay: 0.0, ..AdamW::default() }];
+        let chunks = Schedule::Chunks(NonZeroUsize::new(64).unwrap());
+        let options = StepOptions {
+            grad_scale: 0.37,
+            schedule: if serial { Schedule::Serial } else { chunks },
+            rounding: if stochastic { Rounding::Stochastic { seed: SEED } } else { Rounding::Nearest },
+            ..StepOptions::default()
+        };
+        let (mut lent, mut alone) = (Vec::new(), Vec::new());
+        for _ in 0..1 + random.below(12) {
+            let len = random.below(400);
+            let [one, twin] = match random.below(8) {
+                0 => twins::<f32, f32, f32>(random, len),
+                1 => twins::<f64, f64, f64>(random, len),
+                2 => twins::<bf16, bf16, bf16>(random, len),
+                3 => twins::<bf16, bf16, f32>(random, len),
+                4 => twins::<f32, bf16, f32>(random, len),
+                5 => twins::<f16, f16, f16>(random, len),
+                6 => twins::<f16, f32, bf16>(random, len),
+                _ => twins::<f32, f32, f32>(random, len),
+            };
+            lent.push(one);
+            alone.push(twin);
+        }
+        step_all(&rules, &options, lent.iter_mut().map(|one| one.lend())).unwrap();
+        for (one, twin) in lent.iter().zip(&mut alone) {
+            twin.step_alone(&rules, &options);
+            let differs = one.compare(&**twin);
+            prop_assert!(differs.is_none(), "{:?}", differs);
+        }
+    }
+}
+
+/// Every wrong call and what it says; nothing has changed after any.
+#[test]
+fn refuses_what_does_not_fit() {
+    fn step(lent: Lent<'_>) -> Error {
+        step_all(&[AdamW::default()], &StepOptions::default(), [lent]).unwrap_err()
+    }
+    let check = |expected: &str, call: &dyn Fn(&mut [f32], &mut [f32], &mut [f32]) -> Error| {
+        let (mut theta, mut m, mut v) = ([1.0; 4], [2.0; 4], [3.0; 4]);
+        let error = call(&mut theta, &mut m, &mut v);
+        assert_eq!(error.to_string(), expected);
+        assert_eq!((theta, m, v), ([1.0; 4], [2.0; 4], [3.0; 4]), "{expected}");
+    };
+    let grad = [1.0_f32; 4];
+    check("there is no group 1, expected one of the 1 that were added", &|theta, m, v| {
+        step(Lent::new(1, 1, theta, &grad).state(m).state(v))
+    });
+    check("step number `t` is 0, expected 1 for the first step", &|theta, m, v| {
+        step(Lent::new(0, 0, theta, &grad).state(m).state(v))
+    });
+    check("`grad` of parameter `number 0` has 3 elements, expected 4", &|theta, m, v| {
+        step(Lent::new(0, 1, theta, &grad[..3]).state(m).state(v))
+    });
+    check("`v` of parameter `number 0` has 2 elements, expected 4", &|theta, m, v| {
+        step(Lent::new(0, 1, theta, &grad).state(m).state(&mut v[..2]))
+    });
+    check("`v` of parameter `number 0` is bf16, expected f32", &|theta, m, _| {
+        step(Lent::new(0, 1, theta, &grad).state(m).state(&mut [bf16::ZERO; 4]))
+    });
+    check("`m` of parameter `number 0` is f64, expected f32, bf16 or f16", &|theta, _, _| {
+        step(Lent::new(0, 1, theta, &grad).state(&mut [0.0_f64; 4]).state(&mut [0.0_f64; 4]))
+    });
+    check("`grad` of parameter `number 0` is f64, expected f32, bf16 or f16", &|theta, m, v| {
+        step(Lent::new(0, 1, theta, &[1.0_f64; 4]).state(m).state(v))
+    });
+    let [mut theta, mut m, mut v, mut more] = [[1.0_f32; 4]; 4];
+    let missing = step(Lent::new(0, 1, &mut theta, &grad));
+    assert!(matches!(missing, Error::MissingState { name: "m", .. }), "{missing}");
+    let all = Lent::new(0, 1, &mut theta, &grad).state(&mut m).state(&mut v).state(&mut more);
+    let superfluous = step(all);
+    assert!(matches!(superfluous, Error::SuperfluousState { given: 3, .. }), "{superfluous}");
+}
+
+/// Not finite: skipped if that is wanted; a rule without states needs none.
+#[test]
+fn skips_and_clips_as_an_optimizer_does() {
+    let sgd = [Sgd { lr: 1.0, ..Sgd::default() }];
+    let (mut theta, grad) = ([1.0_f32; 2], [f32::NAN, 3.0]);
+    let options = StepOptions { skip_nonfinite: true, ..StepOptions::default() };
+    let report = step_all(&sgd, &options, [Lent::new(0, 1, &mut theta, &grad)]).unwrap();
+    assert!(report.skipped && report.nonfinite == Some(1));
+    assert!(difference("theta", &theta, &[1.0; 2]).is_none());
+
+    let clip_norm = Some(fused_adam::ClipNorm::Two(2.5));
+    let options = StepOptions { clip_norm, ..StepOptions::default() };
+    let report = step_all(&sgd, &options, [Lent::new(0, 1, &mut theta, &[3.0_f32, 4.0])]).unwrap();
+    assert_eq!((report.grad_norm, report.clip_factor), (Some(5.0), 0.5));
+    assert!(difference("theta", &theta, &[-0.5, -1.0]).is_none());
+}
