@@ -44,8 +44,12 @@ struct AddAll;
 
 impl<F: Float, const N: usize> Kernel<F, N> for AddAll {
     #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, state: [L; N]) -> (L, [L; N]) {
-        (theta + grad, state.map(|x| x + grad))
+    fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, mut state: [L; N]) -> (L, [L; N]) {
+        // Not `map`, which the compiler may leave as a call that lacks the instruction set.
+        for x in &mut state {
+            *x = *x + grad;
+        }
+        (theta + grad, state)
     }
 
     fn reference(&self, theta: F, grad: F, state: [F; N]) -> (F, [F; N]) {
