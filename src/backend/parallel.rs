@@ -1,46 +1,100 @@
-//! Any backend on many threads: the buffers are cut into chunks, and rayon's threads take them.
+//! Any backend on many threads: chunks of the buffers wait in a line, and every free thread of the
+//! pool takes the next one until none is left.
 //!
-//! Where the cuts fall never shows in the bits, since no element looks at another. Work is halved
-//! until a piece is one chunk long, and an idle thread steals half of what is left. This runs in
-//! the pool that the caller is in: the global one, or that of a `ThreadPool::install`.
+//! Where the cuts fall never shows in the bits, since no element looks at another. This runs in
+//! the pool that the caller is in: the global one, or that of a `ThreadPool::install`. A caller
+//! that is in no pool works too, in place of one of the global pool's threads. It could hand all
+//! to the pool and sleep, but to wake a thread takes tens of microseconds, and then it would be
+//! woken after the others, and they one after the other.
+
+use std::sync::{Mutex, PoisonError};
 
 use super::columns::Table;
 
 /// Steps `table` in chunks of `chunk` rows (the last one shorter), each by `step`.
 pub(crate) fn sweep<T: Table>(chunk: usize, step: &(impl Fn(T) + Sync), table: T) {
-    let chunks = table.len().div_ceil(chunk);
-    if chunks <= 1 {
+    if table.len() <= chunk {
         return step(table);
     }
-    let (left, right) = table.split_at(chunks / 2 * chunk);
-    rayon::join(|| sweep(chunk, step, left), || sweep(chunk, step, right));
+    let line = Line::new(table, |rest: &mut Option<T>| {
+        let table = rest.take()?;
+        if table.len() <= chunk {
+            return Some(table);
+        }
+        let (next, after) = table.split_at(chunk);
+        *rest = Some(after);
+        Some(next)
+    });
+    share(&|| line.each(step));
+}
+
+/// Work that any thread may take the next piece of.
+pub(crate) struct Line<T, F> {
+    rest: Mutex<Option<T>>,
+    next: F,
+}
+
+impl<T, P, F: Fn(&mut Option<T>) -> Option<P>> Line<T, F> {
+    /// `next` takes a piece off what is left.
+    pub fn new(all: T, next: F) -> Self {
+        Line { rest: Mutex::new(Some(all)), next }
+    }
+
+    /// Does pieces for as long as there are any.
+    pub fn each(&self, mut work: impl FnMut(P)) {
+        let next = || (self.next)(&mut self.rest.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(piece) = next() {
+            work(piece);
+        }
+    }
+}
+
+/// Has `work` done on as many threads as the pool has, or fewer if others are busy: each call of it
+/// is to take its share of what is to be done, down to nothing.
+pub(crate) fn share(work: &(impl Fn() + Sync)) {
+    let threads = rayon::current_num_threads();
+    if rayon::current_thread_index().is_some() || threads == 1 {
+        return crew(threads, work);
+    }
+    rayon::in_place_scope(|scope| {
+        scope.spawn(|_| crew(threads - 1, work));
+        work();
+    });
+}
+
+fn crew(threads: usize, work: &(impl Fn() + Sync)) {
+    if threads <= 1 {
+        return work();
+    }
+    rayon::join(|| crew(threads / 2, work), || crew(threads - threads / 2, work));
 }
 
 /// Below this many bytes of θ, waking another thread costs more than it saves.
-pub(crate) const SERIAL_BYTES: usize = 512 << 10;
+pub(crate) const SERIAL_BYTES: usize = 1 << 20;
 
-/// The most bytes of θ in a chunk, so that a thread that is held up leaves work to steal.
+/// The most bytes of θ in a chunk, so that a thread that is held up leaves work to others.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The fewest, so that a chunk is worth a fork on a machine with many threads.
+/// The fewest, so that a chunk is worth its turn in the line.
 const LEAST_CHUNK_BYTES: usize = 64 << 10;
 
-/// Steps `table` on one thread if it is short, else in chunks: one for each thread or more,
-/// within the bounds above, cut on whole cache lines.
+/// Chunks for each thread: one that is woken late, or is slower, takes fewer.
+const CHUNKS_PER_THREAD: usize = 4;
+
+/// Steps `table` on one thread if it is short, else in chunks.
 pub(crate) fn auto<T: Table>(step: &(impl Fn(T) + Sync), table: T) {
     let bytes = table.theta_bytes();
-    if table.len() * bytes < SERIAL_BYTES {
-        return step(table);
+    match auto_chunk_bytes(table.len() * bytes) {
+        Some(chunk) => sweep(chunk / bytes, step, table),
+        None => step(table),
     }
-    let threads = rayon::current_num_threads();
-    if threads == 1 {
-        return step(table);
-    }
-    let chunk = chunk_bytes(table.len() * bytes, threads) / bytes;
-    sweep(chunk, step, table);
 }
 
-/// Bytes of θ in a chunk, of `bytes` in all: whole cache lines.
-pub(crate) fn chunk_bytes(bytes: usize, threads: usize) -> usize {
-    bytes.div_ceil(threads).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES).next_multiple_of(64)
+/// Bytes of θ in a chunk, of `bytes` in all: whole cache lines; none for a single thread.
+pub(crate) fn auto_chunk_bytes(bytes: usize) -> Option<usize> {
+    let threads = || rayon::current_num_threads();
+    (bytes >= SERIAL_BYTES && threads() > 1).then(|| {
+        let chunk = bytes.div_ceil(CHUNKS_PER_THREAD * threads());
+        chunk.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES).next_multiple_of(64)
+    })
 }

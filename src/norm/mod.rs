@@ -98,13 +98,20 @@ impl GradNorm {
 
     fn add_column(&mut self, engine: Engine, column: Column<'_>) {
         if let Column::F32(grad) = column {
-            return engine.run(AddSingles { norm: self, grad });
+            return self.add_singles(engine, grad);
         }
         let mut scratch = Scratch::ZERO;
         for start in (0..column.len()).step_by(TILE) {
             let rows = start..column.len().min(start + TILE);
             let grad = stage(engine, column, rows, &mut scratch);
-            engine.run(AddSingles { norm: self, grad });
+            self.add_singles(engine, grad);
+        }
+    }
+
+    fn add_singles(&mut self, engine: Engine, grad: &[f32]) {
+        match engine {
+            Engine::Native(_) => engine.run(AddSingles::<true> { norm: self, grad }),
+            Engine::Scalar | Engine::Wide => engine.run(AddSingles::<false> { norm: self, grad }),
         }
     }
 
@@ -131,15 +138,20 @@ impl GradNorm {
 /// Elements whose sums are exact: see [`Window`].
 const BLOCK: usize = 4096;
 
+/// How many blocks ahead memory is asked for.
+const AHEAD: usize = 4;
+
 /// Elements that are added side by side.
 const ROW: usize = 16;
 
-struct AddSingles<'a> {
+/// With `FUSED` by fused multiply-adds, for an engine whose instructions have them. The results are
+/// the same: what is added to a square is exact in either way, and so is what is taken off it.
+struct AddSingles<'a, const FUSED: bool> {
     norm: &'a mut GradNorm,
     grad: &'a [f32],
 }
 
-impl NullaryFnOnce for AddSingles<'_> {
+impl<const FUSED: bool> NullaryFnOnce for AddSingles<'_, FUSED> {
     type Output = ();
 
     #[inline(always)]
@@ -147,14 +159,15 @@ impl NullaryFnOnce for AddSingles<'_> {
         let mut rest = self.grad;
         while !rest.is_empty() {
             let (block, after) = rest.split_at(BLOCK.min(rest.len()));
-            add_block(self.norm, block, &after[..BLOCK.min(after.len())]);
+            let ahead = after.get((AHEAD - 1) * BLOCK..).unwrap_or_default();
+            add_block::<FUSED>(self.norm, block, &ahead[..BLOCK.min(ahead.len())]);
             rest = after;
         }
     }
 }
 
 #[inline(always)]
-fn add_block(norm: &mut GradNorm, block: &[f32], next: &[f32]) {
+fn add_block<const FUSED: bool>(norm: &mut GradNorm, block: &[f32], later: &[f32]) {
     let (least, mut most) = range(block);
     let finite = most < twice(f32::INFINITY);
     if !finite {
@@ -166,7 +179,7 @@ fn add_block(norm: &mut GradNorm, block: &[f32], next: &[f32]) {
     norm.largest = norm.largest.max(f64::from(f32::from_bits(most >> 1)));
     let window = Window::below(most);
     if finite && least >= window.from {
-        return Sums::of(block, window, next).add_to(&mut norm.squares);
+        return Sums::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
     }
     let mut inside = [0.0; BLOCK];
     while most > 0 {
@@ -175,7 +188,7 @@ fn add_block(norm: &mut GradNorm, block: &[f32], next: &[f32]) {
             let counted = (twice(g) >= window.from) & (twice(g) < window.until);
             *inside = if counted { g } else { 0.0 };
         }
-        Sums::of(&inside[..block.len()], window, &[]).add_to(&mut norm.squares);
+        Sums::of::<FUSED>(&inside[..block.len()], window, &[]).add_to(&mut norm.squares);
         most = largest_below(block, window.from);
     }
 }
@@ -247,20 +260,20 @@ struct Sums {
 
 impl Sums {
     #[inline(always)]
-    fn of(block: &[f32], window: Window, next: &[f32]) -> Self {
+    fn of<const FUSED: bool>(block: &[f32], window: Window, later: &[f32]) -> Self {
         let round = window.round;
         let mut sums = Sums { high: [round; ROW], low: [0.0; ROW], round };
         let (rows, rest) = block.as_chunks::<ROW>();
-        // As many rows of the next block are asked for meanwhile: the CPU's prefetchers stop at
-        // each page.
-        let (next, _) = next.as_chunks::<ROW>();
-        let (with, without) = rows.split_at(rows.len().min(next.len()));
-        for (row, next) in with.iter().zip(next) {
-            fetch_lines(next);
-            sums.add(row);
+        // As many rows of a later block are asked for meanwhile: the CPU's prefetchers stop at each
+        // page.
+        let (later, _) = later.as_chunks::<ROW>();
+        let (with, without) = rows.split_at(rows.len().min(later.len()));
+        for (row, later) in with.iter().zip(later) {
+            fetch_lines(later);
+            sums.add::<FUSED>(row);
         }
         for row in without {
-            sums.add(row);
+            sums.add::<FUSED>(row);
         }
         if !rest.is_empty() {
             // Zeros change nothing.
@@ -268,28 +281,25 @@ impl Sums {
             for (last, g) in last.iter_mut().zip(rest) {
                 *last = *g;
             }
-            sums.add(&last);
+            sums.add::<FUSED>(&last);
         }
         sums
     }
 
     #[inline(always)]
-    fn add(&mut self, row: &[f32; ROW]) {
+    fn add<const FUSED: bool>(&mut self, row: &[f32; ROW]) {
         // In stages of one operation each, which the compiler turns into registers.
-        let mut square = [0.0; ROW];
+        let mut g = [0.0; ROW];
         for i in 0..ROW {
-            square[i] = f64::from(row[i]);
-        }
-        for square in &mut square {
-            *square *= *square;
+            g[i] = f64::from(row[i]);
         }
         let mut high = [0.0; ROW];
         for i in 0..ROW {
-            high[i] = self.high[i] + square[i];
+            high[i] = square_plus::<FUSED>(g[i], self.high[i]);
         }
         for i in 0..ROW {
             let h = high[i] - self.high[i];
-            self.low[i] += square[i] - h;
+            self.low[i] += square_plus::<FUSED>(g[i], -h);
         }
         self.high = high;
     }
@@ -302,6 +312,12 @@ impl Sums {
         squares.add(halved(self.high));
         squares.add(halved(self.low));
     }
+}
+
+/// g² + x. The square of an `f32` is exact in an `f64`, so this is rounded once in either way.
+#[inline(always)]
+fn square_plus<const FUSED: bool>(g: f64, x: f64) -> f64 {
+    if FUSED { g.mul_add(g, x) } else { g * g + x }
 }
 
 /// The sum of the lanes, which is exact in any order, in four steps of latency.

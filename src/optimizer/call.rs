@@ -3,7 +3,9 @@
 
 use core::sync::atomic::AtomicU64;
 
-use super::region::{Pass, norm, total_cost};
+#[cfg(feature = "parallel")]
+use super::pieces::total_cost;
+use super::region::{Pass, norm};
 use super::tensor::{Grad, Job, Type};
 use super::{ClipNorm, Param, Report, StepOptions};
 #[cfg(feature = "parallel")]
@@ -39,9 +41,8 @@ impl<R: NamedRule> Call<'_, R> {
         let engine = self.options.backend.resolve()?;
         self.check_bounds()?;
         self.check_rules(params, jobs)?;
-        let total = total_cost(jobs);
-        let chunk = self.chunk(total);
-        in_pool(chunk.is_some(), || self.pass(params, jobs, engine, chunk, total))
+        let chunk = self.chunk(jobs);
+        self.pass(params, jobs, engine, chunk)
     }
 
     /// The norm first, if it is wanted; then the step.
@@ -51,11 +52,10 @@ impl<R: NamedRule> Call<'_, R> {
         jobs: &mut [Option<Job<'_>>],
         engine: Engine,
         chunk: Option<usize>,
-        total: usize,
     ) -> Result<Report, Error> {
         let Call { options, grad_scale, skip, lr_factor, .. } = *self;
         let wanted = skip || options.report_norm || options.clip_norm.is_some();
-        let norm = wanted.then(|| norm(engine, chunk, jobs, total));
+        let norm = wanted.then(|| norm(engine, chunk, jobs));
         let grad_norm = norm.as_ref().map(|norm| self.norm_of(norm) * grad_scale);
         let nonfinite = norm.as_ref().map(GradNorm::nonfinite);
         // The norm of finite `f64`s may be past the largest.
@@ -80,7 +80,6 @@ impl<R: NamedRule> Call<'_, R> {
                 Rounding::Nearest => None,
                 Rounding::Stochastic { seed } => Some(seed),
             },
-            chunk,
             largest: measure.then(|| AtomicU64::new(0)),
         };
         if skipped {
@@ -95,7 +94,7 @@ impl<R: NamedRule> Call<'_, R> {
                     param.create_states(&self.rules[param.group]);
                 }
             }
-            pass.run(params, jobs, total)?;
+            pass.run(chunk, params, jobs)?;
         }
         let largest_update = pass.largest.map(|largest| f64::from_bits(largest.into_inner()));
         Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
@@ -154,25 +153,20 @@ impl<R: NamedRule> Call<'_, R> {
         Ok(())
     }
 
-    /// Bytes of θ in a piece of a step on `total` of them; none for the calling thread alone.
-    fn chunk(&self, total: usize) -> Option<usize> {
-        #[cfg(feature = "parallel")]
-        {
-            match self.options.schedule {
-                Schedule::Serial => None,
-                Schedule::Chunks(chunk) => Some(chunk.get().saturating_mul(8)),
-                Schedule::Auto if total < parallel::SERIAL_BYTES => None,
-                Schedule::Auto => match rayon::current_num_threads() {
-                    1 => None,
-                    threads => Some(parallel::chunk_bytes(total, threads)),
-                },
-            }
+    /// Bytes of θ in a piece of a step; none for the calling thread alone.
+    #[cfg(feature = "parallel")]
+    fn chunk(&self, jobs: &[Option<Job<'_>>]) -> Option<usize> {
+        match self.options.schedule {
+            Schedule::Serial => None,
+            Schedule::Chunks(chunk) => Some(chunk.get().saturating_mul(8)),
+            Schedule::Auto => parallel::auto_chunk_bytes(total_cost(jobs)),
         }
-        #[cfg(not(feature = "parallel"))]
-        {
-            let _ = total;
-            None
-        }
+    }
+
+    /// The calling thread alone.
+    #[cfg(not(feature = "parallel"))]
+    fn chunk(&self, _: &[Option<Job<'_>>]) -> Option<usize> {
+        None
     }
 }
 
@@ -190,14 +184,4 @@ impl<F: Float> WithKernel<F> for Dry {
         }
         Ok(())
     }
-}
-
-/// Runs `all` on one of the pool's threads, so that what it forks does not enter the pool anew.
-fn in_pool<T: Send>(parallel: bool, all: impl FnOnce() -> T + Send) -> T {
-    #[cfg(feature = "parallel")]
-    if parallel {
-        return rayon::scope(|_| all());
-    }
-    let _ = parallel;
-    all()
 }

@@ -120,6 +120,7 @@ pub fn step_all<'a, R: NamedRule>(
             t,
             states: None,
             seed,
+            offset: 0,
         };
         let named = |error: Error| error.of_tensor(number);
         param.check(&job).map_err(named)?;

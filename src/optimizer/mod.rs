@@ -8,6 +8,8 @@ mod lent;
 mod loss_scale;
 mod lr_schedule;
 mod options;
+#[cfg(feature = "parallel")]
+mod pieces;
 pub(crate) mod region;
 mod rule;
 mod tensor;
@@ -41,8 +43,8 @@ pub struct GroupId(usize);
 /// (θ, g) of any of them; the others stay as they are, with their states and step counts. Small
 /// tensors share a thread and large ones are cut, in one parallel region, and nothing of that shows in the
 /// bits: they are those of [`Step`](crate::Step) on each tensor alone. A state is made when
-/// its parameter has its first gradient; from then on a step allocates nothing (from outside the
-/// pool, rayon's queue takes a small block for every few dozen steps).
+/// its parameter has its first gradient; from then on a step allocates nothing (but for a small block that
+/// rayon takes, and gives back, when a parallel step is called from outside of any pool).
 ///
 /// ```
 /// use fused_adam::{AdamW, ClipNorm, GroupId, LrSchedule, Optimizer, Tensor};
@@ -96,6 +98,8 @@ struct Param<'s, R> {
     states: Option<States<'s>>,
     /// Of its random bits: a hash of the name.
     seed: u64,
+    /// The number of its first element: not 0 for a part of a tensor.
+    offset: u64,
 }
 
 impl<R: NamedRule> Optimizer<R> {
@@ -187,7 +191,7 @@ impl<R: NamedRule> Optimizer<R> {
         self.by_name.insert(name.to_owned(), id);
         let (name, seed) = (name.to_owned(), hash(name));
         let (t, states) = (0, None);
-        self.params.push(Param { name, group, len, types, step, t, states, seed });
+        self.params.push(Param { name, group, len, types, step, t, states, seed, offset: 0 });
         Ok(ParamId(id))
     }
 

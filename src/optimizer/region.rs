@@ -1,26 +1,25 @@
-//! One pass over many tensors: the list of them is halved by cost until a piece is worth a thread,
-//! small tensors share a piece, and a large one is cut on cache lines. What is cut where does not
-//! show in the bits, since no element looks at another.
+//! One pass over many tensors, in [pieces](super::pieces) that any thread takes.
 //!
 //! Neighbours of one group, step number and mixture of types are a batch: its kernel is made once.
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
+#[cfg(feature = "parallel")]
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
 
 use super::Param;
-use super::tensor::{Grad, Job, States, Type, Types};
-use crate::backend::columns::{AnySlice, AnySliceMut, Buffers, ColumnMut, Mixed, Table, unzip};
 #[cfg(feature = "parallel")]
-use crate::backend::parallel;
+use super::pieces::{Grads, GradsPiece, Part, Piece, Steps};
+use super::tensor::{Grad, Job, States, Type, Types};
+use crate::backend::columns::{AnySlice, AnySliceMut, Buffers, ColumnMut, Mixed, unzip};
+#[cfg(feature = "parallel")]
+use crate::backend::parallel::{self, Line};
 use crate::backend::{Engine, Swept};
 use crate::elements::rounding::Noise;
 use crate::scaled::GradScale;
 use crate::{Element, Error, GradNorm, Kernel, Lanes, NamedRule, WithKernel};
-
-/// What a tensor costs beside its elements, as bytes of θ.
-const TENSOR_BYTES: usize = 256;
 
 /// Rows that are stepped before their gradient is set to zero or their change is measured: all
 /// their columns stay in the second cache, and most in the first.
@@ -34,114 +33,68 @@ pub struct Pass<'p, R> {
     pub(super) scale: GradScale,
     /// The seed of stochastic rounding.
     pub(super) seed: Option<u64>,
-    /// Bytes of θ in a piece; none for the calling thread alone.
-    pub(super) chunk: Option<usize>,
     /// Where the largest change of θ is kept, as its bits: numbers from 0 up are in the order of
     /// their bits.
     pub(super) largest: Option<AtomicU64>,
 }
 
-fn cost(job: &Option<Job<'_>>) -> usize {
-    job.as_ref().map_or(0, |job| {
-        let theta = job.theta.read();
-        theta.len() * theta.element_bytes() + TENSOR_BYTES
-    })
-}
-
-/// What all tensors cost, as bytes of θ.
-pub(super) fn total_cost(jobs: &[Option<Job<'_>>]) -> usize {
-    jobs.iter().map(cost).sum()
-}
-
-/// Where to cut a list in two halves of about the same cost, and what the first costs.
-#[cfg(feature = "parallel")]
-fn middle(jobs: &[Option<Job<'_>>], total: usize) -> (usize, usize) {
-    let mut before = 0;
-    for (i, job) in jobs.iter().enumerate() {
-        let with = before + cost(job);
-        if with > total / 2 {
-            // On whichever side of this one the middle is nearer.
-            let after = i == 0 || (with - total / 2 < total / 2 - before && i + 1 < jobs.len());
-            return if after { (i + 1, with) } else { (i, before) };
+/// The norm of all gradients: in pieces of `chunk` bytes of θ, if there is one, on any thread; else
+/// here.
+pub(super) fn norm(engine: Engine, chunk: Option<usize>, jobs: &[Option<Job<'_>>]) -> GradNorm {
+    let add_all = |norm: &mut GradNorm, jobs: &[Option<Job<'_>>]| {
+        for job in jobs.iter().flatten() {
+            norm.add_any(engine, job.grad.read());
         }
-        before = with;
-    }
-    (jobs.len(), before)
-}
-
-/// The norm of all gradients.
-pub(super) fn norm(
-    engine: Engine,
-    chunk: Option<usize>,
-    jobs: &[Option<Job<'_>>],
-    total: usize,
-) -> GradNorm {
+    };
+    let mut all = GradNorm::new();
     #[cfg(feature = "parallel")]
-    if let Some(chunk) = chunk
-        && total > chunk
-    {
-        if let [Some(job)] = jobs {
-            let rows = chunk / job.theta.read().element_bytes();
-            return norm_of_long(engine, rows, job.grad.read());
-        }
-        let (mid, cost) = middle(jobs, total);
-        if 0 < mid && mid < jobs.len() {
-            let (left, right) = jobs.split_at(mid);
-            let (mut left, right) = rayon::join(
-                || norm(engine, Some(chunk), left, cost),
-                || norm(engine, Some(chunk), right, total - cost),
-            );
-            left.merge(&right);
-            return left;
-        }
+    if let Some(chunk) = chunk {
+        let line = Line::new(Grads::new(jobs), |grads| grads.as_mut()?.take(chunk));
+        let sum = Mutex::new(all);
+        parallel::share(&|| {
+            let mut own = GradNorm::new();
+            line.each(|piece| match piece {
+                GradsPiece::Tensors(jobs) => add_all(&mut own, jobs),
+                GradsPiece::Part(grad) => own.add_any(engine, grad),
+            });
+            sum.lock().unwrap_or_else(PoisonError::into_inner).merge(&own);
+        });
+        return sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
-    let _ = (chunk, total);
-    let mut norm = GradNorm::new();
-    for job in jobs.iter().flatten() {
-        norm.add_any(engine, job.grad.read());
-    }
-    norm
-}
-
-#[cfg(feature = "parallel")]
-fn norm_of_long(engine: Engine, rows: usize, grad: AnySlice<'_>) -> GradNorm {
-    let chunks = grad.len().div_ceil(rows);
-    if chunks <= 1 {
-        let mut norm = GradNorm::new();
-        norm.add_any(engine, grad);
-        return norm;
-    }
-    let (left, right) = grad.split_at(chunks / 2 * rows);
-    let (mut left, right) =
-        rayon::join(|| norm_of_long(engine, rows, left), || norm_of_long(engine, rows, right));
-    left.merge(&right);
-    left
+    let _ = chunk;
+    add_all(&mut all, jobs);
+    all
 }
 
 impl<R: NamedRule> Pass<'_, R> {
-    /// Takes the step of every parameter that has a job.
+    /// Takes the step of every parameter that has a job: in pieces of `chunk` bytes of θ, if there is
+    /// one, on any thread; else here.
     pub(super) fn run(
         &self,
+        chunk: Option<usize>,
         params: &mut [Param<'_, R>],
         jobs: &mut [Option<Job<'_>>],
-        total: usize,
     ) -> Result<(), Error> {
         #[cfg(feature = "parallel")]
-        if let Some(chunk) = self.chunk
-            && total > chunk
-        {
-            let (mid, cost) = middle(jobs, total);
-            if 0 < mid && mid < jobs.len() {
-                let (left, right) = params.split_at_mut(mid);
-                let (left_jobs, right_jobs) = jobs.split_at_mut(mid);
-                let (left, right) = rayon::join(
-                    || self.run(left, left_jobs, cost),
-                    || self.run(right, right_jobs, total - cost),
-                );
-                return left.and(right);
-            }
+        if let Some(chunk) = chunk {
+            let line = Line::new(Steps::new(params, jobs), |steps| steps.as_mut()?.take(chunk));
+            let failed = OnceLock::new();
+            parallel::share(&|| {
+                line.each(|piece| {
+                    let done = match piece {
+                        Piece::Tensors(params, jobs) => self.piece(params, jobs),
+                        Piece::Part(Part { param, job }) => {
+                            self.piece(&mut [param], &mut [Some(job)])
+                        }
+                    };
+                    if let Err(error) = done {
+                        let _ = failed.set(error);
+                    }
+                });
+            });
+            return failed.into_inner().map_or(Ok(()), Err);
         }
-        let _ = total;
+        let _ = chunk;
         self.piece(params, jobs)
     }
 
@@ -275,44 +228,31 @@ impl<R: NamedRule> Batch<'_, '_, '_, '_, R> {
         );
     }
 
-    /// Has each tensor stepped: by `whole` if nothing else is to be done, and by `part` in chunks or
-    /// blocks.
+    /// Has each tensor stepped: by `whole` if nothing else is to be done, and by `part` in blocks.
     #[inline(always)]
     fn each<const N: usize>(
         self,
         whole: impl Fn(Job<'_>, &mut States<'_>, Option<Noise>),
-        part: impl Fn(&mut Work<'_, N>) + Sync,
+        part: impl Fn(&mut Work<'_, N>),
     ) {
         let Batch { pass, params, jobs, .. } = self;
         for (param, job) in params.iter_mut().zip(jobs) {
             let (Some(job), Some(states)) = (job.take(), &mut param.states) else { continue };
-            let noise = pass.seed.map(|seed| Noise::new(seed ^ param.seed, param.t + 1, 0));
             param.t += 1;
-            let bytes = param.len * param.types.theta.bytes();
-            let in_blocks = pass.largest.is_some() || matches!(job.grad, Grad::Zero(_));
-            match pass.chunk {
-                #[cfg(feature = "parallel")]
-                Some(chunk) if bytes > chunk => {
-                    let step = |mut work: Work<'_, N>| match in_blocks {
-                        true => pass.blocks(work, &part),
-                        false => part(&mut work),
-                    };
-                    let rows = chunk / param.types.theta.bytes();
-                    parallel::sweep(rows, &step, job.with(states, noise));
-                }
-                _ if in_blocks => pass.blocks(job.with(states, noise), &part),
-                _ => whole(job, states, noise),
+            let &mut Param { t, seed, offset, .. } = param;
+            let noise = pass.seed.map(|pass| Noise::new(pass ^ seed, t, offset));
+            match pass.largest.is_some() || matches!(job.grad, Grad::Zero(_)) {
+                true => pass.blocks(job.with(states, noise), &part),
+                false => whole(job, states, noise),
             }
-            let _ = bytes;
         }
     }
 }
 
 impl<'a> Job<'a> {
     fn with<const N: usize>(self, states: &'a mut States<'_>, noise: Option<Noise>) -> Work<'a, N> {
-        let Job { theta, grad, copy } = self;
         let state = states.all_any_mut().expect(CHECKED);
-        Work { theta, grad, state, copy, noise }
+        Work { job: self, state, noise }
     }
 }
 
@@ -332,7 +272,7 @@ impl<R> Pass<'_, R> {
     /// the gradient to zero if that is.
     fn block<const N: usize>(&self, work: &mut Work<'_, N>, step: &impl Fn(&mut Work<'_, N>)) {
         if let Some(largest) = &self.largest {
-            let change = match Type::of_slice(work.theta.read()) {
+            let change = match Type::of_slice(work.job.theta.read()) {
                 Type::F32 => largest_change::<f32, N>(work, step),
                 Type::F64 => largest_change::<f64, N>(work, step),
                 Type::Bf16 => largest_change::<bf16, N>(work, step),
@@ -342,7 +282,7 @@ impl<R> Pass<'_, R> {
         } else {
             step(work);
         }
-        if let Grad::Zero(grad) = &mut work.grad {
+        if let Grad::Zero(grad) = &mut work.job.grad {
             grad.fill_with_zeros();
         }
     }
@@ -356,9 +296,9 @@ fn largest_change<E: Element, const N: usize>(
     const LANES: usize = 16;
     let mut old = [E::zeroed(); BLOCK];
     let old = &mut old[..work.len()];
-    old.copy_from_slice(E::of(work.theta.read()).expect(CHECKED));
+    old.copy_from_slice(E::of(work.job.theta.read()).expect(CHECKED));
     step(work);
-    let new = E::of(work.theta.read()).expect(CHECKED);
+    let new = E::of(work.job.theta.read()).expect(CHECKED);
     let mut most = [E::Float::from_f64(0.0); LANES];
     for (old, new) in old.chunks(LANES).zip(new.chunks(LANES)) {
         for ((old, new), most) in old.iter().zip(new).zip(&mut most) {
@@ -373,46 +313,22 @@ const CHECKED: &str = "buffers were checked against their parameter";
 
 /// A tensor in a step, or a part of one, with its states.
 struct Work<'a, const N: usize> {
-    theta: AnySliceMut<'a>,
-    grad: Grad<'a>,
+    job: Job<'a>,
     state: [AnySliceMut<'a>; N],
-    copy: Option<ColumnMut<'a>>,
     noise: Option<Noise>,
 }
 
-impl<const N: usize> Table for Work<'_, N> {
+impl<const N: usize> Work<'_, N> {
     fn len(&self) -> usize {
-        self.theta.read().len()
-    }
-
-    #[cfg(feature = "parallel")]
-    fn theta_bytes(&self) -> usize {
-        self.theta.read().element_bytes()
+        self.job.theta.read().len()
     }
 
     fn split_at(self, mid: usize) -> (Self, Self) {
-        let (theta, theta_rest) = self.theta.split_at(mid);
-        let (grad, grad_rest) = match self.grad {
-            Grad::Read(grad) => {
-                let (grad, rest) = grad.split_at(mid);
-                (Grad::Read(grad), Grad::Read(rest))
-            }
-            Grad::Zero(grad) => {
-                let (grad, rest) = grad.split_at(mid);
-                (Grad::Zero(grad), Grad::Zero(rest))
-            }
-        };
-        let (state, state_rest) = unzip(self.state.map(|state| state.split_at(mid)));
-        let (copy, copy_rest) = self.copy.map(|copy| copy.split_at(mid)).unzip();
-        let noise = self.noise;
-        let rest = Work {
-            theta: theta_rest,
-            grad: grad_rest,
-            state: state_rest,
-            copy: copy_rest,
-            noise: noise.map(|noise| noise.skip(mid)),
-        };
-        (Work { theta, grad, state, copy, noise }, rest)
+        let Work { job, state, noise } = self;
+        let (job, job_rest) = job.split_at(mid);
+        let (state, state_rest) = unzip(state.map(|state| state.split_at(mid)));
+        let noise_rest = noise.map(|noise| noise.skip(mid));
+        (Work { job, state, noise }, Work { job: job_rest, state: state_rest, noise: noise_rest })
     }
 }
 
@@ -426,12 +342,12 @@ impl<const N: usize> Work<'_, N> {
         K: Kernel<T::Float, N>,
     {
         let state = self.state.each_mut().map(|state| S::of_mut(state.again()).expect(CHECKED));
-        let copy = self.copy.as_mut().map(|copy| AnySliceMut::Single(copy.again()));
+        let copy = self.job.copy.as_mut().map(|copy| AnySliceMut::Single(copy.again()));
         engine.sweep(
             kernel,
             Buffers {
-                theta: T::of_mut(self.theta.again()).expect(CHECKED),
-                grad: G::of(self.grad.read()).expect(CHECKED),
+                theta: T::of_mut(self.job.theta.again()).expect(CHECKED),
+                grad: G::of(self.job.grad.read()).expect(CHECKED),
                 state,
                 copy: copy.map(|copy| G::of_mut(copy).expect(CHECKED)),
             },
@@ -440,12 +356,12 @@ impl<const N: usize> Work<'_, N> {
 
     /// Steps it by tiles.
     fn mixed<K: Kernel<f32, N>>(&mut self, engine: Engine, kernel: &K) {
-        let AnySlice::Single(grad) = self.grad.read() else { unreachable!("{CHECKED}") };
+        let AnySlice::Single(grad) = self.job.grad.read() else { unreachable!("{CHECKED}") };
         let mixed = Mixed {
-            theta: single(&mut self.theta),
+            theta: single(&mut self.job.theta),
             grad,
             state: self.state.each_mut().map(single),
-            copy: self.copy.as_mut().map(ColumnMut::again),
+            copy: self.job.copy.as_mut().map(ColumnMut::again),
             noise: self.noise,
         };
         engine.sweep_mixed(kernel, mixed);

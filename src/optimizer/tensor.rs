@@ -6,6 +6,8 @@ use core::ops::Range;
 use half::{bf16, f16};
 
 use super::ParamId;
+#[cfg(feature = "parallel")]
+use crate::backend::columns::unzip;
 use crate::backend::columns::{AnySlice, AnySliceMut, Column, ColumnMut};
 use crate::elements::storage::AnyStorage;
 use crate::{Element, Half, Rule};
@@ -48,6 +50,26 @@ pub(super) enum Grad<'a> {
     Read(AnySlice<'a>),
     /// Read, and then set to zero.
     Zero(AnySliceMut<'a>),
+}
+
+impl<'a> Job<'a> {
+    /// The first `mid` rows and the rest.
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        let (theta, theta_rest) = self.theta.split_at(mid);
+        let (grad, grad_rest) = match self.grad {
+            Grad::Read(grad) => {
+                let (grad, rest) = grad.split_at(mid);
+                (Grad::Read(grad), Grad::Read(rest))
+            }
+            Grad::Zero(grad) => {
+                let (grad, rest) = grad.split_at(mid);
+                (Grad::Zero(grad), Grad::Zero(rest))
+            }
+        };
+        let (copy, copy_rest) = self.copy.map(|copy| copy.split_at(mid)).unzip();
+        let rest = Job { theta: theta_rest, grad: grad_rest, copy: copy_rest };
+        (Job { theta, grad, copy }, rest)
+    }
 }
 
 impl Grad<'_> {
@@ -243,28 +265,62 @@ impl<'s> States<'s> {
         Some(all)
     }
 
+    /// The first of them, as many as can be lent.
+    #[cfg(feature = "parallel")]
+    pub fn lend(&mut self) -> States<'_> {
+        let names = self.names;
+        let mut all = [(); MOST_LENT].map(|()| AnySliceMut::default());
+        self.lend_to(&mut all[..names.len().min(MOST_LENT)]);
+        States::lent(all, names)
+    }
+
+    /// The first `mid` rows of each and the rest, of states that are lent.
+    #[cfg(feature = "parallel")]
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        let States { buffer, names, len, stride } = self;
+        match buffer {
+            Buffer::Lent(states) => {
+                let mut given = 0;
+                let (first, rest) = unzip(states.map(|state| {
+                    given += 1;
+                    state.split_at(if given <= names.len() { mid } else { 0 })
+                }));
+                (States::lent(first, names), States::lent(rest, names))
+            }
+            own => {
+                (States { buffer: own, names, len, stride }, States::lent(Default::default(), &[]))
+            }
+        }
+    }
+
     /// All of them, if there are `N`.
     pub fn all_any_mut<const N: usize>(&mut self) -> Option<[AnySliceMut<'_>; N]> {
-        let &mut States { names, len, stride, .. } = self;
-        if names.len() != N {
+        if self.names.len() != N {
             return None;
         }
         let mut all = [(); N].map(|()| AnySliceMut::default());
+        self.lend_to(&mut all);
+        Some(all)
+    }
+
+    /// As many as there are places, of as many as there are.
+    #[inline]
+    fn lend_to<'a>(&'a mut self, places: &mut [AnySliceMut<'a>]) {
+        let &mut States { len, stride, .. } = self;
         match &mut self.buffer {
             Buffer::Lent(states) => {
-                for (state, lent) in all.iter_mut().zip(states) {
-                    *state = lent.again();
+                for (place, lent) in places.iter_mut().zip(states) {
+                    *place = lent.again();
                 }
             }
             own => {
                 let mut rest = own.any_mut();
-                for state in &mut all {
+                for place in places {
                     let (part, after) = rest.split_at(stride);
-                    (*state, rest) = (part.split_at(len).0, after);
+                    (*place, rest) = (part.split_at(len).0, after);
                 }
             }
         }
-        Some(all)
     }
 }
 

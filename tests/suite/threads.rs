@@ -46,7 +46,7 @@ fn threads_of(len: usize, schedule: Schedule) -> HashSet<ThreadId> {
     seen.into_inner().unwrap()
 }
 
-const LONG: usize = (512 << 10) / size_of::<f32>();
+const LONG: usize = (1 << 20) / size_of::<f32>();
 
 #[test]
 fn short_buffers_stay_on_the_calling_thread_and_long_ones_use_the_callers_pool() {
@@ -58,6 +58,14 @@ fn short_buffers_stay_on_the_calling_thread_and_long_ones_use_the_callers_pool()
     assert_eq!(threads_of(LONG * 4, Schedule::Serial), me);
     let one = NonZeroUsize::new(1 << 20).unwrap();
     assert_eq!(threads_of(LONG, Schedule::Chunks(one)), me, "one chunk needs no other thread");
+
+    // Outside of any pool the caller takes part, in place of one of the global pool's threads.
+    let outside = (0..5).map(|_| threads_of(LONG * 8, Schedule::Auto));
+    for (i, threads) in outside.enumerate() {
+        assert!(threads.len() <= rayon::current_num_threads(), "{} threads", threads.len());
+        let mine = threads.contains(&thread::current().id());
+        assert!(mine && threads.is_disjoint(&of_pool), "step {i} ran on others");
+    }
 
     pool.install(|| {
         assert_eq!(threads_of(LONG - 1, Schedule::Auto).len(), 1);
