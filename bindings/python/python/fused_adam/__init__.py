@@ -1,0 +1,44 @@
+"""Optimizer steps of the Adam family in one fused pass, in place, with the same bits everywhere.
+
+``Rule`` takes steps on arrays whose states you keep; ``Flat`` keeps them for you. Arrays are NumPy's, or
+whatever offers DLPack or the buffer protocol on the CPU. ``fused_adam.torch`` has torch's optimizers.
+
+>>> import numpy as np
+>>> theta, grad = np.full(4, 0.5, np.float32), np.ones(4, np.float32)
+>>> opt = Flat(Rule("adamw", lr=1e-2), theta)
+>>> opt.step(theta, grad)
+>>> theta.round(4).tolist() == np.full(4, 0.49, np.float32).round(4).tolist()
+True
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._native import Rule, __version__, get_num_threads, set_num_threads
+
+__all__ = ["Flat", "Rule", "__version__", "get_num_threads", "set_num_threads"]
+
+
+class Flat:
+    """A rule with the states of one array, and the number of steps taken.
+
+    ``like`` is an array of the shape and type of the parameter. The states are NumPy arrays of that
+    shape, in the attribute ``states`` by name, of ``dtype`` (default: the parameter's).
+    """
+
+    def __init__(self, rule: Rule, like: Any, dtype: Any = None) -> None:
+        self.rule = rule
+        self.t = 0
+        like = np.asarray(like)
+        self.states = {
+            name: np.full_like(like, initial, dtype=dtype, subok=False)
+            for name, initial in zip(rule.states, rule.initial)
+        }
+
+    def step(self, theta: Any, grad: Any, **options: Any) -> None:
+        """Take the next step in place. ``options`` are those of ``Rule.step``."""
+        self.rule.step(self.t + 1, theta, grad, *self.states.values(), **options)
+        self.t += 1

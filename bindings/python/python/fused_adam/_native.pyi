@@ -1,0 +1,43 @@
+from collections.abc import Sequence
+from typing import Any, final
+
+__version__: str
+
+@final
+class Rule:
+    """A rule with its hyper-parameters, by its name."""
+
+    def __new__(cls, name: str, /, **hyper_parameters: float | bool) -> Rule: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def states(self) -> Sequence[str]: ...
+    @property
+    def initial(self) -> Sequence[float]: ...
+    @property
+    def hyper_parameters(self) -> dict[str, Any]: ...
+    def step(
+        self,
+        t: int,
+        theta: Any,
+        grad: Any,
+        *states: Any,
+        grad_scale: float = 1.0,
+        clip_value: float | None = None,
+        seed: int | None = None,
+        backend: str | None = None,
+    ) -> None: ...
+
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def torch_step(
+    kind: str,
+    groups: list[dict[str, Any]],
+    state: dict[Any, dict[str, Any]],
+    fresh: list[Any],
+    *,
+    loss_scale: float = 1.0,
+    clip_norm: float | None = None,
+    inf_norm: bool = False,
+    skip_nonfinite: bool = False,
+) -> tuple[list[tuple[Any, dict[str, Any]]], float | None, bool]: ...

@@ -1,0 +1,129 @@
+//! The door for arrays: a rule, and its step in place.
+
+use fused_adam::{AnyRule, Backend, Rounding, Rule as _, StepOptions, step_all};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::border::{Slot, held, with_slices};
+use crate::pool;
+use crate::rules::{by_name, refused};
+
+/// A rule with its hyper-parameters, by its name.
+#[pyclass(frozen, module = "fused_adam")]
+pub struct Rule(AnyRule);
+
+#[pymethods]
+impl Rule {
+    #[new]
+    #[pyo3(signature = (name, /, **hyper_parameters))]
+    fn new(name: &str, hyper_parameters: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let rule = by_name(name, hyper_parameters)?;
+        rule.check().map_err(refused)?;
+        Ok(Rule(rule))
+    }
+
+    /// Such as `adamw`.
+    #[getter]
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    /// What its states are called, in the order in which `step` takes them.
+    #[getter]
+    fn states(&self) -> &'static [&'static str] {
+        self.0.state_names()
+    }
+
+    /// What each state is filled with before the first step.
+    #[getter]
+    fn initial(&self) -> Vec<f64> {
+        (0..self.0.state_names().len()).map(|i| self.0.initial_state(i)).collect()
+    }
+
+    /// Its hyper-parameters.
+    #[getter]
+    fn hyper_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let json = serde_json::to_string(&self.0);
+        let json = json.map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let all = py.import("json")?.call_method1("loads", (json,))?;
+        all.get_item(self.0.name())
+    }
+
+    /// Takes step number `t` in place.
+    #[pyo3(signature = (t, theta, grad, *states, grad_scale = 1.0, clip_value = None, seed = None, backend = None))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
+    fn step(
+        &self,
+        t: u64,
+        theta: &Bound<'_, PyAny>,
+        grad: &Bound<'_, PyAny>,
+        states: &Bound<'_, PyTuple>,
+        grad_scale: f64,
+        clip_value: Option<f64>,
+        seed: Option<u64>,
+        backend: Option<&str>,
+    ) -> PyResult<()> {
+        let names = self.0.state_names();
+        if states.len() != names.len() {
+            return Err(PyTypeError::new_err(format!(
+                "{} states were given, expected {}: {names:?}",
+                states.len(),
+                names.len()
+            )));
+        }
+        let (theta, grad) = (held(theta)?, held(grad)?);
+        let states: Vec<_> = states.iter().map(|state| held(&state)).collect::<PyResult<_>>()?;
+        let mut slot =
+            Slot { rule: 0, t, theta: theta.view, grad: grad.view, states: [None; 3], seed: 0 };
+        for (place, state) in slot.states.iter_mut().zip(&states) {
+            *place = Some(state.view);
+        }
+        let all = ["theta", "grad"].iter().chain(names);
+        let views = [Some(slot.theta), Some(slot.grad)].into_iter().chain(slot.states).flatten();
+        for (name, view) in all.zip(views) {
+            if *name != "grad" && !view.is_writable() {
+                return Err(PyValueError::new_err(format!("{name} is read-only")));
+            }
+            if view.len() != slot.theta.len() {
+                return Err(PyValueError::new_err(format!(
+                    "{name} has {} elements, expected {} as theta has",
+                    view.len(),
+                    slot.theta.len()
+                )));
+            }
+            if !view.is_laid_out_as(&slot.theta) {
+                return Err(PyValueError::new_err(format!(
+                    "{name} does not lie in memory as one piece in the order of theta, expected a \
+                     contiguous array"
+                )));
+            }
+        }
+        let options = StepOptions {
+            grad_scale,
+            clip_value,
+            backend: backend.map_or(Ok(Backend::Auto), str::parse).map_err(refused)?,
+            rounding: seed.map_or(Rounding::Nearest, |seed| Rounding::Stochastic { seed }),
+            ..StepOptions::default()
+        };
+        let bytes = slot.theta.bytes();
+        let rules = [self.0];
+        theta
+            .py()
+            .detach(|| {
+                pool::run(bytes, |schedule| {
+                    let options = StepOptions { schedule, ..options };
+                    // SAFETY: `theta`, `grad` and `states` hold the arrays until this returns. That no other
+                    // thread of Python touches them meanwhile is the caller's part, as for every
+                    // function of NumPy that lets other threads run.
+                    unsafe { with_slices(vec![slot], |all| step_all(&rules, &options, all)) }
+                })
+            })??
+            .map_err(refused)?;
+        Ok(())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}

@@ -1,0 +1,31 @@
+//! fused-adam for Python: steps on NumPy arrays, and the step behind the optimizers of
+//! `fused_adam.torch`.
+//!
+//! `border` turns Python's arrays into slices, and alone holds `unsafe` code; `rules` turns keywords
+//! and torch's parameter groups into rules; `arrays` and `torch` are the two doors; `pool` has the
+//! threads.
+
+mod arrays;
+mod border;
+mod pool;
+mod rules;
+mod torch;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::arrays::Rule;
+    #[pymodule_export]
+    use super::pool::{get_num_threads, set_num_threads};
+    #[pymodule_export]
+    use super::torch::torch_step;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,174 @@
+//! Rules from Python: by name with keywords, and from a parameter group of torch.
+
+use fused_adam::{
+    AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Lion, NAdam, RAdam, RmsProp, Sgd,
+};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde_json::Value;
+
+/// A rule by its name, with some of its hyper-parameters changed.
+pub fn by_name(name: &str, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyRule> {
+    let rule: AnyRule = name.parse().map_err(refused)?;
+    let Some(changes) = changes else { return Ok(rule) };
+    let wrong = |e: serde_json::Error| PyValueError::new_err(e.to_string());
+    let mut json = serde_json::to_value(rule).map_err(wrong)?;
+    for (key, value) in changes {
+        let key: String = key.extract()?;
+        let fields = &mut json[name];
+        let Some(field) = fields.get(&key) else {
+            let known: Vec<&String> =
+                fields.as_object().into_iter().flatten().map(|f| f.0).collect();
+            return Err(PyTypeError::new_err(format!(
+                "{name} has no hyper-parameter {key:?}, expected one of {known:?}"
+            )));
+        };
+        let new = match field {
+            Value::Bool(_) => Value::Bool(value.extract()?),
+            _ => {
+                let number: f64 = value.extract()?;
+                serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(|| {
+                    PyValueError::new_err(format!("{key} is {number}, expected a finite number"))
+                })?
+            }
+        };
+        fields[&key] = new;
+    }
+    serde_json::from_value(json).map_err(wrong)
+}
+
+/// An error of the core, as Python has it.
+pub fn refused(error: fused_adam::Error) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// The rule of a parameter group, and what torch calls its states, in the order of
+/// [`fused_adam::Rule::state_names`].
+pub fn of_group(
+    kind: &str,
+    group: &Bound<'_, PyDict>,
+) -> PyResult<(AnyRule, &'static [&'static str])> {
+    let item = |key: &str| {
+        group
+            .get_item(key)?
+            .ok_or_else(|| PyValueError::new_err(format!("the parameter group has no {key:?}")))
+    };
+    // A tensor of one element is a number too.
+    let number = |key: &str| -> PyResult<f64> { item(key)?.extract() };
+    let flag = |key: &str| -> PyResult<bool> { item(key)?.is_truthy() };
+    let lr = number("lr")?;
+    let maximize = flag("maximize")?;
+    let weight_decay = number("weight_decay")?;
+    let averages = || -> PyResult<(f64, f64, f64)> {
+        let betas = item("betas")?;
+        let eps = if kind == "lion" { 0.0 } else { number("eps")? };
+        Ok((betas.get_item(0)?.extract()?, betas.get_item(1)?.extract()?, eps))
+    };
+    const MOMENTS: &[&str] = &["exp_avg", "exp_avg_sq"];
+    const LARGEST: &[&str] = &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"];
+    let moments = |largest: bool| if largest { LARGEST } else { MOMENTS };
+    Ok(match kind {
+        "adam" => {
+            let (beta1, beta2, eps) = averages()?;
+            let amsgrad = flag("amsgrad")?;
+            let bias_correction = true;
+            let rule = if flag("decoupled_weight_decay")? {
+                AdamW { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction }
+                    .into()
+            } else {
+                Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction }
+                    .into()
+            };
+            (rule, moments(amsgrad))
+        }
+        "nadam" => {
+            let (beta1, beta2, eps) = averages()?;
+            let decoupled_weight_decay = flag("decoupled_weight_decay")?;
+            let momentum_decay = number("momentum_decay")?;
+            let rule = NAdam {
+                lr,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+                decoupled_weight_decay,
+                momentum_decay,
+                maximize,
+            };
+            (rule.into(), MOMENTS)
+        }
+        "radam" => {
+            let (beta1, beta2, eps) = averages()?;
+            let decoupled_weight_decay = flag("decoupled_weight_decay")?;
+            let rule =
+                RAdam { lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize };
+            (rule.into(), MOMENTS)
+        }
+        "adamax" => {
+            let (beta1, beta2, eps) = averages()?;
+            let rule = AdaMax { lr, beta1, beta2, eps, weight_decay, maximize };
+            (rule.into(), &["exp_avg", "exp_inf"])
+        }
+        "rmsprop" => {
+            let momentum = number("momentum")?;
+            let centered = flag("centered")?;
+            let (alpha, eps) = (number("alpha")?, number("eps")?);
+            let rule = RmsProp {
+                lr,
+                alpha,
+                eps,
+                weight_decay,
+                momentum,
+                centered,
+                maximize,
+                ..RmsProp::default()
+            };
+            let names: &[&str] = match (centered, momentum > 0.0) {
+                (false, false) => &["square_avg"],
+                (false, true) => &["square_avg", "momentum_buffer"],
+                (true, false) => &["variance", "grad_avg"],
+                (true, true) => &["variance", "grad_avg", "momentum_buffer"],
+            };
+            (rule.into(), names)
+        }
+        "adagrad" => {
+            let (lr_decay, eps) = (number("lr_decay")?, number("eps")?);
+            let initial_accumulator_value = number("initial_accumulator_value")?;
+            let rule =
+                AdaGrad { lr, lr_decay, initial_accumulator_value, eps, weight_decay, maximize };
+            (rule.into(), &["sum"])
+        }
+        "sgd" => {
+            let (momentum, dampening) = (number("momentum")?, number("dampening")?);
+            let nesterov = flag("nesterov")?;
+            let rule =
+                Sgd { lr, momentum, dampening, weight_decay, nesterov, maximize, ..Sgd::default() };
+            (rule.into(), if momentum == 0.0 { &[] } else { &["momentum_buffer"] })
+        }
+        "adabound" => {
+            let (beta1, beta2, eps) = averages()?;
+            let (final_lr, gamma) = (number("final_lr")?, number("gamma")?);
+            let amsbound = flag("amsbound")?;
+            let decoupled_weight_decay = flag("decoupled_weight_decay")?;
+            let rule = AdaBound {
+                lr,
+                beta1,
+                beta2,
+                final_lr,
+                gamma,
+                eps,
+                weight_decay,
+                decoupled_weight_decay,
+                amsbound,
+                maximize,
+            };
+            (rule.into(), moments(amsbound))
+        }
+        "lion" => {
+            let (beta1, beta2, _) = averages()?;
+            (Lion { lr, beta1, beta2, weight_decay, maximize }.into(), &["exp_avg"])
+        }
+        _ => return Err(PyValueError::new_err(format!("there is no optimizer {kind:?}"))),
+    })
+}

@@ -1,0 +1,285 @@
+//! The door for torch: one call takes the step of all tensors of an optimizer.
+//!
+//! What torch keeps per parameter (the step number among it, a tensor of one element) is read and
+//! written where it lies. Where a parameter, its gradient and its states do not lie in memory alike,
+//! each of them that is not in row-major order is stepped by way of a copy that is.
+
+use std::collections::HashSet;
+
+use fused_adam::{AnyRule, ClipNorm, NAdam, Report, Rule as _, StepOptions, step_all};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyString, PyType};
+
+use crate::border::{Exchange, Slot, View, with_slices};
+use crate::pool;
+use crate::rules::{of_group, refused};
+
+/// Parameters with their groups.
+type Params<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyDict>)>;
+
+/// Takes the step of every parameter that has a gradient.
+///
+/// Returns those whose state is not there yet: if there are any, nothing has been done. And the norm
+/// of the gradients, if it was needed, and whether the step was skipped.
+#[pyfunction]
+#[pyo3(signature = (
+    kind, groups, state, fresh, *, loss_scale = 1.0, clip_norm = None, inf_norm = false,
+    skip_nonfinite = false,
+))]
+#[expect(clippy::too_many_arguments, reason = "Python's keywords")]
+pub fn torch_step<'py>(
+    kind: &str,
+    groups: &Bound<'py, PyList>,
+    state: &Bound<'py, PyDict>,
+    fresh: &Bound<'py, PyList>,
+    loss_scale: f64,
+    clip_norm: Option<f64>,
+    inf_norm: bool,
+    skip_nonfinite: bool,
+) -> PyResult<(Params<'py>, Option<f64>, bool)> {
+    let py = groups.py();
+    let mut call = Call {
+        exchange: exchange(py)?,
+        fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
+        slots: Vec::new(),
+        counters: Vec::new(),
+        copies: Vec::new(),
+        keep: Vec::new(),
+    };
+    let (mut rules, mut missing) = (Vec::new(), Vec::new());
+    call.reserve(state.len());
+    for group in groups {
+        let group = group.cast_into::<PyDict>()?;
+        let (rule, names) = of_group(kind, &group)?;
+        rule.check().map_err(refused)?;
+        let names: Vec<_> = names.iter().map(|name| PyString::intern(py, name)).collect();
+        let params = group.get_item(intern!(py, "params"))?;
+        let params = params.ok_or_else(|| PyValueError::new_err("a group has no \"params\""))?;
+        for param in params.cast_into::<PyList>()? {
+            let grad = param.getattr(intern!(py, "grad"))?;
+            if grad.is_none() {
+                continue;
+            }
+            let found = match state.get_item(&param)? {
+                Some(found) => found.cast_into::<PyDict>()?,
+                None => PyDict::new(py),
+            };
+            if !call.add(&rule, rules.len(), &param, grad, &found, &names)? {
+                missing.push((param, group.clone()));
+            }
+        }
+        rules.push(rule);
+    }
+    if !missing.is_empty() {
+        return Ok((missing, None, false));
+    }
+    let bound = |bound| if inf_norm { ClipNorm::Inf(bound) } else { ClipNorm::Two(bound) };
+    let options = StepOptions {
+        grad_scale: 1.0 / loss_scale,
+        clip_norm: clip_norm.map(bound),
+        skip_nonfinite,
+        ..StepOptions::default()
+    };
+    let report = call.run(py, &rules, options)?;
+    Ok((missing, report.grad_norm, report.skipped))
+}
+
+/// torch's way to look at its tensors.
+fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
+    static OF_TORCH: PyOnceLock<Exchange> = PyOnceLock::new();
+    OF_TORCH.get_or_try_init(py, || {
+        let tensor = py.import("torch")?.getattr("Tensor")?.cast_into::<PyType>()?;
+        Exchange::of(&tensor)?.ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "torch's tensors have no DLPack exchange table, expected torch 2.10 or newer",
+            )
+        })
+    })
+}
+
+/// A step that is being put together.
+struct Call<'py> {
+    exchange: &'static Exchange,
+    /// The parameters whose state was made for this step.
+    fresh: HashSet<usize>,
+    slots: Vec<Slot>,
+    /// Step numbers and the like, and what they are once the step is taken.
+    counters: Vec<(View, f64)>,
+    /// Tensors that are stepped by way of a copy, with the copies.
+    copies: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+    /// What else is looked at, kept for as long.
+    keep: Vec<Bound<'py, PyAny>>,
+}
+
+impl<'py> Call<'py> {
+    /// Room for this many parameters.
+    fn reserve(&mut self, params: usize) {
+        self.slots.reserve(params);
+        self.counters.reserve(params);
+        self.keep.reserve(5 * params);
+    }
+
+    /// Adds a parameter; false if its state is not all there.
+    fn add(
+        &mut self,
+        rule: &AnyRule,
+        number: usize,
+        param: &Bound<'py, PyAny>,
+        grad: Bound<'py, PyAny>,
+        state: &Bound<'py, PyDict>,
+        names: &[Bound<'py, PyString>],
+    ) -> PyResult<bool> {
+        let theta = self.view("a parameter", param)?;
+        let grad_view = self.view("a gradient", &grad)?;
+        if theta.is_repeated() {
+            return Err(PyRuntimeError::new_err(
+                "a parameter has several elements in one place of memory, expected each in its own",
+            ));
+        }
+        check_length("a gradient", &grad_view, &theta)?;
+        let mut states = [const { None }; 3];
+        for (place, name) in states.iter_mut().zip(names) {
+            let Some(state) = state.get_item(name)?.filter(|state| !state.is_none()) else {
+                return Ok(false);
+            };
+            let view = self.view(&name.to_string_lossy(), &state)?;
+            check_length(&name.to_string_lossy(), &view, &theta)?;
+            *place = Some((state, view));
+        }
+        let Some(t) = self.step_number(rule, param, state)? else { return Ok(false) };
+
+        let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
+        let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
+        let mut slot = Slot { rule: number, t, theta, grad: grad_view, states: [None; 3], seed: 0 };
+        for (place, state) in slot.states.iter_mut().zip(&states) {
+            *place = state.as_ref().map(|(_, view)| *view);
+        }
+        if !alike {
+            slot.theta = self.in_rows(param, theta, true)?;
+            slot.grad = self.in_rows(&grad, grad_view, false)?;
+            for (place, state) in slot.states.iter_mut().zip(&states) {
+                if let Some((state, view)) = state {
+                    *place = Some(self.in_rows(state, *view, true)?);
+                }
+            }
+        }
+        self.slots.push(slot);
+        self.keep.push(grad);
+        self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
+        Ok(true)
+    }
+
+    /// Which step it is; none if the state does not say.
+    fn step_number(
+        &mut self,
+        rule: &AnyRule,
+        param: &Bound<'py, PyAny>,
+        state: &Bound<'py, PyDict>,
+    ) -> PyResult<Option<u64>> {
+        let py = param.py();
+        if matches!(rule, AnyRule::Sgd(_)) {
+            // torch keeps no number, and all that counts is whether it is the first.
+            return Ok(Some(if self.fresh.contains(&(param.as_ptr() as usize)) { 1 } else { 2 }));
+        }
+        let Some(counter) = state.get_item(intern!(py, "step"))? else { return Ok(None) };
+        let view = self.view("step", &counter)?;
+        let steps = view.number().filter(|steps| *steps >= 0.0 && steps.fract() == 0.0);
+        let steps = steps.ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "step is {counter}, expected a whole number from 0 on, of float32 or float64"
+            ))
+        })?;
+        self.counters.push((view, steps + 1.0));
+        self.keep.push(counter);
+        if let AnyRule::NAdam(NAdam { beta1, momentum_decay, .. }) = rule
+            && let Some(product) = state.get_item(intern!(py, "mu_product"))?
+        {
+            // For torch to go on from; here it follows from the step number.
+            let view = self.view("mu_product", &product)?;
+            let mu = beta1 * (1.0 - 0.5 * 0.96_f64.powf((steps + 1.0) * momentum_decay));
+            if let Some(old) = view.number() {
+                self.counters.push((view, old * mu));
+                self.keep.push(product);
+            }
+        }
+        Ok(Some(steps as u64 + 1))
+    }
+
+    /// A tensor in row-major order: itself, or a copy, which goes back if the tensor is written.
+    fn in_rows(&mut self, tensor: &Bound<'py, PyAny>, view: View, written: bool) -> PyResult<View> {
+        if view.is_row_major() {
+            return Ok(view);
+        }
+        let copy = tensor.call_method0("detach")?.call_method0("contiguous")?;
+        let view = self.exchange.view(&copy)?;
+        if written {
+            self.copies.push((tensor.clone(), copy));
+        } else {
+            self.keep.push(copy);
+        }
+        Ok(view)
+    }
+
+    fn view(&self, what: &str, tensor: &Bound<'py, PyAny>) -> PyResult<View> {
+        self.exchange.view(tensor).map_err(|error| unfit(what, tensor).unwrap_or(error))
+    }
+
+    /// Takes the step, and then writes down that it was taken.
+    fn run(self, py: Python<'py>, rules: &[AnyRule], options: StepOptions) -> PyResult<Report> {
+        let Call { slots, counters, copies, keep, .. } = self;
+        let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
+        let report = py.detach(|| {
+            pool::run(bytes, |schedule| {
+                let options = StepOptions { schedule, ..options };
+                // SAFETY: the parameters are kept by their groups, which the caller holds, and all else by
+                // `keep` and `copies`. That nobody else touches their memory meanwhile is the part
+                // of whoever calls `step`, as with torch's own.
+                unsafe { with_slices(slots, |all| step_all(rules, &options, all)) }
+            })
+        })??;
+        let report = report.map_err(refused)?;
+        if !report.skipped {
+            for (view, then) in counters {
+                view.set_number(then);
+            }
+            for (tensor, copy) in copies {
+                tensor.call_method0("detach")?.call_method1("copy_", (copy,))?;
+            }
+        }
+        drop(keep);
+        Ok(report)
+    }
+}
+
+fn check_length(what: &str, view: &View, theta: &View) -> PyResult<()> {
+    if view.len() == theta.len() {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "{what} has {} elements, expected {} as its parameter has",
+        view.len(),
+        theta.len()
+    )))
+}
+
+/// Why a tensor cannot be stepped, if it is for what torch says of it.
+fn unfit(what: &str, tensor: &Bound<'_, PyAny>) -> Option<PyErr> {
+    let text = |name: &str| tensor.getattr(name).and_then(|it| it.str()?.extract::<String>()).ok();
+    let (layout, device, dtype) = (text("layout")?, text("device")?, text("dtype")?);
+    if layout != "torch.strided" {
+        let error =
+            format!("{what} is of layout {layout}, expected torch.strided (not a sparse one)");
+        return Some(PyRuntimeError::new_err(error));
+    }
+    if !device.starts_with("cpu") {
+        let error = format!("{what} is on the device {device}, expected cpu");
+        return Some(PyRuntimeError::new_err(error));
+    }
+    let known = ["torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"];
+    (!known.contains(&dtype.as_str())).then(|| {
+        PyTypeError::new_err(format!("{what} is of {dtype}, expected one of {}", known.join(", ")))
+    })
+}

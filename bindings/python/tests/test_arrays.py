@@ -1,0 +1,212 @@
+"""The door for arrays: what it takes, what it gives, and what it refuses."""
+
+from __future__ import annotations
+
+import array
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fused_adam
+from fused_adam import Flat, Rule
+
+
+def ones(n: int = 4, dtype: type = np.float32) -> np.ndarray:
+    return np.ones(n, dtype)
+
+
+def test_first_step_has_the_size_of_lr():
+    theta, m, v = ones(), np.zeros(4, np.float32), np.zeros(4, np.float32)
+    Rule("adam", lr=0.5).step(1, theta, 7 * ones(), m, v)
+    np.testing.assert_allclose(theta, 0.5, rtol=1e-6)
+    np.testing.assert_allclose(m, 0.7, rtol=1e-6)
+
+
+def test_flat_equals_the_rule():
+    rule = Rule("adamw", lr=0.1, amsgrad=True)
+    theta, twin = ones(100), ones(100)
+    states = [np.zeros(100, np.float32) for _ in rule.states]
+    flat = Flat(rule, theta)
+    for t in (1, 2, 3):
+        grad = np.sin(np.arange(100, dtype=np.float32) + t)
+        flat.step(theta, grad)
+        rule.step(t, twin, grad, *states)
+    assert theta.tobytes() == twin.tobytes() and flat.t == 3
+    assert [flat.states[name].tobytes() for name in rule.states] == [s.tobytes() for s in states]
+
+
+def test_anything_with_memory_is_taken():
+    torch = pytest.importorskip("torch")
+    expected = ones()
+    Rule("sgd", lr=0.5).step(1, expected, ones())
+
+    class OnlyDlpack:
+        """Speaks DLPack, in the newest version or the oldest, and nothing else."""
+
+        def __init__(self, of, old: bool) -> None:
+            self.of, self.old = of, old
+
+        def __dlpack__(self, **options):
+            if self.old and options:
+                raise TypeError("no options")
+            return self.of.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.of.__dlpack_device__()
+
+    for make in (
+        lambda: array.array("f", [1.0] * 4),
+        lambda: bytearray_of_floats(),
+        lambda: torch.ones(4),
+        lambda: OnlyDlpack(ones(), old=False),
+        lambda: OnlyDlpack(torch.ones(4), old=False),
+        lambda: OnlyDlpack(torch.ones(4), old=True),
+        lambda: np.ones((2, 2), np.float32, order="F"),
+    ):
+        theta = make()
+        memory = theta.of if isinstance(theta, OnlyDlpack) else theta
+        grad = np.ones((2, 2), np.float32, order="F") if np.ndim(memory) == 2 else ones()
+        Rule("sgd", lr=0.5).step(1, theta, grad)
+        assert np.asarray(memory).tobytes() == expected.tobytes(), type(theta)
+
+
+def bytearray_of_floats() -> memoryview:
+    return memoryview(bytearray(ones().tobytes())).cast("f")
+
+
+def test_stochastic_rounding_repeats():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    of = ml_dtypes.bfloat16
+
+    def run(seed: int) -> bytes:
+        theta = np.ones(500, of)
+        Rule("sgd", lr=1e-3).step(1, theta, np.ones(500, of), seed=seed)
+        return theta.tobytes()
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_other_threads_run_meanwhile():
+    """A long step lets other threads of Python run."""
+    theta, grad = ones(1 << 24), ones(1 << 24)
+    flat, done, turns = Flat(Rule("adamw"), theta), threading.Event(), []
+
+    def count() -> None:
+        while not done.is_set():
+            turns.append(len(turns))
+
+    # With the lock held the interpreter would switch to the other thread only between steps.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(10.0)
+    thread = threading.Thread(target=count)
+    try:
+        thread.start()
+        before = len(turns)
+        flat.step(theta, grad)
+        during = len(turns) - before
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert during > 0
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    code = """
+import os, numpy as np, fused_adam
+def run():
+    theta = np.ones(1 << 20, np.float32)
+    fused_adam.Flat(fused_adam.Rule("adamw", lr=0.1), theta).step(theta, theta.copy())
+    return theta
+first = run()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if run().tobytes() == first.tobytes() else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+def test_threads_do_not_show():
+    results = set()
+    try:
+        for n in (0, 1, 2, 5):
+            fused_adam.set_num_threads(n)
+            assert n == 0 or fused_adam.get_num_threads() == n
+            theta = np.linspace(-1, 1, 1 << 20, dtype=np.float32)
+            Flat(Rule("adamw", lr=0.1), theta).step(theta, theta.copy())
+            results.add(theta.tobytes())
+    finally:
+        fused_adam.set_num_threads(0)
+    assert len(results) == 1
+
+
+def read_only() -> np.ndarray:
+    found = ones()
+    found.setflags(write=False)
+    return found
+
+
+def shifted() -> np.ndarray:
+    return np.frombuffer(bytearray(17), np.uint8)[1:].view(np.float32)
+
+
+BAD = [
+    (lambda: Rule("adam", lr=-1.0), ValueError, "lr` is -1.0, expected"),
+    (lambda: Rule("adam", lr="fast"), TypeError, "must be real number|float"),
+    (lambda: Rule("adam", lr=float("nan")), ValueError, "lr is NaN, expected a finite number"),
+    (lambda: Rule("adam", eps=0.0), ValueError, "eps` is 0.0, expected"),
+    (lambda: Rule("adam", beta1=1.0), ValueError, "beta1` is 1.0, expected"),
+    (lambda: Rule("adam", rate=1.0), TypeError, "adam has no hyper-parameter \"rate\", expected one of"),
+    (lambda: Rule("adamm"), ValueError, "adamm"),
+    (lambda: Rule("sgd").step(0, ones(), ones()), ValueError, "step number `t` is 0, expected 1"),
+    (lambda: Rule("sgd").step(-1, ones(), ones()), OverflowError, "negative"),
+    (lambda: Rule("adam").step(1, ones(), ones(), ones()), TypeError, "1 states were given, expected 2"),
+    (lambda: Rule("sgd").step(1, ones(), ones(3)), ValueError, "grad has 3 elements, expected 4 as theta has"),
+    (lambda: Rule("sgd").step(1, ones(), ones(dtype=np.float64)), ValueError, "grad.*f64, expected f32"),
+    (lambda: Rule("sgd").step(1, ones(dtype=np.int32), ones()), TypeError, "type int32, expected float32"),
+    (lambda: Rule("sgd").step(1, ones(dtype=np.complex64), ones()), TypeError, "type complex64, expected"),
+    (lambda: Rule("sgd").step(1, ones(dtype=">f4"), ones()), TypeError, "bytes swapped"),
+    (lambda: Rule("sgd").step(1, read_only(), ones()), ValueError, "theta is read-only"),
+    (lambda: Rule("sgd").step(1, b"\0" * 16, ones()), TypeError, "type uint8, expected float32"),
+    (lambda: Rule("sgd").step(1, ones(8)[::2], ones()), ValueError, "theta does not lie in memory as one piece"),
+    (lambda: Rule("sgd").step(1, ones()[::-1], ones()), ValueError, "theta does not lie in memory as one piece"),
+    (lambda: Rule("sgd").step(1, np.broadcast_to(ones(1), 4), ones()), ValueError, "read-only|one piece"),
+    (lambda: Rule("sgd").step(1, ones().reshape(2, 2), ones().reshape(2, 2).T), ValueError, "grad does not lie"),
+    (lambda: Rule("sgd").step(1, shifted(), ones()), ValueError, "expected a multiple of 4"),
+    (lambda: Rule("sgd").step(1, [1.0], ones()), TypeError, "expected an array, not list"),
+    (lambda: Rule("sgd").step(1, None, ones()), TypeError, "expected an array, not NoneType"),
+    (lambda: overlapping(), ValueError, "arrays overlap in memory"),
+    (lambda: Rule("sgd").step(1, ones(), ones(), backend="gpu"), ValueError, "gpu"),
+    (lambda: Rule("sgd").step(1, ones(), ones(), grad_scale=-1.0), ValueError, "grad_scale` is -1.0, expected"),
+    (lambda: Rule("sgd").step(1, ones(), ones(), clip_value=0.0), ValueError, "clip_value` is 0.0, expected"),
+    (lambda: fused_adam.set_num_threads(-1), ValueError, "is -1, expected 0 or more"),
+]
+
+
+def overlapping() -> None:
+    memory = ones(6)
+    Rule("sgd").step(1, memory[:4], memory[2:])
+
+
+@pytest.mark.parametrize("call, error, message", BAD, ids=[str(i) for i in range(len(BAD))])
+def test_what_is_refused_and_how(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_nothing_changes_after_an_error():
+    theta, m, v = ones(), np.zeros(4, np.float32), np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="v has 3 elements"):
+        Rule("adam").step(1, theta, ones(), m, v)
+    assert theta.tobytes() == ones().tobytes() and not m.any()
+
+
+def test_rules_say_what_they_are():
+    rule = Rule("nadam", lr=0.5)
+    assert (rule.name, list(rule.states), list(rule.initial)) == ("nadam", ["m", "v"], [0.0, 0.0])
+    assert rule.hyper_parameters["lr"] == 0.5
+    assert "lr: 0.5" in repr(rule)

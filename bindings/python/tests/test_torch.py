@@ -1,0 +1,378 @@
+"""The optimizers of ``fused_adam.torch`` in the place of torch's."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+import fused_adam.torch as fused
+from common import CASES, Case, Reference, assert_same_bits
+
+TORCHS = [case for case in CASES if case.is_torchs]
+
+
+def model(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+
+
+def train(network: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int, start: int = 0):
+    """Steps on random data; returns the last loss."""
+    loss = None
+    for step in range(start, start + steps):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(8, 6, generator=generator)
+        optimizer.zero_grad()
+        loss = (network(x) - x[:, :3].cos()).square().mean()
+        loss.backward()
+        optimizer.step()
+    return loss
+
+
+def assert_same_parameters(ours: torch.nn.Module, expected: torch.nn.Module) -> None:
+    for (name, param), other in zip(ours.named_parameters(), expected.parameters()):
+        assert_same_bits(param, other, name)
+
+
+@pytest.mark.parametrize("case", TORCHS, ids=str)
+def test_agrees_with_torch(case: Case):
+    # Both are computed in f64, and differ in the order of operations alone; NAdam, whose product of
+    # momenta torch keeps in f32, in that.
+    tolerance = 1e-7 if case.name == "NAdam" else 1e-11
+    ours, theirs = model().double(), model().double()
+    pairs = [(ours, case.ours(ours.parameters())), (theirs, case.torchs(theirs.parameters()))]
+    for step in range(20):
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).double()
+        for network, optimizer in pairs:
+            optimizer.zero_grad()
+            (network(x) - x[:, :3].cos()).square().mean().backward()
+            optimizer.step()
+    for param, other in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(param, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy", "file"])
+def test_goes_on_to_the_bit(case: Case, how: str):
+    whole, parts = model(), model()
+    train(whole, case.ours(whole.parameters()), 9)
+    optimizer = case.ours(parts.parameters())
+    train(parts, optimizer, 4)
+    if how == "state_dict":
+        packed = copy.deepcopy(optimizer.state_dict())
+        optimizer = case.ours(parts.parameters())
+        optimizer.load_state_dict(packed)
+    elif how == "file":
+        file = io.BytesIO()
+        torch.save((parts.state_dict(), optimizer.state_dict()), file)
+        file.seek(0)
+        weights, packed = torch.load(file)
+        parts = model(seed=5)
+        parts.load_state_dict(weights)
+        optimizer = case.ours(parts.parameters())
+        optimizer.load_state_dict(packed)
+    elif how == "pickle":
+        parts, optimizer = pickle.loads(pickle.dumps((parts, optimizer)))
+    else:
+        parts, optimizer = copy.deepcopy((parts, optimizer))
+    train(parts, optimizer, 5, start=4)
+    assert_same_parameters(parts, whole)
+
+
+@pytest.mark.parametrize("case", TORCHS, ids=str)
+@pytest.mark.parametrize("to_torch", [True, False], ids=["to-torch", "from-torch"])
+def test_state_dict_goes_to_torch_and_back(case: Case, to_torch: bool):
+    """Either of the two takes over from the other, and ends where torch alone does."""
+    tolerance = 1e-6 if case.name == "NAdam" else 1e-11
+    first, second = (case.ours, case.torchs) if to_torch else (case.torchs, case.ours)
+    network, alone = model().double(), model().double()
+
+    def go(network, optimizer, steps, start):
+        for step in range(start, start + steps):
+            x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).double()
+            optimizer.zero_grad()
+            (network(x) - x[:, :3].cos()).square().mean().backward()
+            optimizer.step()
+
+    go(alone, case.torchs(alone.parameters()), 8, 0)
+    optimizer = first(network.parameters())
+    go(network, optimizer, 4, 0)
+    packed = optimizer.state_dict()
+    optimizer = second(network.parameters())
+    optimizer.load_state_dict(packed)
+    go(network, optimizer, 4, 4)
+    for param, other in zip(network.parameters(), alone.parameters()):
+        torch.testing.assert_close(param, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("case", TORCHS, ids=str)
+def test_states_and_groups_are_those_of_torch(case: Case):
+    ours, theirs = model(), model()
+    packed = []
+    for network, optimizer in [(ours, case.ours(ours.parameters())), (theirs, case.torchs(theirs.parameters()))]:
+        train(network, optimizer, 3)
+        packed.append(optimizer.state_dict())
+    mine, torchs = packed
+    assert mine["param_groups"] == torchs["param_groups"]
+    assert mine["state"].keys() == torchs["state"].keys()
+    for number, state in torchs["state"].items():
+        for name, expected in state.items():
+            found = mine["state"][number][name]
+            assert (found is None) == (expected is None), name
+            if expected is not None:
+                assert found.dtype == expected.dtype and found.stride() == expected.stride(), name
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+        extra = mine["state"][number].keys() - state.keys()
+        assert extra <= {"variance"}, extra
+
+
+def test_groups_schedulers_and_frozen_parameters():
+    def run(network, optimizer_class):
+        a, b, c, d = network.parameters()
+        d.requires_grad_(False)
+        groups = [{"params": [a, b]}, {"params": [c], "weight_decay": 0.0, "lr": 0.5}]
+        optimizer = optimizer_class(groups, lr=0.1, weight_decay=0.1)
+        optimizer.add_param_group({"params": [d], "lr": 0.2})
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+        for step in range(6):
+            x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).double()
+            optimizer.zero_grad(set_to_none=step % 2 == 0)
+            if step == 3:
+                d.requires_grad_(True)
+            network(x).square().mean().backward()
+            optimizer.step()
+            scheduler.step()
+        return optimizer
+
+    ours, theirs = model().double(), model().double()
+    mine, torchs = run(ours, fused.AdamW), run(theirs, torch.optim.AdamW)
+    for param, other in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(param, other, rtol=1e-11, atol=1e-11)
+        assert mine.state[param]["step"] == torchs.state[other]["step"]
+    assert [group["lr"] for group in mine.param_groups] == [group["lr"] for group in torchs.param_groups]
+
+
+def test_lr_in_a_tensor():
+    results = []
+    for lr in (0.125, torch.tensor(0.125), torch.tensor([0.125], dtype=torch.float64)):
+        network = model()
+        optimizer = fused.Adam(network.parameters(), lr=lr)
+        train(network, optimizer, 3)
+        results.append(network)
+    assert_same_parameters(results[0], results[1])
+    assert_same_parameters(results[0], results[2])
+
+
+def test_closures_and_hooks():
+    network, seen = model(), []
+    optimizer = fused.AdamW(network.parameters())
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+
+    def closure():
+        seen.append("closure")
+        assert torch.is_grad_enabled()
+        optimizer.zero_grad()
+        loss = network(torch.ones(1, 6)).square().sum()
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    assert loss > 0 and seen == ["before", "closure", "after"]
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Lion"])
+def test_grad_scaler(name: str):
+    """Scaled losses give what unscaled ones give, and a step with infinite gradients is skipped."""
+    plain, scaled = model(), model()
+    optimizer = getattr(fused, name)(plain.parameters(), lr=0.1)
+    train(plain, optimizer, 4)
+    optimizer = getattr(fused, name)(scaled.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(4):
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        scaler.scale((scaled(x) - x[:, :3].cos()).square().mean()).backward()
+        before = [param.grad.clone() for param in scaled.parameters()]
+        scaler.step(optimizer)
+        assert all(torch.equal(a, b.grad) for a, b in zip(before, scaled.parameters()))
+        scaler.update()
+    # A power of two changes no digit.
+    assert_same_parameters(scaled, plain)
+
+    kept = copy.deepcopy(scaled)
+    state = copy.deepcopy(optimizer.state_dict())
+    next(scaled.parameters()).grad[0, 0] = float("inf")
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 512.0
+    assert_same_parameters(scaled, kept)
+    for a, b in zip(state["state"].values(), optimizer.state_dict()["state"].values()):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_grad_scaler_after_unscale_and_clipping():
+    plain, scaled = model(), model()
+    results = []
+    for network, scale in [(plain, 1.0), (scaled, 256.0)]:
+        optimizer = fused.AdamW(network.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(network(torch.ones(1, 6)).square().sum()).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        scaler.step(optimizer)
+        results.append(network)
+    assert_same_parameters(*results)
+
+
+def test_clip_and_step():
+    clipped, reference = model(), model()
+    optimizer = fused.AdamW(clipped.parameters(), lr=0.1)
+    for network in (clipped, reference):
+        (100 * network(torch.ones(1, 6))).square().sum().backward()
+    grads = [param.grad.clone() for param in clipped.parameters()]
+    exact = torch.cat([grad.double().flatten() for grad in grads]).norm()
+    norm = fused.clip_grad_norm_and_step(optimizer, 0.5)
+    torch.testing.assert_close(norm, exact, rtol=1e-15, atol=0)
+    case = Case("AdamW", {}, "adamw", {"lr": 0.1, "weight_decay": 0.01})
+    for param, twin, grad in zip(clipped.parameters(), reference.parameters(), grads):
+        assert torch.equal(param.grad, grad), "the gradient is not written"
+        one = Reference(case, twin)
+        one.step(grad, grad_scale=0.5 / float(norm))
+        assert_same_bits(param, one.theta, "clipped")
+
+    largest = fused.clip_grad_norm_and_step(optimizer, 1e9, float("inf"))
+    assert largest == max(grad.abs().max() for grad in grads)
+
+
+def test_clip_with_a_norm_that_is_not_finite():
+    network = model()
+    optimizer = fused.AdamW(network.parameters())
+    train(network, optimizer, 2)
+    kept, steps = copy.deepcopy(network), optimizer.state[next(network.parameters())]["step"].clone()
+    next(network.parameters()).grad[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="norm"):
+        fused.clip_grad_norm_and_step(optimizer, 1.0)
+    assert fused.clip_grad_norm_and_step(optimizer, 1.0, skip_nonfinite=True).isnan()
+    assert_same_parameters(network, kept)
+    assert optimizer.state[next(network.parameters())]["step"] == steps
+
+
+class Weight(torch.nn.Parameter):
+    """A subclass of a subclass."""
+
+
+def test_subclasses_of_tensors():
+    weight, plain = Weight(torch.ones(5)), torch.ones(5, requires_grad=True)
+    for param in (weight, plain):
+        param.grad = torch.ones(5)
+        fused.AdamW([param]).step()
+    assert_same_bits(weight, plain, "a subclass")
+
+
+def test_empty_and_scalar_parameters():
+    empty, scalar = torch.empty(0, 3, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    empty.grad, scalar.grad = torch.empty(0, 3), torch.tensor(1.0)
+    fused.Adam([empty, scalar], lr=0.5).step()
+    torch.testing.assert_close(scalar.detach(), torch.tensor(1.5))
+
+
+def with_grad(param: torch.Tensor, grad: torch.Tensor | None = None) -> torch.Tensor:
+    param = param.requires_grad_()
+    param.grad = torch.ones_like(param) if grad is None else grad
+    return param
+
+
+def shared() -> list[torch.Tensor]:
+    memory = torch.ones(6)
+    return [with_grad(memory[:4]), with_grad(memory[2:])]
+
+
+BAD_STEPS = [
+    (lambda: [with_grad(torch.ones(3, 3), torch.ones(3, 3).to_sparse())], RuntimeError, "gradient is of layout torch.sparse_coo"),
+    (lambda: [with_grad(torch.ones(3, dtype=torch.complex64))], TypeError, "parameter is of torch.complex64, expected one of"),
+    (lambda: [with_grad(torch.ones(3, device="meta"))], RuntimeError, "parameter is on the device meta, expected cpu"),
+    (lambda: [with_grad(torch.ones(1).expand(3))], RuntimeError, "several elements in one place"),
+    (shared, ValueError, "arrays overlap in memory"),
+]
+
+
+@pytest.mark.parametrize("make, error, message", BAD_STEPS, ids=[bad[2] for bad in BAD_STEPS])
+def test_tensors_that_are_refused(make, error, message):
+    params = make()
+    whole = with_grad(torch.ones(4))
+    optimizer = fused.AdamW([whole, *params])
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    assert torch.equal(whole.detach(), torch.ones(4)), "nothing has changed"
+    assert whole not in optimizer.state
+
+
+BAD_ARGUMENTS = [
+    ("Adam", {"lr": -1.0}, "Invalid learning rate: -1.0"),
+    ("Adam", {"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
+    ("AdamW", {"eps": -1.0}, "Invalid epsilon value: -1.0"),
+    ("AdamW", {"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
+    ("NAdam", {"momentum_decay": -1.0}, "Invalid momentum_decay value: -1.0"),
+    ("SGD", {"nesterov": True}, "Nesterov momentum requires a momentum and zero dampening"),
+    ("Adagrad", {"lr_decay": -1.0}, "Invalid lr_decay value: -1.0"),
+    ("RMSprop", {"alpha": -1.0}, "Invalid alpha value: -1.0"),
+    ("AdaBound", {"lr": -1.0}, "Invalid learning rate: -1.0"),
+    ("AdaBound", {"gamma": 1.0}, "Invalid gamma parameter: 1.0"),
+    ("AdaBound", {"final_lr": -1.0}, "Invalid final learning rate: -1.0"),
+    ("Lion", {"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
+    ("Lion", {"weight_decay": -1.0}, "Invalid weight_decay value: -1.0"),
+    ("Adam", {"capturable": True}, "capturable=True is not supported, expected False"),
+    ("AdamW", {"differentiable": True}, "differentiable=True is not supported, expected False"),
+]
+
+
+@pytest.mark.parametrize("name, options, message", BAD_ARGUMENTS, ids=[bad[2] for bad in BAD_ARGUMENTS])
+def test_arguments_that_are_refused(name, options, message):
+    param = torch.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match=message):
+        getattr(fused, name)([param], **options)
+    if hasattr(torch.optim, name) and "not supported" not in message:
+        with pytest.raises(ValueError, match=message):
+            getattr(torch.optim, name)([param], **options)
+
+
+def test_wrong_states_are_refused():
+    param = with_grad(torch.ones(3))
+    optimizer = fused.Adam([param])
+    optimizer.step()
+    state, kept = optimizer.state[param], param.detach().clone()
+    for key, wrong, message in [
+        ("step", torch.tensor(0.5), "step is tensor\\(0.5000\\), expected a whole number"),
+        ("exp_avg", torch.zeros(2), "exp_avg has 2 elements, expected 3"),
+        ("exp_avg_sq", torch.zeros(3, dtype=torch.float64), "f64"),
+    ]:
+        right, state[key] = state[key], wrong
+        with pytest.raises(ValueError, match=message):
+            optimizer.step()
+        state[key] = right
+    assert torch.equal(param.detach(), kept) and state["step"] == 1
+    with pytest.raises(TypeError, match="expected one of fused_adam.torch"):
+        fused.clip_grad_norm_and_step(torch.optim.Adam([param]), 1.0)
+    with pytest.raises(ValueError, match="norm_type is 3"):
+        fused.clip_grad_norm_and_step(optimizer, 1.0, 3)
+    with pytest.raises(ValueError, match="max_norm is nan"):
+        fused.clip_grad_norm_and_step(optimizer, float("nan"))
+
+
+def test_a_dampened_first_step_that_fails_is_still_the_first():
+    """SGD keeps no step number: a buffer that was made for a step which failed must not stay."""
+    ours, theirs = with_grad(torch.ones(4)), with_grad(torch.ones(4))
+    options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}
+    mine, torchs = fused.SGD([ours, *shared()], **options), torch.optim.SGD([theirs], **options)
+    with pytest.raises(ValueError, match="overlap"):
+        mine.step()
+    mine.param_groups[0]["params"] = [ours]
+    for optimizer in (mine, torchs):
+        optimizer.step()
+        optimizer.step()
+    torch.testing.assert_close(ours, theirs)
