@@ -1,0 +1,118 @@
+"""torch's fused optimizer step beside this one, in one run: as a table, and as a picture.
+
+    python examples/compare.py [--test] [--plot FILE.svg]
+
+The two are timed in turn, round after round; a time is the median over the rounds, and so is a ratio. Needs
+matplotlib for the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+import fused_adam
+import fused_adam.torch
+
+
+def gpt2() -> list[int]:
+    """The 148 tensors of GPT-2 small (Radford and others, 2019): 12 layers of width 768."""
+    d = 768
+    layer = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, 4 * d * d, 4 * d, 4 * d * d, d]
+    return [50257 * d, 1024 * d, *(layer * 12), d, d]
+
+
+def timed(call: Callable[[], object], least: float) -> float:
+    """The time of one call, in seconds."""
+    call()
+    start, calls = time.perf_counter(), 0
+    while True:
+        call()
+        calls += 1
+        took = time.perf_counter() - start
+        if took >= least:
+            return took / calls
+
+
+def params(lens: list[int]) -> list[torch.Tensor]:
+    made = [torch.full((n,), 0.5).requires_grad_() for n in lens]
+    for param in made:
+        param.grad = torch.rand(param.shape).add_(0.1)
+    return made
+
+
+def cases(testing: bool) -> Iterator[tuple[str, Callable[[], object], Callable[[], object]]]:
+    small = 1 << 16
+    for name, lens in [
+        ("16 elements", [16]),
+        ("2^20", [1 << 20]),
+        ("2^24", [small if testing else 1 << 24]),
+        ("2^26", [small if testing else 1 << 26]),
+        ("1000 tensors of 16", [16] * 1000),
+        ("1000 tensors of 1000", [1000] * 1000),
+        ("GPT-2 small", [small] * 4 if testing else gpt2()),
+    ]:
+        # One after the other, so that only one pair is in memory.
+        theirs = torch.optim.AdamW(params(lens), fused=True)
+        ours = fused_adam.torch.AdamW(params(lens))
+        yield name, theirs.step, ours.step
+        if name == "GPT-2 small":
+            weights = theirs.param_groups[0]["params"]
+
+            def clip_and_step() -> None:
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                theirs.step()
+
+            both = lambda: fused_adam.torch.clip_grad_norm_and_step(ours, 1.0)  # noqa: E731
+            yield "GPT-2 small, clip and step", clip_and_step, both
+
+
+def border() -> None:
+    """What a call from NumPy costs beside its arithmetic."""
+    theta, grad = np.ones(16, np.float32), np.ones(16, np.float32)
+    flat = fused_adam.Flat(fused_adam.Rule("adamw"), theta)
+    took = min(timed(lambda: flat.step(theta, grad), 0.02) for _ in range(15))
+    print(f"\na step of 16 elements of NumPy: {took * 1e6:.2f} µs, of which the arithmetic is 0.05 or less")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--test", action="store_true", help="run everything once, on less")
+    parser.add_argument("--plot", metavar="FILE", help="draw the ratios")
+    options = parser.parse_args()
+    rounds, least = (1, 0.0) if options.test else (11, 0.03)
+    rows = []
+    print("| AdamW step | torch, fused | fused-adam | times as fast |")
+    print("|---|---|---|---|")
+    for name, theirs, ours in cases(options.test):
+        pairs = [(timed(theirs, least), timed(ours, least)) for _ in range(rounds)]
+        their, our = (statistics.median(times) for times in zip(*pairs))
+        ratio = statistics.median(a / b for a, b in pairs)
+        rows.append((name, ratio))
+        print(f"| {name} | {their * 1e6:.1f} µs | {our * 1e6:.1f} µs | {ratio:.2f} |", flush=True)
+    border()
+    if options.plot:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
+        names, ratios = zip(*reversed(rows))
+        bars = axes.barh(names, ratios, color=["#286eb4" if ratio >= 1 else "#c85a3c" for ratio in ratios])
+        axes.bar_label(bars, fmt="%.2f", padding=4)
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_xscale("log")
+        axes.margins(x=0.15)
+        axes.set_xlabel("times as fast as torch's fused AdamW")
+        figure.savefig(options.plot)
+        print(f"drawn to {options.plot}")
+
+
+if __name__ == "__main__":
+    main()
