@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import doctest
 import subprocess
 import sys
 import threading
@@ -16,6 +17,11 @@ from fused_adam import Flat, Rule
 
 def ones(n: int = 4, dtype: type = np.float32) -> np.ndarray:
     return np.ones(n, dtype)
+
+
+def test_examples_in_the_docs():
+    failed, tried = doctest.testmod(fused_adam)
+    assert failed == 0 < tried
 
 
 def test_first_step_has_the_size_of_lr():

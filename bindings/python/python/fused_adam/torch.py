@@ -79,7 +79,7 @@ class _Fused(torch.optim.Optimizer):
                 state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step. With a ``closure``, it is called first, and what it returns is returned."""
         loss = None
         if closure is not None:
