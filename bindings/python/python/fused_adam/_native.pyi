@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from typing import Any, final
 
-__all__: list[str]
+__all__ = ["Rule", "__version__", "get_num_threads", "set_num_threads", "torch_step"]
 
 __version__: str
 
