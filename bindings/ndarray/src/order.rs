@@ -1,0 +1,92 @@
+//! How the elements of an array lie in memory: which axis is the slowest, which is the fastest, and
+//! which run backwards. Seen along its axes in that order, an array without gaps is in row-major
+//! order, and so a slice.
+
+use core::cmp::Reverse;
+
+use ndarray::{ArrayBase, ArrayD, ArrayRef, Axis, IxDyn, RawData};
+
+/// An order of axes. The default is the row-major one, for which nothing is allocated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Order {
+    /// From the slowest axis to the fastest; empty if they are in order.
+    axes: Vec<usize>,
+    /// Those with negative strides.
+    backwards: Vec<usize>,
+}
+
+impl Order {
+    /// The one in which these elements lie.
+    pub fn of<T>(array: &ArrayRef<T, IxDyn>) -> Self {
+        if array.is_standard_layout() {
+            return Order::default();
+        }
+        // The stride of an axis of one element says nothing.
+        let stride = |&axis: &usize| {
+            if array.len_of(Axis(axis)) > 1 { array.stride_of(Axis(axis)) } else { 0 }
+        };
+        let mut axes: Vec<usize> = (0..array.ndim()).collect();
+        let backwards = axes.iter().copied().filter(|axis| stride(axis) < 0).collect();
+        axes.sort_by_key(|axis| Reverse(stride(axis).unsigned_abs()));
+        Order { axes, backwards }
+    }
+
+    /// An array, or a view, with its axes in this order and running forwards.
+    pub fn arrange<V: RawData>(&self, mut array: ArrayBase<V, IxDyn>) -> ArrayBase<V, IxDyn> {
+        for &axis in &self.backwards {
+            array.invert_axis(Axis(axis));
+        }
+        if self.axes.is_empty() { array } else { array.permuted_axes(self.axes.as_slice()) }
+    }
+
+    /// A new array of this shape that lies in this order.
+    pub fn filled<T: Clone>(&self, shape: &[usize], value: T) -> ArrayD<T> {
+        if self.axes.is_empty() {
+            return ArrayD::from_elem(shape, value);
+        }
+        let arranged: Vec<usize> = self.axes.iter().map(|&axis| shape[axis]).collect();
+        let mut back = vec![0; shape.len()];
+        for (place, &axis) in self.axes.iter().enumerate() {
+            back[axis] = place;
+        }
+        let mut array = ArrayD::from_elem(arranged, value).permuted_axes(back);
+        for &axis in &self.backwards {
+            array.invert_axis(Axis(axis));
+        }
+        array
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array, ShapeBuilder};
+
+    use super::*;
+
+    /// Arrays without gaps are slices once their axes are arranged, and what is made in an order lies
+    /// in it.
+    #[test]
+    fn an_array_without_gaps_is_a_slice_in_its_order() {
+        let rows = Array::<f32, _>::zeros((2, 3, 4)).into_dyn();
+        let mut backwards = rows.clone();
+        backwards.invert_axis(Axis(2));
+        backwards.invert_axis(Axis(0));
+        let thin = Array::<f32, _>::zeros((3, 1, 2).f()).into_dyn();
+        for array in [
+            rows.clone(),
+            Array::<f32, _>::zeros((2, 3, 4).f()).into_dyn(),
+            rows.clone().permuted_axes(&[1, 2, 0][..]),
+            backwards.clone(),
+            backwards.permuted_axes(&[2, 0, 1][..]),
+            thin,
+            Array::<f32, _>::zeros((0, 3).f()).into_dyn(),
+            Array::<f32, _>::zeros(()).into_dyn(),
+        ] {
+            let order = Order::of(&array);
+            let slice = order.arrange(array.view()).to_slice();
+            assert_eq!(slice.map(<[f32]>::len), Some(array.len()), "{array:?}");
+            let new = order.filled(array.shape(), 1.0_f32);
+            assert_eq!((new.shape(), Order::of(&new)), (array.shape(), order), "{array:?}");
+        }
+    }
+}
