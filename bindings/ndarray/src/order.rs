@@ -21,10 +21,8 @@ impl Order {
         if array.is_standard_layout() {
             return Order::default();
         }
-        // The stride of an axis of one element says nothing.
-        let stride = |&axis: &usize| {
-            if array.len_of(Axis(axis)) > 1 { array.stride_of(Axis(axis)) } else { 0 }
-        };
+        // An axis of one element may have any stride, and any place among the others.
+        let stride = |axis: &usize| array.stride_of(Axis(*axis));
         let mut axes: Vec<usize> = (0..array.ndim()).collect();
         let backwards = axes.iter().copied().filter(|axis| stride(axis) < 0).collect();
         axes.sort_by_key(|axis| Reverse(stride(axis).unsigned_abs()));
