@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Each side of a round is repeated for at least this long.
 const LEAST: Duration = Duration::from_millis(20);
@@ -78,38 +79,76 @@ impl Comparison {
         Ok(file)
     }
 
-    /// How many times as fast, one bar for each case, on a logarithmic scale.
+    /// How many times as fast, one bar for each case, on a logarithmic scale; the two times beside it.
     fn draw(&self, file: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
-        const BAR: i32 = 34;
-        let height = 90 + BAR * self.rows.len() as i32;
-        let root = SVGBackend::new(file, (900, height as u32)).into_drawing_area();
+        const BAR: i32 = 30;
+        const LEFT: i32 = 250;
+        const RIGHT: i32 = 690;
+        const WIDTH: i32 = 920;
+        const TOP: i32 = 84;
+        let bottom = TOP + BAR * self.rows.len() as i32;
+        let size = (WIDTH as u32, bottom as u32 + 44);
+        let root = SVGBackend::new(file, size).into_drawing_area();
         root.fill(&WHITE)?;
-        let text = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-        let title = format!("fused-adam: how many times as fast as {}", self.framework);
-        root.draw(&Text::new(title, (20, 16), text(20)))?;
+        let text = |size: i32, color: RGBColor, side: HPos| {
+            let style = ("sans-serif", size).into_font().color(&color);
+            style.pos(Pos::new(side, VPos::Center))
+        };
+        let write = |at, words: &str, style: TextStyle<'_>| {
+            root.draw(&Text::new(words.to_owned(), at, style)).map(|_| ())
+        };
+
+        let title = format!("How many times as fast as {} is fused-adam?", self.framework);
+        write((20, 24), &title, text(20, BLACK, HPos::Left))?;
+        let times = format!("{} → fused-adam", self.framework);
+        write((WIDTH - 20, TOP - 22), &times, text(13, GREY, HPos::Right))?;
+
         let most = self.rows.iter().map(|row| row.ratio).fold(2.0, f64::max);
         let least = self.rows.iter().map(|row| row.ratio).fold(1.0, f64::min);
-        let (left, width) = (300, 480);
-        let x = |ratio: f64| {
-            left + (f64::from(width) * (ratio / least).ln() / (most / least).ln()) as i32
-        };
-        for (i, row) in self.rows.iter().enumerate() {
-            let y = 60 + BAR * i as i32;
-            let [from, to] = [x(1.0).min(x(row.ratio)), x(1.0).max(x(row.ratio))];
-            let color =
-                if row.ratio < 1.0 { RGBColor(200, 90, 60) } else { RGBColor(40, 110, 180) };
-            root.draw(&Rectangle::new(
-                [(from, y), (to.max(from + 1), y + BAR - 10)],
-                color.filled(),
-            ))?;
-            root.draw(&Text::new(row.case.clone(), (20, y + 4), text(15)))?;
-            root.draw(&Text::new(format!("{:.2}", row.ratio), (to + 6, y + 4), text(15)))?;
+        // Where a ratio lies between the two ends. The numbers beside the bars have 50 pixels.
+        let from = if least < 1.0 { LEFT + 50 } else { LEFT };
+        let width = f64::from(RIGHT - 50 - from);
+        let x = |ratio: f64| from + (width * (ratio / least).ln() / (most / least).ln()) as i32;
+
+        for tick in ticks(least, most) {
+            root.draw(&PathElement::new([(x(tick), TOP - 8), (x(tick), bottom)], LIGHT))?;
+            let style = text(13, GREY, HPos::Center);
+            write((x(tick), bottom + 14), &format!("{tick}×"), style)?;
         }
-        let bottom = 60 + BAR * self.rows.len() as i32;
-        root.draw(&PathElement::new([(x(1.0), 50), (x(1.0), bottom)], BLACK.stroke_width(1)))?;
+        for (i, row) in self.rows.iter().enumerate() {
+            let y = TOP + BAR * i as i32;
+            let center = y + BAR / 2;
+            let slower = row.ratio < 1.0;
+            let color = if slower { RGBColor(200, 90, 60) } else { RGBColor(40, 110, 180) };
+            let [start, end] = [x(1.0).min(x(row.ratio)), x(1.0).max(x(row.ratio))];
+            let bar = [(start, y + 5), (end.max(start + 1), y + BAR - 5)];
+            root.draw(&Rectangle::new(bar, color.filled()))?;
+            write((20, center), &row.case, text(14, BLACK, HPos::Left))?;
+            let ratio = format!("{:.2}", row.ratio);
+            let (at, side) = if slower { (start - 6, HPos::Right) } else { (end + 6, HPos::Left) };
+            write((at, center), &ratio, text(14, BLACK, side))?;
+            let times = format!("{} → {}", shown(row.theirs_ns), shown(row.ours_ns));
+            write((WIDTH - 20, center), &times, text(13, GREY, HPos::Right))?;
+        }
+        root.draw(&PathElement::new([(x(1.0), TOP - 8), (x(1.0), bottom)], BLACK))?;
         root.present()?;
         Ok(())
     }
+}
+
+const GREY: RGBColor = RGBColor(110, 110, 110);
+const LIGHT: RGBColor = RGBColor(222, 222, 222);
+
+/// The numbers 1, 2 and 5 times powers of ten within a range; only the powers if there are many.
+fn ticks(least: f64, most: f64) -> Vec<f64> {
+    let all = |steps: &[u32]| -> Vec<f64> {
+        // As text, for 0.2 to be the number that is shown so.
+        let of = |power| steps.iter().map(move |step| format!("{step}e{power}"));
+        let numbers = (-6..7).flat_map(of).filter_map(|tick| tick.parse().ok());
+        numbers.filter(|tick| (least..=most).contains(tick)).collect()
+    };
+    let ticks = all(&[1, 2, 5]);
+    if ticks.len() <= 9 { ticks } else { all(&[1]) }
 }
 
 /// Whether each thing is only to be seen to work.
