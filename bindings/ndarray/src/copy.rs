@@ -3,12 +3,13 @@
 //! transposed array would move it once for each of its elements.
 
 use ndarray::{ArrayViewD, ArrayViewMutD, Axis};
+#[cfg(feature = "parallel")]
+use rayon::join;
 
 /// Elements of a tile.
 const TILE: usize = 1024;
 
 /// Elements that are worth a second thread.
-#[cfg(feature = "parallel")]
 const TASK: usize = 1 << 15;
 
 /// Copies all elements to an array of the same shape: on the threads of the caller's rayon pool if
@@ -29,11 +30,19 @@ pub fn copy<T: Copy + Send + Sync>(
     let middle = (len_of / 2).next_power_of_two();
     let (from, from_rest) = from.split_at(Axis(axis), middle);
     let (to, to_rest) = to.split_at(Axis(axis), middle);
-    #[cfg(feature = "parallel")]
+    let first = || copy(from, to, parallel);
+    let rest = || copy(from_rest, to_rest, parallel);
     if parallel && len > TASK {
-        rayon::join(|| copy(from, to, parallel), || copy(from_rest, to_rest, parallel));
-        return;
+        join(first, rest);
+    } else {
+        first();
+        rest();
     }
-    copy(from, to, parallel);
-    copy(from_rest, to_rest, parallel);
+}
+
+/// There are no other threads.
+#[cfg(not(feature = "parallel"))]
+fn join(first: impl FnOnce(), rest: impl FnOnce()) {
+    first();
+    rest();
 }

@@ -2,7 +2,6 @@
 //! copies of them, and writes nothing beside their elements.
 
 use std::fmt::Debug;
-use std::num::NonZeroUsize;
 
 use fused_adam_ndarray::fused_adam::{
     AdamW, Backend, Element, NamedRule, Parameter, Rounding, Schedule, Sgd, Step, StepOptions,
@@ -182,6 +181,13 @@ impl Case {
 
 const TYPES: usize = 7;
 
+const SCHEDULES: &[Schedule] = &[
+    Schedule::Auto,
+    Schedule::Serial,
+    #[cfg(feature = "parallel")]
+    Schedule::Chunks(std::num::NonZeroUsize::new(5).unwrap()),
+];
+
 fn layout(dims: usize, may_broadcast: bool) -> impl Strategy<Value = Layout> {
     let order = Just((0..dims).collect::<Vec<usize>>()).prop_shuffle();
     let order = prop_oneof![Just((0..dims).collect::<Vec<usize>>()), order];
@@ -213,9 +219,7 @@ fn case() -> impl Strategy<Value = Case> {
         Just(Rounding::Nearest),
         any::<u64>().prop_map(|seed| Rounding::Stochastic { seed })
     ];
-    let chunk = NonZeroUsize::new(5).unwrap();
-    let schedule =
-        prop_oneof![Just(Schedule::Auto), Just(Schedule::Serial), Just(Schedule::Chunks(chunk))];
+    let schedule = prop::sample::select(SCHEDULES);
     let rest = (1..1000_u64, any::<u64>(), rounding, schedule);
     (shape, rest)
         .prop_flat_map(|(shape, rest)| (layouts(shape.len()), Just(shape), Just(rest)))
