@@ -1,0 +1,269 @@
+//! Pointers and lengths become slices, once it is known that they can: not NULL, aligned, within
+//! memory, and with nothing that is written shared with anything else.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use fused_adam::{Element, bf16, f16};
+
+use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
+
+/// What the elements of a buffer are. Functions take it as an int32_t, since any number can come in.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FusedAdamType {
+    /// float. It is 0, so what is not said is float.
+    F32 = 0,
+    /// double. It goes with double alone; the three others go together in any mixture.
+    F64 = 1,
+    /// bfloat16, the upper half of a float, in a uint16_t.
+    Bf16 = 2,
+    /// IEEE 754 half precision, in a uint16_t.
+    F16 = 3,
+}
+
+impl FusedAdamType {
+    /// The type of this number.
+    pub(crate) fn of(name: &str, number: i32) -> Result<Self, Failure> {
+        match number {
+            0 => Ok(FusedAdamType::F32),
+            1 => Ok(FusedAdamType::F64),
+            2 => Ok(FusedAdamType::Bf16),
+            3 => Ok(FusedAdamType::F16),
+            _ => Err(Failure::new(
+                FusedAdamStatus::Type,
+                format!("`{name}` is {number}, expected a FusedAdamType, 0 to 3"),
+            )),
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            FusedAdamType::F32 => f32::NAME,
+            FusedAdamType::F64 => f64::NAME,
+            FusedAdamType::Bf16 => bf16::NAME,
+            FusedAdamType::F16 => f16::NAME,
+        }
+    }
+
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            FusedAdamType::F32 => size_of::<f32>(),
+            FusedAdamType::F64 => size_of::<f64>(),
+            FusedAdamType::Bf16 => size_of::<bf16>(),
+            FusedAdamType::F16 => size_of::<f16>(),
+        }
+    }
+
+    /// That so many elements fit into memory.
+    pub(crate) fn check_len(self, name: &str, len: usize) -> Result<usize, Failure> {
+        let bytes = len.checked_mul(self.bytes()).filter(|&bytes| bytes <= isize::MAX as usize);
+        bytes.ok_or_else(|| {
+            let most = isize::MAX as usize / self.bytes();
+            let of = self.name();
+            let message = format!("`{name}` has {len} elements of {of}, expected at most {most}");
+            Failure::new(FusedAdamStatus::Length, message)
+        })
+    }
+}
+
+/// A buffer as the caller gives it.
+#[derive(Clone, Copy)]
+pub(crate) struct Buffer {
+    pub pointer: *mut c_void,
+    pub len: usize,
+    pub of: FusedAdamType,
+    /// What errors call it.
+    pub name: &'static str,
+    /// The number of its tensor, where there are many.
+    pub tensor: Option<usize>,
+    pub written: bool,
+}
+
+impl Buffer {
+    /// Whether it may be a slice, and then where it lies.
+    pub fn span(self) -> Result<Span, Failure> {
+        let Buffer { pointer, len, of, .. } = self;
+        let bytes = of.check_len(self.name, len)?;
+        let start = pointer.addr();
+        if len > 0 && pointer.is_null() {
+            let expected = format!("{len} elements of {}", of.name());
+            return Err(Failure::null(&self.called(), &expected));
+        }
+        if len > 0 && !start.is_multiple_of(of.bytes()) {
+            let (name, align) = (self.called(), of.bytes());
+            let message = format!(
+                "`{name}` is at address {start:#x}, expected a multiple of {align} for {}",
+                of.name()
+            );
+            return Err(Failure::new(FusedAdamStatus::Misaligned, message));
+        }
+        let Some(end) = start.checked_add(bytes) else {
+            let name = self.called();
+            let message = format!(
+                "`{name}` has {len} elements from address {start:#x} on, expected that they end \
+                 within memory"
+            );
+            return Err(Failure::new(FusedAdamStatus::Length, message));
+        };
+        Ok(Span { start, end, buffer: self })
+    }
+
+    fn called(self) -> String {
+        match self.tensor {
+            Some(tensor) => format!("{}` of tensor `{tensor}", self.name),
+            None => self.name.to_owned(),
+        }
+    }
+}
+
+/// Where a buffer lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    start: usize,
+    end: usize,
+    buffer: Buffer,
+}
+
+/// That nothing which is written shares memory with anything else. Sorts the spans.
+pub(crate) fn check_apart(spans: &mut [Span]) -> Result<(), Failure> {
+    spans.sort_unstable_by_key(|span| span.start);
+    // Of those so far the ones that reach furthest: of all, and of those that are written.
+    let (mut furthest, mut written): (Option<Span>, Option<Span>) = (None, None);
+    for &span in spans.iter().filter(|span| span.start < span.end) {
+        let before = if span.buffer.written { furthest } else { written };
+        if let Some(before) = before.filter(|before| before.end > span.start) {
+            let (one, other) = (before.buffer.called(), span.buffer.called());
+            let (at, bytes) = (span.start, before.end.min(span.end) - span.start);
+            let message = format!(
+                "`{one}` and `{other}` share {bytes} bytes at address {at:#x}, expected none, \
+                 since one of them is written"
+            );
+            return Err(Failure::new(FusedAdamStatus::Overlap, message));
+        }
+        let further = |than: Option<Span>| than.is_none_or(|than| than.end < span.end);
+        if further(furthest) {
+            furthest = Some(span);
+        }
+        if span.buffer.written && further(written) {
+            written = Some(span);
+        }
+    }
+    Ok(())
+}
+
+/// A buffer that is read.
+///
+/// # Safety
+///
+/// [`Buffer::span`] has passed it, `E` is of its type, and nothing writes it for `'a`.
+pub(crate) unsafe fn slice<'a, E: Element>(buffer: Buffer) -> &'a [E] {
+    if buffer.len == 0 {
+        return &[];
+    }
+    // SAFETY: it is not NULL, aligned and within memory, as was checked; the rest is the caller's promise.
+    unsafe { std::slice::from_raw_parts(buffer.pointer.cast::<E>(), buffer.len) }
+}
+
+/// A buffer that is written.
+///
+/// # Safety
+///
+/// [`Buffer::span`] has passed it, `E` is of its type, and nothing else reads or writes it for `'a`:
+/// [`check_apart`] has passed all buffers of the call.
+pub(crate) unsafe fn slice_mut<'a, E: Element>(buffer: Buffer) -> &'a mut [E] {
+    if buffer.len == 0 {
+        return &mut [];
+    }
+    // SAFETY: as for `slice`.
+    unsafe { std::slice::from_raw_parts_mut(buffer.pointer.cast::<E>(), buffer.len) }
+}
+
+/// An array of the caller's, of pointers or of structures.
+///
+/// # Safety
+///
+/// `array` is NULL or points to `len` of them, which stay as they are for `'a`.
+pub(crate) unsafe fn array<'a, T>(
+    name: &str,
+    array: *const T,
+    len: usize,
+) -> Result<&'a [T], Failure> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if array.is_null() {
+        return Err(Failure::null(name, &format!("an array of {len}")));
+    }
+    if !array.is_aligned() {
+        let (at, align) = (array.addr(), align_of::<T>());
+        let message = format!("`{name}` is at address {at:#x}, expected a multiple of {align}");
+        return Err(Failure::new(FusedAdamStatus::Misaligned, message));
+    }
+    if len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
+        let message = format!("`{name}` has {len} entries, expected as many as memory can hold");
+        return Err(Failure::new(FusedAdamStatus::Length, message));
+    }
+    // SAFETY: it is not NULL, aligned and no longer than memory; the rest is the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts(array, len) })
+}
+
+/// What a handle points to.
+///
+/// # Safety
+///
+/// `handle` is NULL or was made by this library, has not been freed, and is not written for `'a`.
+pub(crate) unsafe fn handle<'a, T>(name: &str, handle: *const T) -> Result<&'a T, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { handle.as_ref() }.ok_or_else(|| Failure::null(name, "a handle"))
+}
+
+/// What a handle points to, to be changed.
+///
+/// # Safety
+///
+/// As for [`handle`], and nothing else uses it for `'a`.
+pub(crate) unsafe fn handle_mut<'a, T>(name: &str, handle: *mut T) -> Result<&'a mut T, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { handle.as_mut() }.ok_or_else(|| Failure::null(name, "a handle"))
+}
+
+/// Where a result is to be written, which may hold anything before.
+pub(crate) fn place<T>(name: &str, place: *mut T) -> Result<NonNull<T>, Failure> {
+    NonNull::new(place).ok_or_else(|| Failure::null(name, "where to write to"))
+}
+
+/// Makes a handle and puts it at `out`, which is NULL if that fails.
+///
+/// # Safety
+///
+/// `out` is NULL or may be written.
+pub(crate) unsafe fn make<T>(
+    out: *mut *mut T,
+    new: impl FnOnce() -> Result<T, Failure>,
+) -> FusedAdamStatus {
+    guarded(|| {
+        let out = place("out", out)?;
+        // SAFETY: it is not NULL, so the caller promises that it may be written.
+        unsafe { out.write(std::ptr::null_mut()) };
+        let made = Box::new(new()?);
+        // SAFETY: as above.
+        unsafe { out.write(Box::into_raw(made)) };
+        Ok(())
+    })
+}
+
+/// Frees what [`make`] made.
+///
+/// # Safety
+///
+/// `handle` is NULL or came from [`make`], and is not used any more.
+pub(crate) unsafe fn free<T>(handle: *mut T) {
+    guarded_or((), || {
+        if !handle.is_null() {
+            // SAFETY: it came from a `Box`, and nobody uses it any more.
+            drop(unsafe { Box::from_raw(handle) });
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,64 @@
+//! Texts over the border: names that come in, and names that go out and stay valid.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use crate::status::{Failure, FusedAdamStatus};
+
+/// A text that the caller keeps.
+///
+/// # Safety
+///
+/// `text` is NULL, or ends with a NUL and stays as it is for `'a`.
+pub(crate) unsafe fn borrowed<'a>(name: &str, text: *const c_char) -> Result<&'a str, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { bytes(name, text) }?.to_str().map_err(|_| {
+        Failure::new(FusedAdamStatus::Text, format!("`{name}` is not UTF-8, expected that it is"))
+    })
+}
+
+/// The path of a file, which on Unix may be of any bytes.
+///
+/// # Safety
+///
+/// As for [`borrowed`].
+pub(crate) unsafe fn path(name: &str, text: *const c_char) -> Result<PathBuf, Failure> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { bytes(name, text) }?.to_bytes();
+        Ok(std::ffi::OsStr::from_bytes(bytes).into())
+    }
+    #[cfg(not(unix))]
+    {
+        // SAFETY: the caller's promise.
+        unsafe { borrowed(name, text) }.map(PathBuf::from)
+    }
+}
+
+/// # Safety
+///
+/// As for [`borrowed`].
+unsafe fn bytes<'a>(name: &str, text: *const c_char) -> Result<&'a CStr, Failure> {
+    if text.is_null() {
+        return Err(Failure::null(name, "a text"));
+    }
+    // SAFETY: it is not NULL, so the caller promises that it ends with a NUL.
+    Ok(unsafe { CStr::from_ptr(text) })
+}
+
+/// A text that the caller may keep for as long as the program runs. Each is made once.
+pub(crate) fn lasting(text: &str) -> *const c_char {
+    static MADE: Mutex<BTreeMap<String, CString>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = made.get(text) {
+        return known.as_ptr();
+    }
+    // Names of rules, states and so on: none has a NUL within.
+    let new = CString::new(text).unwrap_or_default();
+    // What a `CString` points to stays where it is when the map moves it.
+    made.entry(text.to_owned()).or_insert(new).as_ptr()
+}

@@ -1,0 +1,412 @@
+//! The functions of the header, called as C calls them, give the bits of the core's scalar reference:
+//! every rule with any hyper-parameters, every combination of element types, every backend.
+//!
+//! A failure prints the seed of its case; `SEED=… cargo test -p fused-adam-c --test bits` takes it
+//! again, and `CASES=…` takes more than the usual number.
+
+#[path = "../../../../tests/common/mod.rs"]
+mod common;
+mod rules;
+
+use std::ffi::{CString, c_void};
+use std::ptr::{null, null_mut};
+
+use common::{Bits, Guarded, Numbers, Random, difference};
+use fused_adam::{
+    AnyRule, Backend, Copied, Parameter, Rounding, Rule, Schedule, Single, Step, bf16, f16,
+};
+use fused_adam_c::*;
+use rules::{Handle, random_rule};
+
+/// A buffer's type as the header numbers it.
+trait Numbered: Bits {
+    const NUMBER: FusedAdamType;
+}
+
+impl Numbered for f32 {
+    const NUMBER: FusedAdamType = FusedAdamType::F32;
+}
+impl Numbered for f64 {
+    const NUMBER: FusedAdamType = FusedAdamType::F64;
+}
+impl Numbered for bf16 {
+    const NUMBER: FusedAdamType = FusedAdamType::Bf16;
+}
+impl Numbered for f16 {
+    const NUMBER: FusedAdamType = FusedAdamType::F16;
+}
+
+/// What a step is asked for beside its rule.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    t: u64,
+    grad_scale: f64,
+    clip_value: f64,
+    rounding: Rounding,
+    seed: u64,
+    backend: Backend,
+    chunk: usize,
+}
+
+impl Asked {
+    fn random(random: &mut Random) -> Self {
+        let available: Vec<Backend> =
+            Backend::ALL.into_iter().filter(|backend| backend.is_available()).collect();
+        let plain = random.below(2) == 0;
+        Asked {
+            t: [1, 2, 10, 1000, 1_000_000_000][random.below(5)],
+            grad_scale: if plain { 1.0 } else { random.uniform().abs() },
+            clip_value: if plain { f64::INFINITY } else { random.uniform().abs() + 1e-3 },
+            rounding: match random.below(2) {
+                0 => Rounding::Nearest,
+                _ => Rounding::Stochastic { seed: random.bits() },
+            },
+            seed: if random.below(2) == 0 { 0 } else { random.bits() },
+            backend: available[random.below(available.len())],
+            chunk: [0, usize::MAX, 1 + random.below(200)][random.below(3)],
+        }
+    }
+
+    /// The same for the reference.
+    fn reference<'r>(&self, rule: &'r AnyRule) -> Step<'r, AnyRule> {
+        let rounding = match self.rounding {
+            Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed ^ self.seed },
+            nearest => nearest,
+        };
+        Step::new(rule, self.t)
+            .backend(Backend::Scalar)
+            .schedule(Schedule::Serial)
+            .rounding(rounding)
+            .grad_scale(self.grad_scale)
+            .clip_value(self.clip_value)
+    }
+
+    /// Options through the header, for `with` to use.
+    fn options<T>(&self, with: impl FnOnce(*const FusedAdamOptions) -> T) -> T {
+        let mut options = null_mut();
+        let backend = CString::new(self.backend.name()).unwrap();
+        // SAFETY: each pointer is what the header asks for.
+        unsafe {
+            expect_ok(fused_adam_options_new(&raw mut options));
+            expect_ok(fused_adam_options_set(options, c"grad_scale".as_ptr(), self.grad_scale));
+            expect_ok(fused_adam_options_set(options, c"clip_value".as_ptr(), self.clip_value));
+            expect_ok(fused_adam_options_set_backend(options, backend.as_ptr()));
+            expect_ok(fused_adam_options_set_chunk(options, self.chunk));
+            if let Rounding::Stochastic { seed } = self.rounding {
+                expect_ok(fused_adam_options_round_stochastically(options, seed));
+            }
+            let result = with(options);
+            fused_adam_options_free(options);
+            result
+        }
+    }
+}
+
+fn expect_ok(status: FusedAdamStatus) {
+    // SAFETY: it is a text that is valid until this thread's next failure.
+    let message = || unsafe { std::ffi::CStr::from_ptr(fused_adam_last_error()) };
+    assert_eq!(status, FusedAdamStatus::Ok, "{:?}", message());
+}
+
+/// The buffers of one step, drawn anew with the same numbers for each side.
+struct Buffers<T, G, S> {
+    theta: Vec<T>,
+    grad: Vec<G>,
+    states: Vec<Vec<S>>,
+}
+
+impl<T: Bits, G: Bits, S: Bits> Buffers<T, G, S> {
+    fn random(random: &mut Random, states: usize) -> Self {
+        let numbers = [Numbers::Ordinary, Numbers::Wild][random.below(2)];
+        let len = [random.below(4), random.below(70), random.below(2000)][random.below(3)];
+        let theta = numbers.fill(random, len);
+        let grad = numbers.fill(random, len);
+        Buffers { theta, grad, states: (0..states).map(|_| numbers.fill(random, len)).collect() }
+    }
+}
+
+/// What is wrong with a step of these types, without a copy of theta or with one.
+fn differs<T: Numbered + Parameter<G, S>, G: Numbered, S: Numbered>(
+    random: &mut Random,
+    name: &str,
+) -> Option<String> {
+    let rule = random_rule(name, random);
+    let names = rule.state_names();
+    let asked = Asked::random(random);
+    let Buffers { mut theta, grad, mut states } = Buffers::<T, G, S>::random(random, names.len());
+    let mut offset = || random.below(16);
+    let mut own_theta = Guarded::new(&theta, offset());
+    let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, offset())).collect();
+
+    let mut lent: Vec<&mut [S]> = states.iter_mut().map(Vec::as_mut_slice).collect();
+    let expected = asked.reference(&rule).run_mixed(&mut theta, &grad, &mut lent);
+    let status =
+        by_header(&rule, &asked, own_theta.get_mut(), &grad, &mut own_states, None::<&mut [bf16]>);
+    compare(expected, status, || {
+        let state = names.iter().zip(own_states.iter().zip(&states));
+        let mut states = state.filter_map(|(name, (own, s))| difference(name, own.get(), s));
+        let theta = difference("theta", own_theta.get(), &theta);
+        let beside = !own_theta.intact() || own_states.iter().any(|state| !state.intact());
+        theta.or_else(|| states.next()).or_else(|| beside.then(|| "wrote beside".to_owned()))
+    })
+    .map(|what| format!("{rule:?}, {asked:?}, {} elements: {what}", theta.len()))
+}
+
+/// The same with a copy of theta in `H`.
+fn copy_differs<G: Numbered, S: Numbered, H: Numbered + Copied<G, S>>(
+    random: &mut Random,
+    name: &str,
+) -> Option<String>
+where
+    f32: Parameter<G, S>,
+{
+    let rule = random_rule(name, random);
+    let names = rule.state_names();
+    let asked = Asked::random(random);
+    let Buffers { mut theta, grad, mut states } = Buffers::<f32, G, S>::random(random, names.len());
+    let mut own_theta = theta.clone();
+    let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, 3)).collect();
+    let mut copy = vec![H::CANARY; theta.len()];
+    let mut own_copy = Guarded::new(&copy, 5);
+
+    let mut lent: Vec<&mut [S]> = states.iter_mut().map(Vec::as_mut_slice).collect();
+    let expected = asked.reference(&rule).run_with_copy(&mut theta, &grad, &mut lent, &mut copy);
+    let own = Some(own_copy.get_mut());
+    let status = by_header(&rule, &asked, &mut own_theta, &grad, &mut own_states, own);
+    compare(expected, status, || {
+        let beside = (!own_copy.intact()).then(|| "wrote beside".to_owned());
+        difference("theta", &own_theta, &theta)
+            .or_else(|| difference("copy", own_copy.get(), &copy))
+            .or(beside)
+    })
+    .map(|what| format!("{rule:?}, {asked:?}, copied, {} elements: {what}", theta.len()))
+}
+
+/// A coefficient may be too large for a type: then both refuse.
+fn compare(
+    expected: Result<(), fused_adam::Error>,
+    status: FusedAdamStatus,
+    difference: impl FnOnce() -> Option<String>,
+) -> Option<String> {
+    match expected {
+        Ok(()) if status == FusedAdamStatus::Ok => difference(),
+        Err(fused_adam::Error::HyperParameter { .. }) if status == FusedAdamStatus::Value => None,
+        expected => Some(format!("{status:?} for {expected:?}")),
+    }
+}
+
+/// The step by the header: by the function of the type where there is one.
+fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
+    rule: &AnyRule,
+    asked: &Asked,
+    theta: &mut [T],
+    grad: &[G],
+    states: &mut [Guarded<S>],
+    copy: Option<&mut [H]>,
+) -> FusedAdamStatus {
+    let handle = Handle::of(rule);
+    let len = theta.len();
+    let state_pointers: Vec<*mut c_void> =
+        states.iter_mut().map(|state| state.get_mut().as_mut_ptr().cast()).collect();
+    let of = [T::NUMBER, G::NUMBER, S::NUMBER];
+    let own_seed = matches!(asked.rounding, Rounding::Stochastic { .. }) && asked.seed != 0;
+    // SAFETY: every pointer is to a slice of `len` elements of the type that is said.
+    asked.options(|options| unsafe {
+        let (theta, grad) = (theta.as_mut_ptr(), grad.as_ptr());
+        let (states, count) = (state_pointers.as_ptr(), state_pointers.len());
+        if of == [of[0]; 3] && copy.is_none() && !own_seed {
+            let (rule, t, none) = (handle.get(), asked.t, null_mut());
+            return match T::NUMBER {
+                FusedAdamType::F32 => fused_adam_step_f32(
+                    rule,
+                    t,
+                    len,
+                    theta.cast(),
+                    grad.cast(),
+                    states.cast(),
+                    count,
+                    options,
+                    none,
+                ),
+                FusedAdamType::F64 => fused_adam_step_f64(
+                    rule,
+                    t,
+                    len,
+                    theta.cast(),
+                    grad.cast(),
+                    states.cast(),
+                    count,
+                    options,
+                    none,
+                ),
+                FusedAdamType::Bf16 => fused_adam_step_bf16(
+                    rule,
+                    t,
+                    len,
+                    theta.cast(),
+                    grad.cast(),
+                    states.cast(),
+                    count,
+                    options,
+                    none,
+                ),
+                FusedAdamType::F16 => fused_adam_step_f16(
+                    rule,
+                    t,
+                    len,
+                    theta.cast(),
+                    grad.cast(),
+                    states.cast(),
+                    count,
+                    options,
+                    none,
+                ),
+            };
+        }
+        let copy_type = if copy.is_some() { H::NUMBER as i32 } else { -7 };
+        let lent = FusedAdamLent {
+            rule: 0,
+            t: asked.t,
+            len,
+            theta: theta.cast(),
+            grad: grad.cast(),
+            states,
+            state_count: count,
+            copy: copy.map_or(null_mut(), |copy| copy.as_mut_ptr().cast()),
+            seed: asked.seed,
+            theta_type: T::NUMBER as i32,
+            grad_type: G::NUMBER as i32,
+            state_type: S::NUMBER as i32,
+            copy_type,
+        };
+        fused_adam_step_all([handle.get()].as_ptr(), 1, &raw const lent, 1, options, null_mut())
+    })
+}
+
+/// Some cases of every rule, each from a seed of its own.
+fn every_rule(what: &str, differs: fn(&mut Random, &str) -> Option<String>) {
+    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    let (seed, cases) = match number("SEED") {
+        Some(seed) => (seed, 1),
+        None => (0, number("CASES").unwrap_or(12)),
+    };
+    for name in AnyRule::NAMES {
+        for seed in seed..seed + cases {
+            if let Some(difference) = differs(&mut Random(seed), name) {
+                panic!("{what}, SEED={seed}: {difference}");
+            }
+        }
+    }
+}
+
+fn every_state<T, G>()
+where
+    T: Numbered + Parameter<G, f32> + Parameter<G, bf16> + Parameter<G, f16>,
+    G: Numbered,
+{
+    every_rule("f32 states", differs::<T, G, f32>);
+    every_rule("bf16 states", differs::<T, G, bf16>);
+    every_rule("f16 states", differs::<T, G, f16>);
+}
+
+fn every_grad<T>()
+where
+    T: Numbered + Single,
+    T: Parameter<f32, f32> + Parameter<f32, bf16> + Parameter<f32, f16>,
+    T: Parameter<bf16, f32> + Parameter<bf16, bf16> + Parameter<bf16, f16>,
+    T: Parameter<f16, f32> + Parameter<f16, bf16> + Parameter<f16, f16>,
+{
+    every_state::<T, f32>();
+    every_state::<T, bf16>();
+    every_state::<T, f16>();
+}
+
+#[test]
+fn theta_in_f64() {
+    every_rule("f64", differs::<f64, f64, f64>);
+}
+
+#[test]
+fn theta_in_f32() {
+    every_grad::<f32>();
+}
+
+#[test]
+fn theta_in_bf16() {
+    every_grad::<bf16>();
+}
+
+#[test]
+fn theta_in_f16() {
+    every_grad::<f16>();
+}
+
+#[test]
+fn theta_in_f32_and_a_copy() {
+    every_rule("bf16 copy", copy_differs::<f32, f32, bf16>);
+    every_rule("bf16 copy", copy_differs::<bf16, f32, bf16>);
+    every_rule("bf16 copy", copy_differs::<f16, bf16, bf16>);
+    every_rule("f16 copy", copy_differs::<f32, f32, f16>);
+    every_rule("f16 copy", copy_differs::<bf16, f32, f16>);
+    every_rule("f16 copy", copy_differs::<f16, f16, f16>);
+}
+
+/// Many tensors at once are each alone, on any number of threads.
+#[test]
+fn many_tensors_on_many_threads() {
+    let random = &mut Random(3);
+    let rule = random_rule("adamw", random);
+    let handle = Handle::of(&rule);
+    let lens = [0, 1, 17, 400_000, 5, 100_000, 3000];
+    let theta: Vec<Vec<f32>> =
+        lens.iter().map(|&len| Numbers::Ordinary.fill(random, len)).collect();
+    let mut expected = theta.clone();
+    for theta in &mut expected {
+        let grad = vec![0.25_f32; theta.len()];
+        let mut states = vec![vec![0.0_f32; theta.len()]; rule.state_names().len()];
+        let mut states: Vec<&mut [f32]> = states.iter_mut().map(Vec::as_mut_slice).collect();
+        let step = Step::new(&rule, 1).backend(Backend::Scalar).schedule(Schedule::Serial);
+        step.run(theta, &grad, &mut states).unwrap();
+    }
+    for threads in [1, 0, 2, 3, 8] {
+        expect_ok(fused_adam_set_threads(threads));
+        assert!(threads == 0 || fused_adam_threads() == threads);
+        let mut theta = theta.clone();
+        let longest = vec![0.25_f32; 400_000];
+        let mut states: Vec<Vec<Vec<f32>>> =
+            lens.iter().map(|&len| vec![vec![0.0; len]; rule.state_names().len()]).collect();
+        let pointers: Vec<Vec<*mut c_void>> = states
+            .iter_mut()
+            .map(|states| states.iter_mut().map(|state| state.as_mut_ptr().cast()).collect())
+            .collect();
+        let lent: Vec<FusedAdamLent> = theta
+            .iter_mut()
+            .zip(&pointers)
+            .map(|(theta, states)| FusedAdamLent {
+                rule: 0,
+                t: 1,
+                len: theta.len(),
+                theta: theta.as_mut_ptr().cast(),
+                // Gradients may share memory.
+                grad: longest.as_ptr().cast(),
+                states: states.as_ptr(),
+                state_count: states.len(),
+                copy: null_mut(),
+                seed: 0,
+                theta_type: 0,
+                grad_type: 0,
+                state_type: 0,
+                copy_type: 0,
+            })
+            .collect();
+        let (rules, count) = ([handle.get()], lent.len());
+        // SAFETY: every pointer is to a slice of as many elements as are said.
+        expect_ok(unsafe {
+            fused_adam_step_all(rules.as_ptr(), 1, lent.as_ptr(), count, null(), null_mut())
+        });
+        for (i, (own, expected)) in theta.iter().zip(&expected).enumerate() {
+            let name = format!("theta of tensor {i} on {threads} threads");
+            assert_eq!(difference(&name, own, expected), None);
+        }
+    }
+}
