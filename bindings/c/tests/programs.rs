@@ -1,1 +1,198 @@
-fn main() {}
+//! The C and C++ programs, as a user would build them: the library is put under a prefix by
+//! `install.sh`, each program is compiled with all warnings as errors and linked with the shared library
+//! (as `pkg-config` says) and with the static one, and run; and once more under valgrind, which has to find
+//! no error and no block that was lost.
+//!
+//! What needs a program that is not installed is skipped, by name. Valgrind shows programs the CPU that
+//! it can emulate, which up to version 3.19 has no AVX-512: there the library chooses AVX2 by itself.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A program: its name, its sources, and what it is called with.
+#[derive(Clone, Copy)]
+struct Program {
+    name: &'static str,
+    sources: &'static [&'static str],
+    argument: Argument,
+}
+
+#[derive(Clone, Copy)]
+enum Argument {
+    None,
+    /// A file that it may write.
+    File,
+    /// The digits, and fewer steps where it is slow.
+    Digits,
+}
+
+const PROGRAMS: [Program; 5] = [
+    Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::None },
+    Program { name: "refusals", sources: &["tests/programs/refusals.c"], argument: Argument::File },
+    Program { name: "handles", sources: &["tests/programs/handles.c"], argument: Argument::File },
+    Program { name: "threads", sources: &["tests/programs/threads.cpp"], argument: Argument::None },
+    Program {
+        name: "train_digits",
+        sources: &["examples/train_digits.c", "examples/textbook.c"],
+        argument: Argument::Digits,
+    },
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    Shared,
+    Static,
+    Valgrind,
+}
+
+fn main() -> ExitCode {
+    let work = tempfile::tempdir().expect("a folder to work in");
+    let prefix = work.path().join("prefix");
+    let installed = install(&prefix);
+    let mut trials = vec![Trial::test("install.sh", move || installed.map_err(Failed::from))];
+    for program in PROGRAMS {
+        for (how, with) in
+            [(How::Shared, "shared"), (How::Static, "static"), (How::Valgrind, "under valgrind")]
+        {
+            let compiler = program.compiler();
+            let needed = [Some(compiler), (how != How::Static).then_some("pkg-config")];
+            let needed = needed.into_iter().flatten();
+            let needed = needed.chain((how == How::Valgrind).then_some("valgrind"));
+            let missing = needed.clone().find(|name| !is_installed(name));
+            let prefix = prefix.clone();
+            let name = format!("{} {with}", program.name);
+            let name = match missing {
+                Some(missing) => format!("{name} (skipped: {missing} is not installed)"),
+                None => name,
+            };
+            let test = Trial::test(name, move || Ok(program.run(how, &prefix)?));
+            trials.push(test.with_ignored_flag(missing.is_some()));
+        }
+    }
+    let missing = !is_installed("nm");
+    let library = prefix.join("lib/libfused_adam.so.0");
+    let skipped = if missing { " (skipped: nm is not installed)" } else { "" };
+    let test = Trial::test(format!("exports{skipped}"), move || Ok(exports(&library)?));
+    trials.push(test.with_ignored_flag(missing));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Runs a command and returns what it printed.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(printed);
+    }
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{command:?}: {}\n{printed}{complaints}", output.status))
+}
+
+/// The libraries are where this test is.
+fn install(prefix: &Path) -> Result<(), String> {
+    let test = std::env::current_exe().map_err(|error| error.to_string())?;
+    let from = test.parent().ok_or("the test lies nowhere")?;
+    let mut script = Command::new("sh");
+    script.arg(Path::new(PACKAGE).join("install.sh"));
+    run(script.arg("--prefix").arg(prefix).arg("--from").arg(from)).map(drop)
+}
+
+/// What pkg-config says of the installed library.
+fn pkg_config(prefix: &Path, arguments: &[&str]) -> Result<Vec<String>, String> {
+    let mut command = Command::new("pkg-config");
+    command.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
+    let words = run(command.args(arguments).arg("fused-adam"))?;
+    Ok(words.split_whitespace().map(str::to_owned).collect())
+}
+
+impl Program {
+    fn compiler(&self) -> &'static str {
+        if self.sources[0].ends_with(".cpp") { "c++" } else { "cc" }
+    }
+
+    fn run(&self, how: How, prefix: &Path) -> Result<(), String> {
+        let work = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let program = work.path().join(self.name);
+        let mut compile = Command::new(self.compiler());
+        let standard = if self.compiler() == "c++" { "-std=c++17" } else { "-std=c11" };
+        compile.args([standard, "-O1", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+        compile.arg("-o").arg(&program);
+        compile.args(self.sources.iter().map(|source| Path::new(PACKAGE).join(source)));
+        let lib = prefix.join("lib");
+        if how == How::Static {
+            // By hand, where there is no pkg-config.
+            compile.arg("-I").arg(prefix.join("include")).arg(lib.join("libfused_adam.a"));
+            compile.args(["-lgcc_s", "-lpthread", "-ldl", "-lm", "-lc"]);
+        } else {
+            compile.args(pkg_config(prefix, &["--cflags", "--libs"])?);
+            compile.arg(format!("-Wl,-rpath,{}", lib.display())).args(["-lm", "-pthread"]);
+        }
+        run(&mut compile)?;
+
+        let mut command = match how {
+            How::Shared | How::Static => Command::new(&program),
+            How::Valgrind => {
+                let mut valgrind = Command::new("valgrind");
+                valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
+                valgrind.args(["--errors-for-leak-kinds=definite"]).arg(&program);
+                valgrind
+            }
+        };
+        match self.argument {
+            Argument::None => {}
+            Argument::File => drop(command.arg(work.path().join("written"))),
+            Argument::Digits => {
+                let file = work.path().join("digits.csv");
+                std::fs::write(&file, digits()?).map_err(|error| error.to_string())?;
+                command.arg(file);
+                if how == How::Valgrind {
+                    command.arg("30");
+                }
+            }
+        }
+        let printed = run(&mut command)?;
+        if std::env::var_os("SHOW").is_some() {
+            println!("{printed}");
+        }
+        Ok(())
+    }
+}
+
+/// The digits as plain text.
+fn digits() -> Result<String, String> {
+    let path: PathBuf = [PACKAGE, "../../data/digits.csv.gz"].iter().collect();
+    let file = std::fs::File::open(&path).map_err(|error| format!("{path:?}: {error}"))?;
+    let mut text = String::new();
+    let read = flate2::read::GzDecoder::new(file).read_to_string(&mut text);
+    read.map_err(|error| format!("{path:?}: {error}"))?;
+    Ok(text)
+}
+
+/// The shared library has the header's functions and nothing else to be found.
+fn exports(library: &Path) -> Result<(), String> {
+    let listed = run(Command::new("nm").args(["-D", "--defined-only"]).arg(library))?;
+    let mut found: Vec<&str> =
+        listed.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    let header = std::fs::read_to_string(Path::new(PACKAGE).join("include/fused_adam.h"))
+        .map_err(|error| error.to_string())?;
+    let mut expected: Vec<&str> = header
+        .lines()
+        .filter(|line| !line.starts_with(" *"))
+        .filter_map(|line| {
+            let name = &line[line.find("fused_adam_")?..];
+            name.find('(').map(|end| &name[..end])
+        })
+        .collect();
+    found.sort_unstable();
+    expected.sort_unstable();
+    if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
+}

@@ -410,3 +410,45 @@ fn many_tensors_on_many_threads() {
         }
     }
 }
+
+/// Three steps of each rule with its defaults on four numbers, by the reference, as a line for C.
+fn table_line(name: &str) -> String {
+    fn bits<E: Bits>(rule: &AnyRule) -> Vec<u64> {
+        let of = |numbers: [f64; 4]| numbers.map(E::from_f64);
+        let mut theta = of([0.5, -0.25, 1.0, -2.0]);
+        let names = rule.state_names();
+        let mut states: Vec<[E; 4]> =
+            (0..names.len()).map(|i| of([rule.initial_state(i); 4])).collect();
+        for t in 1..=3 {
+            let grad = of([0.125, -1.5, 0.0, 3.0].map(|g| g * t as f64));
+            let mut states: Vec<&mut [E]> = states.iter_mut().map(|s| &mut s[..]).collect();
+            let step = Step::new(rule, t).backend(Backend::Scalar).schedule(Schedule::Serial);
+            step.run(&mut theta, &grad, &mut states).unwrap();
+        }
+        theta.map(Bits::bits).to_vec()
+    }
+    let rule: AnyRule = name.parse().unwrap();
+    let shown = |bits: Vec<u64>, suffix: &str| {
+        let all: Vec<String> = bits.iter().map(|bits| format!("0x{bits:x}{suffix}")).collect();
+        format!("{{{}}}", all.join(", "))
+    };
+    format!(
+        "{{\"{name}\",\n {},\n {},\n {},\n {}}},\n",
+        shown(bits::<f32>(&rule), "u"),
+        shown(bits::<f64>(&rule), "u"),
+        shown(bits::<bf16>(&rule), "u"),
+        shown(bits::<f16>(&rule), "u"),
+    )
+}
+
+/// The C program's table is what the reference gives. It would only change with the core's bits, and is
+/// then made again by `UPDATE_TABLE=1 cargo test -p fused-adam-c --test bits table`.
+#[test]
+fn the_table_of_the_c_program() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/bits_table.inc");
+    let table: String = AnyRule::NAMES.into_iter().map(table_line).collect();
+    if std::env::var_os("UPDATE_TABLE").is_some() {
+        std::fs::write(path, &table).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), table);
+}

@@ -1,0 +1,205 @@
+/* Trains a linear classifier on handwritten digits, with the library's optimizer and with a textbook's
+ * loop, and shows that they end in the same place.
+ *
+ *   gunzip -c data/digits.csv.gz > digits.csv
+ *   cc -O2 bindings/c/examples/train_digits.c bindings/c/examples/textbook.c \
+ *     $(pkg-config --cflags --libs fused-adam) -lm -o train_digits
+ *   ./train_digits digits.csv
+ *
+ * A row of the file is a digit: 64 pixels of 0 to 16, and the label. A fifth is held out. */
+
+#include <fused_adam.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "textbook.h"
+
+enum { PIXELS = 64, CLASSES = 10, WEIGHTS = PIXELS * CLASSES, BATCH = 96, MOST = 2000 };
+
+/* In double the library and the textbook differ by roundings alone. A step makes about ten, of
+ * 2^-53 of what they round, and moves a weight by about lr = 0.01; a small gradient has a larger
+ * relative error, since it is a sum of larger terms, and Adam divides by its size. A thousand roundings a
+ * step over 600 steps of 0.01 come to 7e-13 for a weight; the loss is as smooth as the weights. */
+static const double CLOSE = 1e-12;
+
+/* In float the states are rounded to 2^-24, 5e8 times as coarse as in double. */
+static const double CLOSE_IN_FLOAT = 1e-12 * 5e8;
+
+static double pixels[MOST][PIXELS];
+static int labels[MOST];
+
+static void stop(const char *why) {
+  fprintf(stderr, "train_digits: %s\n", why);
+  exit(1);
+}
+
+/* The one way to look at what a call returns. */
+static void ok(FusedAdamStatus status) {
+  if (status != FUSED_ADAM_STATUS_OK) stop(fused_adam_last_error());
+}
+
+static int read_digits(const char *path) {
+  FILE *file = fopen(path, "r");
+  if (file == NULL) stop("the file of digits cannot be opened");
+  int count = 0, value;
+  while (count < MOST && fscanf(file, "%d", &value) == 1) {
+    for (int i = 0; i < PIXELS; i++) {
+      pixels[count][i] = value / 16.0;
+      if (fscanf(file, ",%d", &value) != 1) stop("a row of digits ends early");
+    }
+    if (value < 0 || value >= CLASSES) stop("a label is not a digit");
+    labels[count++] = value;
+  }
+  fclose(file);
+  if (count < 100) stop("there are hardly any digits");
+  return count;
+}
+
+/* The parameters, and what their gradients add up to. */
+struct model {
+  double w[WEIGHTS], b[CLASSES];
+};
+
+/* The mean loss over digits `from` to `to`, and how many are read correctly; adds to the gradient. */
+static double loss_of(const struct model *model, int from, int to, struct model *grad, int *correct) {
+  double loss = 0;
+  for (int n = from; n < to; n++) {
+    double scores[CLASSES], largest = -INFINITY, sum = 0;
+    int best = 0;
+    for (int c = 0; c < CLASSES; c++) {
+      scores[c] = model->b[c];
+      for (int i = 0; i < PIXELS; i++) scores[c] += model->w[c * PIXELS + i] * pixels[n][i];
+      if (scores[c] > largest) largest = scores[best = c];
+    }
+    for (int c = 0; c < CLASSES; c++) sum += exp(scores[c] - largest);
+    loss += log(sum) + largest - scores[labels[n]];
+    if (correct != NULL) *correct += best == labels[n];
+    if (grad == NULL) continue;
+    for (int c = 0; c < CLASSES; c++) {
+      const double error = (exp(scores[c] - largest) / sum - (c == labels[n])) / (to - from);
+      grad->b[c] += error;
+      for (int i = 0; i < PIXELS; i++) grad->w[c * PIXELS + i] += error * pixels[n][i];
+    }
+  }
+  return loss / (to - from);
+}
+
+/* Takes a step on a model; `state` is whatever it keeps. */
+typedef void step_function(void *state, uint64_t t, struct model *model, struct model *grad);
+
+/* By the library: weights and biases in groups of their own, since biases are not to decay. */
+struct by_library {
+  FusedAdamOptimizer *opt;
+  size_t w, b;
+  /* For parameters in float: what the model holds is their copy in double. */
+  float w_float[WEIGHTS], b_float[CLASSES], w_grad[WEIGHTS], b_grad[CLASSES];
+};
+
+static const double LR = 1e-2, BETA1 = 0.9, BETA2 = 0.999, EPS = 1e-8, WEIGHT_DECAY = 1e-2;
+
+static void make(struct by_library *library, int32_t type) {
+  FusedAdamRule *rule = NULL;
+  ok(fused_adam_rule_new("adamw", &rule));
+  ok(fused_adam_rule_set(rule, "lr", LR));
+  ok(fused_adam_rule_set(rule, "beta1", BETA1));
+  ok(fused_adam_rule_set(rule, "beta2", BETA2));
+  ok(fused_adam_rule_set(rule, "eps", EPS));
+  ok(fused_adam_rule_set(rule, "weight_decay", WEIGHT_DECAY));
+  ok(fused_adam_optimizer_new(rule, &library->opt));
+  ok(fused_adam_rule_set(rule, "weight_decay", 0));
+  size_t biases = 0;
+  ok(fused_adam_optimizer_add_group(library->opt, rule, &biases));
+  fused_adam_rule_free(rule);
+  ok(fused_adam_optimizer_add(library->opt, 0, "w", WEIGHTS, type, type, type, &library->w));
+  ok(fused_adam_optimizer_add(library->opt, biases, "b", CLASSES, type, type, type, &library->b));
+}
+
+static void library_step(void *state, uint64_t t, struct model *model, struct model *grad) {
+  (void)t; /* The optimizer counts. */
+  struct by_library *library = state;
+  const FusedAdamTensor tensors[] = {
+      {.param = library->w, .len = WEIGHTS, .theta = model->w, .grad = grad->w},
+      {.param = library->b, .len = CLASSES, .theta = model->b, .grad = grad->b},
+  };
+  ok(fused_adam_optimizer_step(library->opt, tensors, 2, NULL));
+}
+
+static void library_step_in_float(void *state, uint64_t t, struct model *model, struct model *grad) {
+  (void)t;
+  struct by_library *library = state;
+  for (int i = 0; i < WEIGHTS; i++) library->w_grad[i] = (float)grad->w[i];
+  for (int i = 0; i < CLASSES; i++) library->b_grad[i] = (float)grad->b[i];
+  const FusedAdamTensor tensors[] = {
+      {.param = library->w, .len = WEIGHTS, .theta = library->w_float, .grad = library->w_grad},
+      {.param = library->b, .len = CLASSES, .theta = library->b_float, .grad = library->b_grad},
+  };
+  ok(fused_adam_optimizer_step(library->opt, tensors, 2, NULL));
+  for (int i = 0; i < WEIGHTS; i++) model->w[i] = library->w_float[i];
+  for (int i = 0; i < CLASSES; i++) model->b[i] = library->b_float[i];
+}
+
+/* By the textbook. */
+struct by_textbook {
+  struct model m, v;
+};
+
+static void textbook_step(void *state, uint64_t t, struct model *model, struct model *grad) {
+  struct by_textbook *book = state;
+  textbook_adamw_f64(WEIGHTS, model->w, grad->w, book->m.w, book->v.w, t, LR, BETA1, BETA2, EPS, WEIGHT_DECAY);
+  textbook_adamw_f64(CLASSES, model->b, grad->b, book->m.b, book->v.b, t, LR, BETA1, BETA2, EPS, 0);
+}
+
+struct result {
+  struct model model;
+  double loss;
+};
+
+static struct result train(const char *name, step_function *step, void *state, int count, int steps) {
+  struct result result;
+  memset(&result, 0, sizeof result);
+  const int training = count - count / 5;
+  for (int t = 1; t <= steps; t++) {
+    struct model grad;
+    memset(&grad, 0, sizeof grad);
+    const int from = (t - 1) * BATCH % (training - BATCH);
+    loss_of(&result.model, from, from + BATCH, &grad, NULL);
+    step(state, (uint64_t)t, &result.model, &grad);
+  }
+  int correct = 0;
+  result.loss = loss_of(&result.model, 0, training, NULL, NULL);
+  const double held_out = loss_of(&result.model, training, count, NULL, &correct);
+  printf("%-16s loss %.15f, of the digits that were held out %.4f, and %.1f %% of them are read correctly\n", name,
+         result.loss, held_out, 100.0 * correct / (count - training));
+  if (steps >= 600 && correct < 0.9 * (count - training)) stop("it has not learned to read");
+  return result;
+}
+
+static void compare(const char *what, const struct result *result, const struct result *book, double close) {
+  double largest = 0;
+  for (int i = 0; i < WEIGHTS; i++) largest = fmax(largest, fabs(result->model.w[i] - book->model.w[i]));
+  for (int i = 0; i < CLASSES; i++) largest = fmax(largest, fabs(result->model.b[i] - book->model.b[i]));
+  const double losses = fabs(result->loss - book->loss);
+  printf("%s and the textbook differ by %.1e in a weight and %.1e in the loss; up to %.0e is rounding\n", what, largest,
+         losses, close);
+  if (!(largest <= close && losses <= close)) stop("that is more than rounding");
+}
+
+int main(int argc, char **argv) {
+  if (argc < 2) stop("expected the file of digits, and perhaps the number of steps");
+  const int count = read_digits(argv[1]), steps = argc > 2 ? atoi(argv[2]) : 600;
+  static struct by_library in_double, in_float;
+  static struct by_textbook book;
+  make(&in_double, FUSED_ADAM_TYPE_F64);
+  make(&in_float, FUSED_ADAM_TYPE_F32);
+  const struct result textbook = train("textbook", textbook_step, &book, count, steps);
+  const struct result double_result = train("fused-adam", library_step, &in_double, count, steps);
+  const struct result float_result = train("the same in float", library_step_in_float, &in_float, count, steps);
+  compare("fused-adam", &double_result, &textbook, CLOSE);
+  compare("fused-adam in float", &float_result, &textbook, CLOSE_IN_FLOAT);
+  fused_adam_optimizer_free(in_double.opt);
+  fused_adam_optimizer_free(in_float.opt);
+  return 0;
+}

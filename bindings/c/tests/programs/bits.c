@@ -1,0 +1,95 @@
+/* Three steps of each rule with its defaults, in each element type and on each backend that this CPU
+ * has, give known bits. */
+
+#include "check.h"
+
+struct line {
+  const char *rule;
+  uint32_t f32[4];
+  uint64_t f64[4];
+  uint16_t bf16[4];
+  uint16_t f16[4];
+};
+
+static const struct line table[] = {
+#include "bits_table.inc"
+};
+
+/* The same numbers in each type; in 16 bits as bits. */
+static const double theta_f64[4] = {0.5, -0.25, 1.0, -2.0};
+static const double grad_f64[4] = {0.125, -1.5, 0.0, 3.0};
+static const uint16_t theta_bf16[4] = {0x3f00, 0xbe80, 0x3f80, 0xc000};
+static const uint16_t grad_bf16[3][4] = {
+    {0x3e00, 0xbfc0, 0x0000, 0x4040}, {0x3e80, 0xc040, 0x0000, 0x40c0}, {0x3ec0, 0xc090, 0x0000, 0x4110}};
+static const uint16_t theta_f16[4] = {0x3800, 0xb400, 0x3c00, 0xc000};
+static const uint16_t grad_f16[3][4] = {
+    {0x3000, 0xbe00, 0x0000, 0x4200}, {0x3400, 0xc200, 0x0000, 0x4600}, {0x3600, 0xc480, 0x0000, 0x4880}};
+
+enum { MOST_STATES = 4 };
+
+static void check_line(const struct line *line, const FusedAdamOptions *options) {
+  FusedAdamRule *rule = NULL;
+  OK(fused_adam_rule_new(line->rule, &rule));
+  size_t count = fused_adam_rule_state_count(rule);
+  CHECK(count <= MOST_STATES);
+
+  float theta32[4], states32[MOST_STATES][4];
+  double theta64[4], states64[MOST_STATES][4];
+  uint16_t theta_b[4], states_b[MOST_STATES][4], theta_h[4], states_h[MOST_STATES][4];
+  float *in32[MOST_STATES];
+  double *in64[MOST_STATES];
+  uint16_t *in_b[MOST_STATES], *in_h[MOST_STATES];
+  for (size_t s = 0; s < count; s++) {
+    /* All rules begin with zeros by default, and zero has the same bits in every type: none. */
+    CHECK(fused_adam_rule_initial_state(rule, s) == 0.0);
+    CHECK(fused_adam_rule_state_name(rule, s) != NULL);
+    memset(in32[s] = states32[s], 0, sizeof states32[s]);
+    memset(in64[s] = states64[s], 0, sizeof states64[s]);
+    memset(in_b[s] = states_b[s], 0, sizeof states_b[s]);
+    memset(in_h[s] = states_h[s], 0, sizeof states_h[s]);
+  }
+  CHECK(fused_adam_rule_state_name(rule, count) == NULL);
+  for (int i = 0; i < 4; i++) {
+    theta32[i] = (float)(theta64[i] = theta_f64[i]);
+    theta_b[i] = theta_bf16[i];
+    theta_h[i] = theta_f16[i];
+  }
+  for (uint64_t t = 1; t <= 3; t++) {
+    float grad32[4];
+    double grad64[4];
+    for (int i = 0; i < 4; i++) {
+      grad32[i] = (float)(grad64[i] = grad_f64[i] * (double)t);
+    }
+    OK(fused_adam_step_f32(rule, t, 4, theta32, grad32, in32, count, options, NULL));
+    OK(fused_adam_step_f64(rule, t, 4, theta64, grad64, in64, count, options, NULL));
+    OK(fused_adam_step_bf16(rule, t, 4, theta_b, grad_bf16[t - 1], in_b, count, options, NULL));
+    OK(fused_adam_step_f16(rule, t, 4, theta_h, grad_f16[t - 1], in_h, count, options, NULL));
+  }
+  CHECK(memcmp(theta32, line->f32, sizeof theta32) == 0);
+  CHECK(memcmp(theta64, line->f64, sizeof theta64) == 0);
+  CHECK(memcmp(theta_b, line->bf16, sizeof theta_b) == 0);
+  CHECK(memcmp(theta_h, line->f16, sizeof theta_h) == 0);
+  fused_adam_rule_free(rule);
+}
+
+int main(void) {
+  static const char *const backends[] = {"auto", "scalar", "wide", "native", "avx2", "avx512", "neon"};
+  CHECK(fused_adam_version_number() == 1000000u * FUSED_ADAM_VERSION_MAJOR +
+                                           1000u * FUSED_ADAM_VERSION_MINOR + FUSED_ADAM_VERSION_PATCH);
+  for (size_t b = 0; b < sizeof backends / sizeof *backends; b++) {
+    const char *resolved = fused_adam_backend_resolved(backends[b]);
+    if (resolved == NULL) {
+      printf("skipped: %s (not available on this CPU)\n", backends[b]);
+      continue;
+    }
+    FusedAdamOptions *options = NULL;
+    OK(fused_adam_options_new(&options));
+    OK(fused_adam_options_set_backend(options, backends[b]));
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+      check_line(&table[i], options);
+    }
+    fused_adam_options_free(options);
+    printf("%s (%s): %zu rules have their bits\n", backends[b], resolved, sizeof table / sizeof *table);
+  }
+  return 0;
+}
