@@ -6,7 +6,7 @@
  *     $(pkg-config --cflags --libs fused-adam) -lm -o train_digits
  *   ./train_digits digits.csv
  *
- * A row of the file is a digit: 64 pixels of 0 to 16, and the label. A fifth is held out. */
+ * A row of the file is a digit: 64 pixels of 0 to 16, and the label. Every fifth one is held out. */
 
 #include <fused_adam.h>
 
@@ -41,21 +41,27 @@ static void ok(FusedAdamStatus status) {
   if (status != FUSED_ADAM_STATUS_OK) stop(fused_adam_last_error());
 }
 
-static int read_digits(const char *path) {
+/* Reads the digits, those that are held out after the others, and puts at `training` how many those are. */
+static int read_digits(const char *path, int *training) {
   FILE *file = fopen(path, "r");
   if (file == NULL) stop("the file of digits cannot be opened");
-  int count = 0, value;
-  while (count < MOST && fscanf(file, "%d", &value) == 1) {
+  int rows = 0, value, training_rows = 0, held_out_rows = 0;
+  while (rows < MOST && fscanf(file, "%d", &value) == 1) {
+    /* For now those that are held out are at the end, backwards. */
+    const int at = rows++ % 5 == 4 ? MOST - ++held_out_rows : training_rows++;
     for (int i = 0; i < PIXELS; i++) {
-      pixels[count][i] = value / 16.0;
+      pixels[at][i] = value / 16.0;
       if (fscanf(file, ",%d", &value) != 1) stop("a row of digits ends early");
     }
     if (value < 0 || value >= CLASSES) stop("a label is not a digit");
-    labels[count++] = value;
+    labels[at] = value;
   }
   fclose(file);
-  if (count < 100) stop("there are hardly any digits");
-  return count;
+  if (rows < 2 * BATCH) stop("there are hardly any digits");
+  memmove(pixels[training_rows], pixels[MOST - held_out_rows], (size_t)held_out_rows * sizeof *pixels);
+  memmove(labels + training_rows, labels + MOST - held_out_rows, (size_t)held_out_rows * sizeof *labels);
+  *training = training_rows;
+  return rows;
 }
 
 /* The parameters, and what their gradients add up to. */
@@ -157,10 +163,10 @@ struct result {
   double loss;
 };
 
-static struct result train(const char *name, step_function *step, void *state, int count, int steps) {
+static struct result train(const char *name, step_function *step, void *state, int training, int count,
+                           int steps) {
   struct result result;
   memset(&result, 0, sizeof result);
-  const int training = count - count / 5;
   for (int t = 1; t <= steps; t++) {
     struct model grad;
     memset(&grad, 0, sizeof grad);
@@ -173,7 +179,8 @@ static struct result train(const char *name, step_function *step, void *state, i
   const double held_out = loss_of(&result.model, training, count, NULL, &correct);
   printf("%-16s loss %.15f, of the digits that were held out %.4f, and %.1f %% of them are read correctly\n", name,
          result.loss, held_out, 100.0 * correct / (count - training));
-  if (steps >= 600 && correct < 0.9 * (count - training)) stop("it has not learned to read");
+  /* A linear classifier can read about 95 of 100. */
+  if (steps >= 600 && correct < 0.93 * (count - training)) stop("it has not learned to read");
   return result;
 }
 
@@ -189,14 +196,15 @@ static void compare(const char *what, const struct result *result, const struct 
 
 int main(int argc, char **argv) {
   if (argc < 2) stop("expected the file of digits, and perhaps the number of steps");
-  const int count = read_digits(argv[1]), steps = argc > 2 ? atoi(argv[2]) : 600;
+  int training = 0;
+  const int count = read_digits(argv[1], &training), steps = argc > 2 ? atoi(argv[2]) : 600;
   static struct by_library in_double, in_float;
   static struct by_textbook book;
   make(&in_double, FUSED_ADAM_TYPE_F64);
   make(&in_float, FUSED_ADAM_TYPE_F32);
-  const struct result textbook = train("textbook", textbook_step, &book, count, steps);
-  const struct result double_result = train("fused-adam", library_step, &in_double, count, steps);
-  const struct result float_result = train("the same in float", library_step_in_float, &in_float, count, steps);
+  const struct result textbook = train("textbook", textbook_step, &book, training, count, steps);
+  const struct result double_result = train("fused-adam", library_step, &in_double, training, count, steps);
+  const struct result float_result = train("the same in float", library_step_in_float, &in_float, training, count, steps);
   compare("fused-adam", &double_result, &textbook, CLOSE);
   compare("fused-adam in float", &float_result, &textbook, CLOSE_IN_FLOAT);
   fused_adam_optimizer_free(in_double.opt);

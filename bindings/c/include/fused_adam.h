@@ -122,6 +122,39 @@ typedef int32_t FusedAdamStatus;
 #endif // __cplusplus
 
 /**
+ * What the elements of a buffer are. Functions take it as an int32_t, since any number can come in.
+ */
+enum FusedAdamType
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * float. It is 0, so what is not said is float.
+   */
+  FUSED_ADAM_TYPE_F32 = 0,
+  /**
+   * double. It goes with double alone; the three others go together in any mixture.
+   */
+  FUSED_ADAM_TYPE_F64 = 1,
+  /**
+   * bfloat16, the upper half of a float, in a uint16_t.
+   */
+  FUSED_ADAM_TYPE_BF16 = 2,
+  /**
+   * IEEE 754 half precision, in a uint16_t.
+   */
+  FUSED_ADAM_TYPE_F16 = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum FusedAdamType FusedAdamType;
+#else
+typedef int32_t FusedAdamType;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * The states of many tensors, and what is done to their gradients before a step: made by
  * fused_adam_optimizer_new, freed by fused_adam_optimizer_free.
  *

@@ -1,13 +1,9 @@
 /* The optimizer as a handle: groups, clipping, loss scales, copies, states, and files from which it
  * goes on to the bit. */
 
-#define _POSIX_C_SOURCE 200809L
-
 #include "check.h"
 
 #include <math.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 enum { W = 1000, B = 10 };
 
@@ -121,38 +117,9 @@ static void goes_on_from_a_file(const char *path, int steps) {
   printf("a run of %d steps and one that was resumed end in the same bits\n", steps);
 }
 
-/* A child process has none of its parent's threads: it makes its own. */
-static void steps_after_a_fork(size_t len) {
-  FusedAdamRule *rule = NULL;
-  OK(fused_adam_rule_new("lion", &rule));
-  float *buffers = calloc(3 * len, sizeof *buffers);
-  CHECK(buffers != NULL);
-  float *theta = buffers, *m = buffers + len;
-  const float *grad = buffers + 2 * len;
-  OK(fused_adam_set_threads(2));
-  CHECK(fused_adam_threads() == 2);
-  OK(fused_adam_step_f32(rule, 1, len, theta, grad, &m, 1, NULL, NULL));
-  pid_t child = fork();
-  CHECK(child >= 0);
-  if (child == 0) {
-    alarm(60); /* A step that waits for ever fails. */
-    int went_well = fused_adam_set_threads(2) == FUSED_ADAM_STATUS_OK &&
-                    fused_adam_step_f32(rule, 2, len, theta, grad, &m, 1, NULL, NULL) == FUSED_ADAM_STATUS_OK;
-    _exit(went_well ? 0 : 1);
-  }
-  int status = -1;
-  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
-  OK(fused_adam_step_f32(rule, 2, len, theta, grad, &m, 1, NULL, NULL));
-  OK(fused_adam_set_threads(0));
-  free(buffers);
-  fused_adam_rule_free(rule);
-  printf("a forked process steps on threads of its own\n");
-}
-
 int main(int argc, char **argv) {
   CHECK(argc == 2); /* A file to write to. */
   goes_on_from_a_file(argv[1], 200);
   remove(argv[1]);
-  steps_after_a_fork(400000);
   return 0;
 }
