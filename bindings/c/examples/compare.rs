@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let textbook = unsafe { library.get::<Textbook>("textbook_adamw_f32")? };
     let adamw = Rule::adamw()?;
 
-    let mut comparison = Comparison::new("textbook C");
+    let mut comparison = Comparison::new("textbook");
     for power in [10, 16, 20, 24] {
         let len = if testing() { 1 << 10 } else { 1 << power };
         let (mut theirs, mut ours) = (Buffers::new(len), Buffers::new(len));
@@ -166,7 +166,7 @@ impl Buffers {
         let (len, theta, m, v) = (theta.len(), theta.as_mut_ptr(), m.as_mut_ptr(), v.as_mut_ptr());
         // SAFETY: all buffers have `len` elements.
         unsafe {
-            textbook(len, theta, grad.as_ptr(), m, v, *t, lr, beta1, beta2, eps, weight_decay)
+            textbook(len, theta, grad.as_ptr(), m, v, *t, lr, beta1, beta2, eps, weight_decay);
         };
     }
 

@@ -1,7 +1,7 @@
 //! fused-adam for C and C++. The functions are described in `include/fused_adam.h`, which cbindgen
 //! makes from the comments here; nothing of a rule's arithmetic is in this package.
 //!
-//! A call goes the same way everywhere: [`status::guarded`] keeps panics on this side, [`buffers`]
+//! A call goes the same way everywhere: `status::guarded` keeps panics on this side, `buffers`
 //! makes slices of pointers that have passed its checks, the core takes the step, and what went
 //! wrong becomes a [`FusedAdamStatus`] and a message.
 

@@ -1,7 +1,7 @@
-//! The C and C++ programs, as a user would build them: the library is put under a prefix by
-//! `install.sh`, each program is compiled with all warnings as errors and linked with the shared library
-//! (as `pkg-config` says) and with the static one, and run; and once more under valgrind, which has to find
-//! no error and no block that was lost.
+//! The C and C++ programs, and the README's, as a user would build them: the library is put under a
+//! prefix by `install.sh`, each program is compiled with all warnings as errors, linked with the shared
+//! library and with the static one, as `pkg-config` says, and run; and once more, linked by hand, under
+//! valgrind, which has to find no error and no block that was lost.
 //!
 //! What needs a program that is not installed is skipped, by name. Valgrind shows programs the CPU that
 //! it can emulate, which up to version 3.19 has no AVX-512: there the library chooses AVX2 by itself.
@@ -13,6 +13,9 @@ use std::process::{Command, ExitCode};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// It holds a program.
+const README: &str = "README.md";
 
 /// A program: its name, its sources, and what it is called with.
 #[derive(Clone, Copy)]
@@ -31,7 +34,8 @@ enum Argument {
     Digits,
 }
 
-const PROGRAMS: [Program; 6] = [
+const PROGRAMS: [Program; 7] = [
+    Program { name: "readme", sources: &[README], argument: Argument::None },
     Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::None },
     Program { name: "refusals", sources: &["tests/programs/refusals.c"], argument: Argument::File },
     Program { name: "handles", sources: &["tests/programs/handles.c"], argument: Argument::File },
@@ -65,7 +69,7 @@ fn main() -> ExitCode {
                 continue;
             }
             let compiler = program.compiler();
-            let needed = [Some(compiler), (how != How::Static).then_some("pkg-config")];
+            let needed = [Some(compiler), (how != How::Valgrind).then_some("pkg-config")];
             let needed = needed.into_iter().flatten();
             let needed = needed.chain((how == How::Valgrind).then_some("valgrind"));
             let missing = needed.clone().find(|name| !is_installed(name));
@@ -131,16 +135,26 @@ impl Program {
         let standard = if self.compiler() == "c++" { "-std=c++17" } else { "-std=c11" };
         compile.args([standard, "-O1", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
         compile.arg("-o").arg(&program);
-        compile.args(self.sources.iter().map(|source| Path::new(PACKAGE).join(source)));
-        let lib = prefix.join("lib");
-        if how == How::Static {
-            // By hand, where there is no pkg-config.
-            compile.arg("-I").arg(prefix.join("include")).arg(lib.join("libfused_adam.a"));
-            compile.args(["-lgcc_s", "-lpthread", "-ldl", "-lm", "-lc"]);
-        } else {
-            compile.args(pkg_config(prefix, &["--cflags", "--libs"])?);
-            compile.arg(format!("-Wl,-rpath,{}", lib.display())).args(["-lm", "-pthread"]);
+        for source in self.sources {
+            let source = match *source {
+                README => readme_program(work.path())?,
+                source => Path::new(PACKAGE).join(source),
+            };
+            compile.arg(source);
         }
+        let lib = prefix.join("lib");
+        match how {
+            How::Shared => drop(compile.args(pkg_config(prefix, &["--cflags", "--libs"])?)),
+            How::Static => {
+                compile.args(pkg_config(prefix, &["--cflags"])?);
+                compile.args(pkg_config(prefix, &["--variable=static_libs"])?);
+            }
+            How::Valgrind => {
+                compile.arg("-I").arg(prefix.join("include"));
+                compile.arg("-L").arg(&lib).arg("-lfused_adam");
+            }
+        }
+        compile.arg(format!("-Wl,-rpath,{}", lib.display())).args(["-lm", "-pthread"]);
         run(&mut compile)?;
 
         let mut command = match how {
@@ -170,6 +184,17 @@ impl Program {
         }
         Ok(())
     }
+}
+
+/// Writes the README's program to a file.
+fn readme_program(folder: &Path) -> Result<PathBuf, String> {
+    let readme = Path::new(PACKAGE).join(README);
+    let readme = std::fs::read_to_string(readme).map_err(|error| error.to_string())?;
+    let mut blocks = readme.split("```c\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let program = blocks.find(|block| block.contains("int main")).ok_or("there is none")?;
+    let file = folder.join("readme.c");
+    std::fs::write(&file, program).map_err(|error| error.to_string())?;
+    Ok(file)
 }
 
 /// The digits as plain text.
