@@ -1,0 +1,126 @@
+//! An optimizer in a safetensors file, with its variables or without: fused-adam's checkpoints, which a
+//! crash leaves whole.
+
+use std::path::Path;
+
+use candle_core::{CpuStorage, Tensor};
+use fused_adam::{CheckpointReader, Element};
+
+use crate::elements::{What, part, part_mut};
+use crate::locks::{self, Readers};
+use crate::optimizer::Variable;
+use crate::{Error, Optimizer};
+
+impl<C> Optimizer<C> {
+    /// Writes the states to a file: tensors `<name>.<state>` such as `0.m`, and in the metadata the rule and
+    /// each variable's steps. The file takes the place of an older one when it is whole.
+    ///
+    /// The variables are not in it: see [`save_with_variables`](Self::save_with_variables). Nor are
+    /// [`options`](Self::options) and the schedule, which are the program's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(self.core.checkpoint().save(path)?)
+    }
+
+    /// Goes on from a file that [`save`](Self::save) or [`save_with_variables`](Self::save_with_variables)
+    /// wrote: states, counts and the rule's hyper-parameters, the learning rate with them, become those of
+    /// the file. Variables are known by their names, which must be the same ones: where they are numbers,
+    /// the variables must come in the same order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if the file is not a checkpoint, or one of another rule, other variables, or
+    /// variables of another type or length. Then nothing has changed.
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(CheckpointReader::open(path)?.load(&mut self.core)?)
+    }
+
+    /// Writes the states as [`save`](Self::save) does, and the variables under their names, flat, to the same
+    /// file: so that a crash cannot leave the ones without the others.
+    ///
+    /// ```
+    /// # use candle_core::{Device, Var};
+    /// # use candle_nn::{Optimizer as _, ParamsAdamW};
+    /// # use fused_adam_candle::AdamW;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("training.safetensors");
+    /// let w = Var::new(&[1.0_f32, -2.0], &Device::Cpu)?;
+    /// let mut opt = AdamW::with_names([("w", w.clone())], ParamsAdamW::default())?;
+    /// opt.backward_step(&w.sqr()?.sum_all()?)?;
+    /// opt.save_with_variables(&path)?;
+    ///
+    /// let again = Var::new(&[0.0_f32, 0.0], &Device::Cpu)?;
+    /// let mut opt = AdamW::with_names([("w", again.clone())], ParamsAdamW::default())?;
+    /// opt.load_with_variables(&path)?;
+    /// assert_eq!(again.to_vec1::<f32>()?, w.to_vec1::<f32>()?);
+    /// assert_eq!(opt.t("w"), Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`save`](Self::save); among them that a variable and a state would have one name.
+    pub fn save_with_variables(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let readers = Readers::new(self.variables.iter().map(|of| (of.address, of.var.as_tensor())));
+        let mut writer = self.core.checkpoint();
+        for Variable { name, var, address, .. } in &self.variables {
+            let what = What::Variable(name);
+            writer = match readers.get(*address, what)? {
+                CpuStorage::F32(all) => writer.with(name, part(all, what, var)?),
+                CpuStorage::F64(all) => writer.with(name, part(all, what, var)?),
+                CpuStorage::BF16(all) => writer.with(name, part(all, what, var)?),
+                CpuStorage::F16(all) => writer.with(name, part(all, what, var)?),
+                other => return Err(what.wrong_type(other)),
+            };
+        }
+        Ok(writer.save(path)?)
+    }
+
+    /// Goes on from a file that [`save_with_variables`](Self::save_with_variables) wrote: as
+    /// [`load`](Self::load), and the variables too become those of the file. They are read whole before the first is
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// As for [`load`](Self::load). Then nothing has changed.
+    pub fn load_with_variables(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let mut file = CheckpointReader::open(path)?;
+        let mut variables: Vec<&Variable> =
+            self.variables.iter().filter(|of| of.var.elem_count() > 0).collect();
+        variables.sort_unstable_by_key(|of| of.address);
+        let vars: Vec<&Tensor> = variables.iter().map(|of| of.var.as_tensor()).collect();
+        let core = &mut self.core;
+        locks::write_all(&vars, |storages| {
+            let mut writes = Vec::with_capacity(storages.len());
+            for (of, storage) in variables.iter().zip(storages) {
+                let what = What::Variable(&of.name);
+                writes.push(match storage {
+                    CpuStorage::F32(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
+                    CpuStorage::F64(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
+                    CpuStorage::BF16(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
+                    CpuStorage::F16(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
+                    other => return Err(what.wrong_type(other)),
+                });
+            }
+            file.load(core)?;
+            for write in writes {
+                write();
+            }
+            Ok(())
+        })?
+    }
+}
+
+/// Reads a variable, and returns what will write it.
+fn read<'a, E: Element>(
+    file: &mut CheckpointReader,
+    of: &Variable,
+    theta: &'a mut [E],
+) -> Result<Box<dyn FnOnce() + 'a>, Error> {
+    let mut new = vec![E::from_f64(0.0); theta.len()];
+    file.read(&of.name, &mut new)?;
+    Ok(Box::new(move || theta.copy_from_slice(&new)))
+}

@@ -1,0 +1,98 @@
+//! From candle's storages, whose types are known when the program runs, to the slices of a step.
+
+use core::fmt;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, WithDType};
+use fused_adam::{Element, ParamId, Tensor};
+
+use crate::Error;
+
+/// What an error calls a tensor.
+#[derive(Clone, Copy)]
+pub enum What<'a> {
+    Variable(&'a str),
+    GradientOf(&'a str),
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Variable(name) => write!(f, "variable `{name}`"),
+            What::GradientOf(name) => write!(f, "the gradient of variable `{name}`"),
+        }
+    }
+}
+
+impl What<'_> {
+    /// That a storage is of a type that has no loop.
+    pub fn wrong_type(self, storage: &CpuStorage) -> Error {
+        Error::DType { what: self.to_string(), dtype: storage.dtype() }
+    }
+}
+
+/// A contiguous tensor and the storage behind it.
+pub struct Lent<'a, S> {
+    pub what: What<'a>,
+    pub tensor: &'a candle_core::Tensor,
+    pub storage: S,
+}
+
+/// The tensor of a step. Whether the types go together is for the step to say.
+pub fn tensor<'a>(
+    id: ParamId,
+    theta: Lent<'a, &'a mut CpuStorage>,
+    grad: Lent<'a, &'a CpuStorage>,
+) -> Result<Tensor<'a>, Error> {
+    let Lent { what, tensor, storage } = theta;
+    match storage {
+        CpuStorage::F32(all) => with_theta(id, part_mut(all, what, tensor)?, grad),
+        CpuStorage::F64(all) => with_theta(id, part_mut(all, what, tensor)?, grad),
+        CpuStorage::BF16(all) => with_theta(id, part_mut(all, what, tensor)?, grad),
+        CpuStorage::F16(all) => with_theta(id, part_mut(all, what, tensor)?, grad),
+        other => Err(what.wrong_type(other)),
+    }
+}
+
+fn with_theta<'a, T: Element>(
+    id: ParamId,
+    theta: &'a mut [T],
+    grad: Lent<'a, &'a CpuStorage>,
+) -> Result<Tensor<'a>, Error> {
+    let Lent { what, tensor, storage } = grad;
+    Ok(match storage {
+        CpuStorage::F32(all) => Tensor::new(id, theta, part(all, what, tensor)?),
+        CpuStorage::F64(all) => Tensor::new(id, theta, part(all, what, tensor)?),
+        CpuStorage::BF16(all) => Tensor::new(id, theta, part(all, what, tensor)?),
+        CpuStorage::F16(all) => Tensor::new(id, theta, part(all, what, tensor)?),
+        other => return Err(what.wrong_type(other)),
+    })
+}
+
+/// The part of a storage that is the tensor's.
+pub fn part_mut<'a, E: WithDType>(
+    all: &'a mut [E],
+    what: What<'_>,
+    tensor: &candle_core::Tensor,
+) -> Result<&'a mut [E], Error> {
+    let len = all.len();
+    let range = tensor.layout().contiguous_offsets();
+    let part = range.and_then(|(start, end)| all.get_mut(start..end));
+    part.ok_or_else(|| too_short(len, what, tensor))
+}
+
+/// The same, to be read.
+pub fn part<'a, E: WithDType>(
+    all: &'a [E],
+    what: What<'_>,
+    tensor: &candle_core::Tensor,
+) -> Result<&'a [E], Error> {
+    let range = tensor.layout().contiguous_offsets();
+    let part = range.and_then(|(start, end)| all.get(start..end));
+    part.ok_or_else(|| too_short(all.len(), what, tensor))
+}
+
+#[cold]
+fn too_short(len: usize, what: What<'_>, tensor: &candle_core::Tensor) -> Error {
+    Error::Storage { what: what.to_string(), len, expected: tensor.elem_count() }
+}
