@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use candle_core::{CpuStorage, Tensor};
+use candle_core::{CpuStorage, DType, Tensor, WithDType};
 use fused_adam::{CheckpointReader, Element};
 
 use crate::elements::{What, part, part_mut};
 use crate::locks::{self, Readers};
-use crate::optimizer::Variable;
+use crate::variables::{Variable, Variables};
 use crate::{Error, Optimizer};
 
 impl<C> Optimizer<C> {
@@ -22,7 +22,7 @@ impl<C> Optimizer<C> {
     ///
     /// [`Error::Checkpoint`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        Ok(self.core.checkpoint().save(path)?)
+        self.variables.save(path.as_ref())
     }
 
     /// Goes on from a file that [`save`](Self::save) or [`save_with_variables`](Self::save_with_variables)
@@ -35,7 +35,7 @@ impl<C> Optimizer<C> {
     /// [`Error::Checkpoint`] if the file is not a checkpoint, or one of another rule, other variables, or
     /// variables of another type or length. Then nothing has changed.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        Ok(CheckpointReader::open(path)?.load(&mut self.core)?)
+        self.variables.load(path.as_ref())
     }
 
     /// Writes the states as [`save`](Self::save) does, and the variables under their names, flat, to the same
@@ -64,9 +64,34 @@ impl<C> Optimizer<C> {
     ///
     /// As for [`save`](Self::save); among them that a variable and a state would have one name.
     pub fn save_with_variables(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let readers = Readers::new(self.variables.iter().map(|of| (of.address, of.var.as_tensor())));
+        self.variables.save_with_variables(path.as_ref())
+    }
+
+    /// Goes on from a file that [`save_with_variables`](Self::save_with_variables) wrote: as
+    /// [`load`](Self::load), and the variables too become those of the file. They are read whole before the first is
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// As for [`load`](Self::load). Then nothing has changed.
+    pub fn load_with_variables(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.variables.load_with_variables(path.as_ref())
+    }
+}
+
+impl Variables {
+    fn save(&self, path: &Path) -> Result<(), Error> {
+        Ok(self.core.checkpoint().save(path)?)
+    }
+
+    fn load(&mut self, path: &Path) -> Result<(), Error> {
+        Ok(CheckpointReader::open(path)?.load(&mut self.core)?)
+    }
+
+    fn save_with_variables(&self, path: &Path) -> Result<(), Error> {
+        let readers = Readers::new(self.all.iter().map(|of| (of.address, of.var.as_tensor())));
         let mut writer = self.core.checkpoint();
-        for Variable { name, var, address, .. } in &self.variables {
+        for Variable { name, var, address, .. } in &self.all {
             let what = What::Variable(name);
             writer = match readers.get(*address, what)? {
                 CpuStorage::F32(all) => writer.with(name, part(all, what, var)?),
@@ -79,30 +104,31 @@ impl<C> Optimizer<C> {
         Ok(writer.save(path)?)
     }
 
-    /// Goes on from a file that [`save_with_variables`](Self::save_with_variables) wrote: as
-    /// [`load`](Self::load), and the variables too become those of the file. They are read whole before the first is
-    /// written.
-    ///
-    /// # Errors
-    ///
-    /// As for [`load`](Self::load). Then nothing has changed.
-    pub fn load_with_variables(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+    fn load_with_variables(&mut self, path: &Path) -> Result<(), Error> {
         let mut file = CheckpointReader::open(path)?;
-        let mut variables: Vec<&Variable> =
-            self.variables.iter().filter(|of| of.var.elem_count() > 0).collect();
-        variables.sort_unstable_by_key(|of| of.address);
-        let vars: Vec<&Tensor> = variables.iter().map(|of| of.var.as_tensor()).collect();
+        let mut loaded = Vec::with_capacity(self.all.len());
+        for of in &self.all {
+            let theta = match of.var.dtype() {
+                DType::F64 => CpuStorage::F64(read(&mut file, of)?),
+                DType::BF16 => CpuStorage::BF16(read(&mut file, of)?),
+                DType::F16 => CpuStorage::F16(read(&mut file, of)?),
+                _ => CpuStorage::F32(read(&mut file, of)?),
+            };
+            loaded.push((of, theta));
+        }
+        loaded.retain(|(of, _)| of.var.elem_count() > 0);
+        loaded.sort_unstable_by_key(|(of, _)| of.address);
+        let vars: Vec<&Tensor> = loaded.iter().map(|(of, _)| of.var.as_tensor()).collect();
         let core = &mut self.core;
         locks::write_all(&vars, |storages| {
             let mut writes = Vec::with_capacity(storages.len());
-            for (of, storage) in variables.iter().zip(storages) {
-                let what = What::Variable(&of.name);
-                writes.push(match storage {
-                    CpuStorage::F32(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
-                    CpuStorage::F64(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
-                    CpuStorage::BF16(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
-                    CpuStorage::F16(all) => read(&mut file, of, part_mut(all, what, &of.var)?)?,
-                    other => return Err(what.wrong_type(other)),
+            for ((of, new), storage) in loaded.iter().zip(storages) {
+                writes.push(match (storage, new) {
+                    (CpuStorage::F32(all), CpuStorage::F32(new)) => write(of, all, new)?,
+                    (CpuStorage::F64(all), CpuStorage::F64(new)) => write(of, all, new)?,
+                    (CpuStorage::BF16(all), CpuStorage::BF16(new)) => write(of, all, new)?,
+                    (CpuStorage::F16(all), CpuStorage::F16(new)) => write(of, all, new)?,
+                    (other, _) => return Err(What::Variable(&of.name).wrong_type(other)),
                 });
             }
             file.load(core)?;
@@ -114,13 +140,19 @@ impl<C> Optimizer<C> {
     }
 }
 
-/// Reads a variable, and returns what will write it.
-fn read<'a, E: Element>(
-    file: &mut CheckpointReader,
+/// A variable's elements in a file.
+fn read<E: Element>(file: &mut CheckpointReader, of: &Variable) -> Result<Vec<E>, Error> {
+    let mut theta = vec![Element::from_f64(0.0); of.var.elem_count()];
+    file.read(&of.name, &mut theta)?;
+    Ok(theta)
+}
+
+/// What will write a variable.
+fn write<'a, E: Element + WithDType>(
     of: &Variable,
-    theta: &'a mut [E],
+    all: &'a mut [E],
+    new: &'a [E],
 ) -> Result<Box<dyn FnOnce() + 'a>, Error> {
-    let mut new = vec![E::from_f64(0.0); theta.len()];
-    file.read(&of.name, &mut new)?;
-    Ok(Box::new(move || theta.copy_from_slice(&new)))
+    let theta = part_mut(all, What::Variable(&of.name), &of.var)?;
+    Ok(Box::new(|| theta.copy_from_slice(new)))
 }

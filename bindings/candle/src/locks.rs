@@ -89,7 +89,8 @@ impl<'a> Readers<'a> {
     /// Locks the storages of tensors, given with their [`address`]es.
     pub fn new(tensors: impl IntoIterator<Item = (usize, &'a Tensor)>) -> Self {
         let distinct: BTreeMap<usize, &Tensor> = tensors.into_iter().collect();
-        let lock = |(address, tensor): (usize, &'a Tensor)| (address, tensor.storage_and_layout().0);
+        let lock =
+            |(address, tensor): (usize, &'a Tensor)| (address, tensor.storage_and_layout().0);
         Readers(distinct.into_iter().map(lock).collect())
     }
 

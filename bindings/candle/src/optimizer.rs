@@ -1,18 +1,13 @@
-//! The optimizer: variables by name, their states in fused-adam's own optimizer, and candle's trait.
+//! The optimizer as candle sees it.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::marker::PhantomData;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, Var, WithDType};
+use candle_core::{Tensor, Var};
 use candle_nn::{ParamsAdamW, VarMap};
-use fused_adam::{
-    AnyRule, Element, GroupId, LossScale, LrSchedule, ParamId, Report, StepOptions, bf16, f16,
-};
+use fused_adam::{AnyRule, GroupId, LossScale, LrSchedule, Report, Rule, StepOptions};
 
-use crate::elements::{self, Lent, What};
-use crate::locks::{self, Readers};
+use crate::variables::Variables;
 use crate::{Config, Error};
 
 /// A candle optimizer whose step is one fused pass over each variable, in place, all variables in one
@@ -32,7 +27,8 @@ use crate::{Config, Error};
 /// use fused_adam_candle::Optimizer;
 ///
 /// let w = Var::new(&[1.0_f32, -2.0], &Device::Cpu)?;
-/// let mut opt = Optimizer::new(vec![w.clone()], Lion { lr: 0.5, ..Lion::default() })?;
+/// let lion = Lion { lr: 0.5, weight_decay: 0.0, ..Lion::default() };
+/// let mut opt = Optimizer::new(vec![w.clone()], lion)?;
 /// opt.options_mut().clip_norm = Some(ClipNorm::Two(1.0));
 ///
 /// let loss = w.sqr()?.sum_all()?;
@@ -42,29 +38,8 @@ use crate::{Config, Error};
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub struct Optimizer<C = AnyRule> {
-    /// Each has the parameter of the same name in `core`.
-    pub(crate) variables: Vec<Variable>,
-    /// The number of the variable whose storage is at an address.
-    addresses: HashMap<usize, usize>,
-    pub(crate) core: fused_adam::Optimizer<AnyRule>,
+    pub(crate) variables: Variables,
     config: PhantomData<fn(C)>,
-}
-
-/// A variable: on the CPU, contiguous, of a type that has a loop, and with a storage of its own.
-pub(crate) struct Variable {
-    pub name: String,
-    pub var: Var,
-    /// Of its storage, which it has for as long as it is.
-    pub address: usize,
-    id: ParamId,
-}
-
-/// A gradient that has been checked: contiguous, on the CPU, and no part of a variable.
-struct Given<'a> {
-    of: &'a Variable,
-    grad: Tensor,
-    /// Of its storage.
-    address: usize,
 }
 
 impl<C: Config> Optimizer<C> {
@@ -90,16 +65,11 @@ impl<C: Config> Optimizer<C> {
         vars: impl IntoIterator<Item = (N, Var)>,
         config: C,
     ) -> Result<Self, Error> {
-        let mut optimizer = Optimizer {
-            variables: Vec::new(),
-            addresses: HashMap::new(),
-            core: fused_adam::Optimizer::new(config.into_rule())?,
-            config: PhantomData,
-        };
+        let mut variables = Variables::new(config.into_rule())?;
         for (name, var) in vars {
-            optimizer.add(name.into(), var)?;
+            variables.add(name.into(), var)?;
         }
-        Ok(optimizer)
+        Ok(Optimizer { variables, config: PhantomData })
     }
 
     /// With all variables of a map, by their names there, in alphabetical order.
@@ -126,56 +96,10 @@ impl<C: Config> Optimizer<C> {
     ///
     /// [`Error::Step`] for hyper-parameters outside their ranges.
     pub fn set_params(&mut self, config: C) -> Result<(), Error> {
-        use fused_adam::Rule;
         let rule = config.into_rule();
         rule.check()?;
         *self.rule_mut() = rule;
         Ok(())
-    }
-
-    fn add(&mut self, name: String, var: Var) -> Result<(), Error> {
-        let what = What::Variable(&name);
-        check_place(&var, what)?;
-        if !var.is_contiguous() {
-            return Err(Error::NotContiguous { variable: name, strides: var.stride().to_vec() });
-        }
-        let address = locks::address(&var);
-        match self.addresses.entry(address) {
-            Entry::Occupied(other) => {
-                let first = self.variables[*other.get()].name.clone();
-                return Err(Error::SharedStorage { first, second: name });
-            }
-            Entry::Vacant(place) => place.insert(self.variables.len()),
-        };
-        let (core, len) = (&mut self.core, var.elem_count());
-        let id = match var.dtype() {
-            DType::F32 => register::<f32>(core, &name, len),
-            DType::F64 => register::<f64>(core, &name, len),
-            DType::BF16 => register::<bf16>(core, &name, len),
-            DType::F16 => register::<f16>(core, &name, len),
-            dtype => return Err(Error::DType { what: what.to_string(), dtype }),
-        }?;
-        self.variables.push(Variable { name, var, address, id });
-        Ok(())
-    }
-}
-
-fn register<E: Element>(
-    core: &mut fused_adam::Optimizer<AnyRule>,
-    name: &str,
-    len: usize,
-) -> Result<ParamId, fused_adam::Error> {
-    core.add::<E>(GroupId::default(), name, len)
-}
-
-/// That a tensor is where it can be read, and of a type that can be read.
-fn check_place(tensor: &Tensor, what: What<'_>) -> Result<(), Error> {
-    if !matches!(tensor.device(), Device::Cpu) {
-        return Err(Error::Device { what: what.to_string(), device: tensor.device().location() });
-    }
-    match tensor.dtype() {
-        DType::F32 | DType::F64 | DType::BF16 | DType::F16 => Ok(()),
-        dtype => Err(Error::DType { what: what.to_string(), dtype }),
     }
 }
 
@@ -191,28 +115,7 @@ impl<C> Optimizer<C> {
     /// another [type](Error::DType) or of another [shape](Error::Shape) than its variable; [`Error::Storage`]; and those of fused-adam's
     /// [`Optimizer::step`](fused_adam::Optimizer::step), as [`Error::Step`].
     pub fn step_with_report(&mut self, grads: &GradStore) -> Result<Report, Error> {
-        let mut given = Vec::with_capacity(self.variables.len());
-        // Nothing is to be done to variables of no elements, and candle would not lend them.
-        for of in self.variables.iter().filter(|of| of.var.elem_count() > 0) {
-            if let Some(grad) = grads.get(&of.var) {
-                given.push(self.check(of, grad)?);
-            }
-        }
-        given.sort_unstable_by_key(|given| given.of.address);
-        let vars: Vec<&Tensor> = given.iter().map(|given| given.of.var.as_tensor()).collect();
-        let readers = Readers::new(given.iter().map(|given| (given.address, &given.grad)));
-        let core = &mut self.core;
-        locks::write_all(&vars, |storages| {
-            let mut tensors = Vec::with_capacity(storages.len());
-            for (Given { of, grad, address }, storage) in given.iter().zip(storages) {
-                let what = What::Variable(&of.name);
-                let theta = Lent { what, tensor: &of.var, storage };
-                let what = What::GradientOf(&of.name);
-                let grad = Lent { what, tensor: grad, storage: readers.get(*address, what)? };
-                tensors.push(elements::tensor(of.id, theta, grad)?);
-            }
-            Ok(core.step(tensors)?)
-        })?
+        self.variables.step(grads)
     }
 
     /// Computes the gradients of a loss, and takes a step.
@@ -224,70 +127,54 @@ impl<C> Optimizer<C> {
         self.step_with_report(&loss.backward()?)
     }
 
-    /// That a gradient is one of this variable's.
-    fn check<'a>(&self, of: &'a Variable, grad: &Tensor) -> Result<Given<'a>, Error> {
-        check_place(grad, What::GradientOf(&of.name))?;
-        if grad.shape() != of.var.shape() {
-            let (given, expected) = (grad.shape().clone(), of.var.shape().clone());
-            return Err(Error::Shape { variable: of.name.clone(), given, expected });
-        }
-        let mut grad = grad.contiguous()?;
-        let mut address = locks::address(&grad);
-        if self.addresses.contains_key(&address) {
-            grad = grad.force_contiguous()?;
-            address = locks::address(&grad);
-        }
-        Ok(Given { of, grad, address })
-    }
-
     /// What is done to gradients, and how a step runs.
     pub fn options(&self) -> &StepOptions {
-        &self.core.options
+        &self.variables.core.options
     }
 
     /// The same, to be changed: clipping, backend, threads, rounding. It is checked on the next step.
     pub fn options_mut(&mut self) -> &mut StepOptions {
-        &mut self.core.options
+        &mut self.variables.core.options
     }
 
     /// Has the learning rate multiplied by a function of the number of steps. Default: none.
     pub fn set_lr_schedule(&mut self, schedule: Option<LrSchedule>) {
-        self.core.lr_schedule = schedule;
+        self.variables.core.lr_schedule = schedule;
     }
 
     /// What the losses are to be multiplied with before their gradients are computed.
     pub fn loss_scale(&self) -> Option<&LossScale> {
-        self.core.loss_scale.as_ref()
+        self.variables.core.loss_scale.as_ref()
     }
 
     /// Says what the losses are multiplied with. Steps whose gradients are not all finite are then
     /// skipped. Default: nothing.
     pub fn set_loss_scale(&mut self, scale: Option<LossScale>) {
-        self.core.loss_scale = scale;
+        self.variables.core.loss_scale = scale;
     }
 
     /// The rule with its hyper-parameters.
     pub fn rule(&self) -> &AnyRule {
-        self.core.rule(GroupId::default()).expect("the first group is always there")
+        self.variables.core.rule(GroupId::default()).expect("the first group is always there")
     }
 
     fn rule_mut(&mut self) -> &mut AnyRule {
-        self.core.rule_mut(GroupId::default()).expect("the first group is always there")
+        self.variables.core.rule_mut(GroupId::default()).expect("the first group is always there")
     }
 
     /// Steps taken; those that were skipped do not count.
     pub fn steps(&self) -> u64 {
-        self.core.steps()
+        self.variables.core.steps()
     }
 
     /// The names of the variables, in the order in which they were given.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|of| of.name.as_str())
+        self.variables.all.iter().map(|of| of.name.as_str())
     }
 
     /// The steps that a variable has taken: with a gradient, that is. None if there is none such.
     pub fn t(&self, name: &str) -> Option<u64> {
-        self.core.id(name).map(|id| self.core.t(id))
+        self.variables.core.id(name).map(|id| self.variables.core.t(id))
     }
 
     /// A copy of a variable's state of this name, such as `m`, if it has one by now.
@@ -296,25 +183,12 @@ impl<C> Optimizer<C> {
     ///
     /// What candle says of the copy.
     pub fn state(&self, name: &str, state: &str) -> candle_core::Result<Option<Tensor>> {
-        fn copy<E: Element + WithDType>(state: Option<&[E]>, var: &Var) -> Option<candle_core::Result<Tensor>> {
-            Some(Tensor::from_slice(state?, var.shape(), &Device::Cpu))
-        }
-        let Some(Variable { var, id, .. }) = self.variables.iter().find(|of| of.name == name) else {
-            return Ok(None);
-        };
-        let copied = match var.dtype() {
-            DType::F32 => copy::<f32>(self.core.state(*id, state), var),
-            DType::F64 => copy::<f64>(self.core.state(*id, state), var),
-            DType::BF16 => copy::<bf16>(self.core.state(*id, state), var),
-            DType::F16 => copy::<f16>(self.core.state(*id, state), var),
-            _ => None,
-        };
-        copied.transpose()
+        self.variables.state(name, state)
     }
 
     /// The variables, in the order in which they were given.
     pub fn into_inner(self) -> Vec<Var> {
-        self.variables.into_iter().map(|of| of.var).collect()
+        self.variables.all.into_iter().map(|of| of.var).collect()
     }
 }
 

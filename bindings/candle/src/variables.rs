@@ -1,0 +1,158 @@
+//! The variables of an optimizer with their states, and the step of all of them.
+//!
+//! Nothing here is generic, so that the rules' loops are compiled with this crate, once, and not
+//! with each program that uses it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, Var, WithDType};
+use fused_adam::{AnyRule, Element, GroupId, Optimizer, ParamId, Report, bf16, f16};
+
+use crate::Error;
+use crate::elements::{self, Lent, What};
+use crate::locks::{self, Readers};
+
+/// Variables by name, and fused-adam's own optimizer, which has their states.
+pub struct Variables {
+    pub all: Vec<Variable>,
+    /// The number of the variable whose storage is at an address.
+    addresses: HashMap<usize, usize>,
+    /// Its parameters are called as the variables are.
+    pub core: Optimizer<AnyRule>,
+}
+
+/// A variable: on the CPU, contiguous, of a type that has a loop, and with a storage of its own.
+pub struct Variable {
+    pub name: String,
+    pub var: Var,
+    /// Of its storage, which it has for as long as it is.
+    pub address: usize,
+    id: ParamId,
+}
+
+/// A gradient that has been checked: contiguous, on the CPU, and no part of a variable.
+struct Given<'a> {
+    of: &'a Variable,
+    grad: Tensor,
+    /// Of its storage.
+    address: usize,
+}
+
+impl Variables {
+    /// None yet.
+    pub fn new(rule: AnyRule) -> Result<Self, Error> {
+        let core = Optimizer::new(rule)?;
+        Ok(Variables { all: Vec::new(), addresses: HashMap::new(), core })
+    }
+
+    /// Checks a variable, and takes it in.
+    pub fn add(&mut self, name: String, var: Var) -> Result<(), Error> {
+        let what = What::Variable(&name);
+        check_place(&var, what)?;
+        if !var.is_contiguous() {
+            return Err(Error::NotContiguous { variable: name, strides: var.stride().to_vec() });
+        }
+        let address = locks::address(&var);
+        match self.addresses.entry(address) {
+            Entry::Occupied(other) => {
+                let first = self.all[*other.get()].name.clone();
+                return Err(Error::SharedStorage { first, second: name });
+            }
+            Entry::Vacant(place) => place.insert(self.all.len()),
+        };
+        let (core, len) = (&mut self.core, var.elem_count());
+        let id = match var.dtype() {
+            DType::F32 => register::<f32>(core, &name, len),
+            DType::F64 => register::<f64>(core, &name, len),
+            DType::BF16 => register::<bf16>(core, &name, len),
+            DType::F16 => register::<f16>(core, &name, len),
+            dtype => return Err(Error::DType { what: what.to_string(), dtype }),
+        }?;
+        self.all.push(Variable { name, var, address, id });
+        Ok(())
+    }
+
+    /// Steps the variables that have gradients.
+    pub fn step(&mut self, grads: &GradStore) -> Result<Report, Error> {
+        let mut given = Vec::with_capacity(self.all.len());
+        // Nothing is to be done to variables of no elements, and candle would not lend them.
+        for of in self.all.iter().filter(|of| of.var.elem_count() > 0) {
+            if let Some(grad) = grads.get(&of.var) {
+                given.push(self.check(of, grad)?);
+            }
+        }
+        given.sort_unstable_by_key(|given| given.of.address);
+        let vars: Vec<&Tensor> = given.iter().map(|given| given.of.var.as_tensor()).collect();
+        let readers = Readers::new(given.iter().map(|given| (given.address, &given.grad)));
+        let core = &mut self.core;
+        locks::write_all(&vars, |storages| {
+            let mut tensors = Vec::with_capacity(storages.len());
+            for (Given { of, grad, address }, storage) in given.iter().zip(storages) {
+                let what = What::Variable(&of.name);
+                let theta = Lent { what, tensor: &of.var, storage };
+                let what = What::GradientOf(&of.name);
+                let grad = Lent { what, tensor: grad, storage: readers.get(*address, what)? };
+                tensors.push(elements::tensor(of.id, theta, grad)?);
+            }
+            Ok(core.step(tensors)?)
+        })?
+    }
+
+    /// That a gradient is one of this variable's.
+    fn check<'a>(&self, of: &'a Variable, grad: &Tensor) -> Result<Given<'a>, Error> {
+        check_place(grad, What::GradientOf(&of.name))?;
+        if grad.shape() != of.var.shape() {
+            let (given, expected) = (grad.shape().clone(), of.var.shape().clone());
+            return Err(Error::Shape { variable: of.name.clone(), given, expected });
+        }
+        let mut grad = grad.contiguous()?;
+        let mut address = locks::address(&grad);
+        if self.addresses.contains_key(&address) {
+            grad = grad.force_contiguous()?;
+            address = locks::address(&grad);
+        }
+        Ok(Given { of, grad, address })
+    }
+
+    /// A copy of a variable's state.
+    pub fn state(&self, name: &str, state: &str) -> candle_core::Result<Option<Tensor>> {
+        fn copy<E: Element + WithDType>(
+            state: Option<&[E]>,
+            var: &Var,
+        ) -> Option<candle_core::Result<Tensor>> {
+            Some(Tensor::from_slice(state?, var.shape(), &Device::Cpu))
+        }
+        let Some(Variable { var, id, .. }) = self.all.iter().find(|of| of.name == name) else {
+            return Ok(None);
+        };
+        let copied = match var.dtype() {
+            DType::F32 => copy::<f32>(self.core.state(*id, state), var),
+            DType::F64 => copy::<f64>(self.core.state(*id, state), var),
+            DType::BF16 => copy::<bf16>(self.core.state(*id, state), var),
+            DType::F16 => copy::<f16>(self.core.state(*id, state), var),
+            _ => None,
+        };
+        copied.transpose()
+    }
+}
+
+fn register<E: Element>(
+    core: &mut Optimizer<AnyRule>,
+    name: &str,
+    len: usize,
+) -> Result<ParamId, fused_adam::Error> {
+    core.add::<E>(GroupId::default(), name, len)
+}
+
+/// That a tensor is where it can be read, and of a type that can be read.
+fn check_place(tensor: &Tensor, what: What<'_>) -> Result<(), Error> {
+    if !matches!(tensor.device(), Device::Cpu) {
+        return Err(Error::Device { what: what.to_string(), device: tensor.device().location() });
+    }
+    match tensor.dtype() {
+        DType::F32 | DType::F64 | DType::BF16 | DType::F16 => Ok(()),
+        dtype => Err(Error::DType { what: what.to_string(), dtype }),
+    }
+}

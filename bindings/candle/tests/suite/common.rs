@@ -1,0 +1,75 @@
+//! Variables with random numbers in them, and how to read their bits.
+
+use crate::digits::Random;
+use candle_core::{DType, Device, Result, Tensor, Var, WithDType};
+use fused_adam::{AnyRule, Element};
+use fused_adam_candle::{Config, Optimizer, fused_adam};
+
+/// An element type of fused-adam's and of candle's.
+pub trait Number: Element + WithDType {}
+impl<E: Element + WithDType> Number for E {}
+
+/// Uniform in [−1, 1).
+pub fn uniform<E: Number>(random: &mut Random, len: usize) -> Vec<E> {
+    (0..len).map(|_| <E as Element>::from_f64(random.uniform())).collect()
+}
+
+/// The elements of a tensor, in its order.
+pub fn elements<E: Number>(tensor: &Tensor) -> Vec<E> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Their bits.
+pub fn bits<E: Number>(elements: &[E]) -> Vec<u8> {
+    fused_adam::bytemuck::cast_slice(elements).to_vec()
+}
+
+/// The bits of a tensor of any type.
+pub fn tensor_bits(tensor: &Tensor) -> Vec<u8> {
+    match tensor.dtype() {
+        DType::F32 => bits(&elements::<f32>(tensor)),
+        DType::F64 => bits(&elements::<f64>(tensor)),
+        DType::BF16 => bits(&elements::<fused_adam::bf16>(tensor)),
+        DType::F16 => bits(&elements::<fused_adam::f16>(tensor)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A variable of random numbers.
+pub fn var<E: Number>(random: &mut Random, shape: &[usize]) -> Var {
+    let numbers = uniform::<E>(random, shape.iter().product());
+    Var::from_vec(numbers, shape, &Device::Cpu).unwrap()
+}
+
+/// Everything that a step may change: variables, states, step counts, hyper-parameters.
+pub fn everything<C: Config>(opt: &Optimizer<C>, vars: &[Var]) -> Result<(Vec<Vec<u8>>, String)> {
+    use fused_adam::Rule;
+    let mut all: Vec<Vec<u8>> = vars.iter().map(|var| tensor_bits(var)).collect();
+    let mut counts = format!("{:?} {}", opt.rule(), opt.steps());
+    for name in opt.names() {
+        counts += &format!(" {name}: {:?}", opt.t(name));
+        for state in opt.rule().state_names() {
+            all.extend(opt.state(name, state)?.map(|state| tensor_bits(&state)));
+        }
+    }
+    Ok((all, counts))
+}
+
+/// All rules with their defaults, and the variants that keep other states.
+pub fn rules() -> Vec<AnyRule> {
+    use fused_adam::{AdaBound, Adam, AdamW, RmsProp, Sgd};
+    let mut rules: Vec<AnyRule> = AnyRule::NAMES.iter().map(|name| name.parse().unwrap()).collect();
+    rules.extend([
+        AnyRule::from(Sgd { momentum: 0.9, nesterov: true, ..Sgd::default() }),
+        RmsProp { momentum: 0.9, centered: true, ..RmsProp::default() }.into(),
+        Adam { amsgrad: true, weight_decay: 0.1, ..Adam::default() }.into(),
+        AdamW { amsgrad: true, ..AdamW::default() }.into(),
+        AdaBound { amsbound: true, ..AdaBound::default() }.into(),
+    ]);
+    rules
+}
+
+/// The message of candle's errors, which are followed by a trace if `RUST_BACKTRACE` asks for it.
+pub fn message(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
