@@ -122,3 +122,38 @@ fn a_training_run_in_f32() -> Result<()> {
     assert!((0.1..0.2).contains(&ours.losses[ours.losses.len() - 1]));
     Ok(())
 }
+
+#[test]
+fn what_candles_trait_has() -> Result<()> {
+    use fused_adam_candle::fused_adam::{self, AnyRule};
+    use fused_adam_candle::{Adam, AdamW, Config, ParamsAdam};
+
+    let params = ParamsAdamW { lr: 0.5, beta1: 0.1, beta2: 0.2, eps: 0.3, weight_decay: 0.4 };
+    let AnyRule::AdamW(rule) = params.clone().into_rule() else { panic!() };
+    let fused_adam::AdamW { lr, beta1, beta2, eps, weight_decay, .. } = rule;
+    assert_eq!([lr, beta1, beta2, eps, weight_decay], [0.5, 0.1, 0.2, 0.3, 0.4]);
+    let AnyRule::Adam(rule) = ParamsAdam::from(params).into_rule() else { panic!() };
+    let fused_adam::Adam { lr, beta1, beta2, eps, weight_decay, .. } = rule;
+    assert_eq!([lr, beta1, beta2, eps, weight_decay], [0.5, 0.1, 0.2, 0.3, 0.4]);
+    assert_eq!(ParamsAdam::default().weight_decay, 0.0);
+
+    let (w, b) = (Var::new(1_f32, &Device::Cpu)?, Var::new(2_f32, &Device::Cpu)?);
+    let mut opt = AdamW::new_lr(vec![w.clone()], 0.25)?;
+    assert_eq!((opt.learning_rate(), opt.rule().lr()), (0.25, 0.25));
+    opt.set_learning_rate(0.125);
+    assert_eq!(opt.learning_rate(), 0.125);
+    opt.set_params(ParamsAdamW { lr: 0.0, ..ParamsAdamW::default() })?;
+    opt.backward_step(&w.as_tensor().sqr()?)?;
+    assert_eq!((w.to_scalar::<f32>()?, opt.steps(), opt.t("0")), (1.0, 1, Some(1)));
+
+    // A variable without a gradient is not stepped, and does not count the step.
+    let mut opt = Adam::from_slice(&[&w, &b], ParamsAdam::default())?;
+    opt.backward_step(&w.as_tensor().sqr()?)?;
+    assert_eq!((b.to_scalar::<f32>()?, opt.t("0"), opt.t("1")), (2.0, Some(1), Some(0)));
+    assert!(opt.state("0", "m")?.is_some() && opt.state("1", "m")?.is_none());
+    assert!(opt.state("2", "m")?.is_none() && opt.state("0", "no such")?.is_none());
+    let vars = opt.into_inner();
+    assert!(vars[0].id() == w.id() && vars[1].id() == b.id());
+    assert_eq!(Adam::empty(ParamsAdam::default())?.names().count(), 0);
+    Ok(())
+}

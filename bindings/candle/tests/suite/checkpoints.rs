@@ -140,7 +140,7 @@ fn a_var_map_from_file_to_file() {
     assert_eq!(bits(&all), bits(&again));
 }
 
-/// What was saved, and how the loading optimizer differs.
+/// An optimizer of these variables, each of which has taken a step.
 fn of(vars: &[(&str, Var)], rule: &str) -> Optimizer {
     let mut opt = Optimizer::with_names(vars.iter().cloned(), rule.parse().unwrap()).unwrap();
     let loss = |(_, var): &(&str, Var)| var.sqr().unwrap().sum_all().unwrap();
@@ -167,8 +167,9 @@ fn what_does_not_fit() {
     let nothing = folder.path().join("nothing");
 
     type Model = Vec<(&'static str, Var)>;
+    type Case<'a> = (&'a Path, fn() -> Model, &'a str, &'a str);
     let fits: fn() -> Model = || vec![("a", ones(3, F32)), ("b", ones(2, F64))];
-    let cases: [(&Path, fn() -> Model, &str, &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         (&path, fits, "lion", "the rule of group 0 is adamw, expected lion"),
         (&path, || vec![("a", ones(3, F32))], "adamw", "the number of parameters is 2, expected 1"),
         (

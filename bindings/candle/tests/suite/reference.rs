@@ -214,3 +214,32 @@ fn two_optimizers_of_the_same_variables_take_turns() {
     });
     assert!(vars.iter().all(|var| elements::<f64>(var) == [400.0]));
 }
+
+/// Who reads a variable on another thread finds it as it was before a step or as it is after it.
+#[test]
+fn a_reader_on_another_thread_sees_whole_steps() {
+    let vars: Vec<Var> =
+        (0..4).map(|_| Var::new(&[0.0_f64; 50_000], &Device::Cpu).unwrap()).collect();
+    let sgd = fused_adam::Sgd { lr: 1.0, ..Default::default() };
+    let mut opt: Optimizer<_> = candle_nn::Optimizer::new(vars.clone(), sgd).unwrap();
+    let mut grads = grad_store();
+    for var in &vars {
+        grads.insert(var, Tensor::new(&[-1.0_f64; 50_000], &Device::Cpu).unwrap());
+    }
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut last = 0.0;
+            while last < 100.0 {
+                for var in &vars {
+                    let all = elements::<f64>(var);
+                    assert!(all.iter().all(|x| *x == all[0]));
+                    last = all[0];
+                }
+            }
+        });
+        for _ in 0..100 {
+            opt.step_with_report(&grads).unwrap();
+        }
+        reader.join().unwrap();
+    });
+}
