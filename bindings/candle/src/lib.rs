@@ -27,8 +27,8 @@
 //! Candle keeps each storage behind a lock, and lends it for writing only to an in-place operation
 //! while that runs. For one parallel region over all variables a step needs all of them at once. So the
 //! operation on the first variable applies another one to the second, and so on, and the innermost takes
-//! the step, on plain slices in the variables' own memory. That is safe code; it costs some hundred nanoseconds and
-//! some hundred bytes of stack for each variable, and more stack is made where there is too little.
+//! the step, on plain slices in the variables' own memory. That is safe code; it costs a lock and some stack
+//! for each variable, and more stack is made where there is too little.
 //! Gradients are read where they are. Only one that is not contiguous, or is a part of a variable, is copied
 //! first.
 //!

@@ -20,7 +20,7 @@ use crate::Error;
 use crate::elements::What;
 
 /// The least stack that must be left for another lock, and how much more there is made of it if
-/// there is less. An unoptimised build takes some kilobytes for each.
+/// there is less. Rayon's part of a step, which runs in the innermost, must fit into the first too.
 const LEAST_STACK: usize = 128 << 10;
 const MORE_STACK: usize = 2 << 20;
 

@@ -89,10 +89,11 @@ fn apart(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// What two runs may be apart that differ only in where they round. The weights stay within ±2 here. So in each
-/// step either run rounds θ and what is taken off by one unit, ε, at most, half of it as a rule and to either
-/// side; and these runs are short of where training magnifies what two runs are apart. (In f64 they are found to be a
-/// fortieth of this apart, in f32 a fifteenth; without decay, say, weights are a thousand units of f32 apart.)
+/// What two runs may be apart that differ only in where they round. The weights stay within ±2 here, so
+/// in each step either run rounds θ and what is taken off by one unit, ε, at most, half of it as a rule and
+/// to either side; and these runs are short of where training magnifies what two runs are apart. (In
+/// either type they were found to be less than a tenth of this apart. With the decay left out they are
+/// further apart than this.)
 fn bound(run: &Run, epsilon: f64) -> f64 {
     assert!(run.weights.iter().all(|weight| weight.abs() <= 2.0));
     run.losses.len() as f64 * epsilon
