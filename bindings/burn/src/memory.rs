@@ -1,0 +1,92 @@
+//! burn's tensors as the plain slices that a step is taken on, with every copy counted.
+
+use burn_core::backend::tensor::FloatTensor;
+use burn_core::backend::{Element as BurnElement, Flex};
+use burn_core::tensor::{DType, Shape, Tensor};
+use fused_adam::bytemuck::Pod;
+use fused_adam::{Element, Lent, bf16, f16};
+
+use crate::StepError;
+
+/// A tensor of the backend flex: bytes behind a reference count, a layout, and a type.
+pub type FlexTensor = FloatTensor<Flex>;
+
+/// Takes a tensor's memory out, in row order, which is copied only if it is not.
+pub fn take_out<const D: usize>(
+    name: &'static str,
+    tensor: Tensor<D>,
+    copied: &mut u64,
+) -> Result<FlexTensor, StepError> {
+    let tensor = tensor
+        .try_into_primitive::<Flex>()
+        .map_err(|error| StepError::Backend { tensor: name, found: format!("{error:?}") })?;
+    if !matches!(tensor.dtype(), DType::F32 | DType::F64 | DType::BF16 | DType::F16) {
+        return Err(StepError::DType { tensor: name, found: tensor.dtype().name() });
+    }
+    let layout = tensor.layout();
+    let whole = layout.num_elements() * tensor.dtype().size() == tensor.bytes().len();
+    if layout.is_contiguous() && layout.start_offset() == 0 && whole {
+        return Ok(tensor);
+    }
+    let tensor = tensor.to_contiguous();
+    *copied += tensor.bytes().len() as u64;
+    Ok(tensor)
+}
+
+/// Puts it back.
+pub fn put_back<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(tensor)
+}
+
+/// A state before the first step.
+pub fn filled(shape: Shape, dtype: DType, value: f64) -> FlexTensor {
+    match dtype {
+        DType::F64 => FlexTensor::filled_typed(shape, dtype, f64::from_f64(value)),
+        DType::BF16 => FlexTensor::filled_typed(shape, dtype, bf16::from_f64(value)),
+        DType::F16 => FlexTensor::filled_typed(shape, dtype, f16::from_f64(value)),
+        _ => FlexTensor::filled_typed(shape, DType::F32, f32::from_f64(value)),
+    }
+}
+
+/// θ, a gradient and states, all from [`take_out`] or [`filled`], as they go into step number `t` of the
+/// only rule. What something else holds too is copied before it is lent to be written.
+pub fn lend<'a>(
+    t: u64,
+    theta: &'a mut FlexTensor,
+    grad: &'a FlexTensor,
+    states: &'a mut [(&'static str, FlexTensor)],
+    copied: &mut u64,
+) -> Lent<'a> {
+    let lent = match theta.dtype() {
+        DType::F64 => with_grad(t, writable::<f64>(theta, copied), grad),
+        DType::BF16 => with_grad(t, writable::<bf16>(theta, copied), grad),
+        DType::F16 => with_grad(t, writable::<f16>(theta, copied), grad),
+        _ => with_grad(t, writable::<f32>(theta, copied), grad),
+    };
+    states.iter_mut().fold(lent, |lent, (_, state)| match state.dtype() {
+        DType::F64 => lent.state(writable::<f64>(state, copied)),
+        DType::BF16 => lent.state(writable::<bf16>(state, copied)),
+        DType::F16 => lent.state(writable::<f16>(state, copied)),
+        _ => lent.state(writable::<f32>(state, copied)),
+    })
+}
+
+fn with_grad<'a, T: Element>(t: u64, theta: &'a mut [T], grad: &'a FlexTensor) -> Lent<'a> {
+    match grad.dtype() {
+        DType::F64 => Lent::new(0, t, theta, grad.storage::<f64>()),
+        DType::BF16 => Lent::new(0, t, theta, grad.storage::<bf16>()),
+        DType::F16 => Lent::new(0, t, theta, grad.storage::<f16>()),
+        _ => Lent::new(0, t, theta, grad.storage::<f32>()),
+    }
+}
+
+/// A tensor's memory to be written, which is another one if it was shared: a clone of the tensor has it
+/// too, or the file that it was loaded from.
+fn writable<'a, E: BurnElement + Pod>(tensor: &'a mut FlexTensor, copied: &mut u64) -> &'a mut [E] {
+    let before = tensor.bytes().as_ptr();
+    let slice = tensor.storage_mut::<E>();
+    if slice.as_ptr().cast() != before {
+        *copied += size_of_val(slice) as u64;
+    }
+    slice
+}

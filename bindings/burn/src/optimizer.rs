@@ -1,0 +1,160 @@
+//! burn's optimizer trait: one step of one parameter.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use burn_core::backend::TensorMetadata;
+use burn_core::tensor::{DType, Device, Tensor};
+use burn_optim::{LearningRate, Optimizer};
+use fused_adam::{AnyRule, Backend, Error, Rule, Schedule, StepOptions, step_all};
+
+use crate::memory::{FlexTensor, filled, lend, put_back, take_out};
+use crate::{FusedState, StepError};
+
+/// A rule of fused-adam as an optimizer of burn, from [`FusedConfig::build`](crate::FusedConfig::build).
+///
+/// `ModuleOptimizer::from` makes one for a whole module of it, and `ModuleOptimizer::with_group` takes it
+/// for a group of parameters.
+#[derive(Clone, Debug)]
+pub struct Fused {
+    rule: AnyRule,
+    f32_states: bool,
+    options: StepOptions,
+    copied: Arc<AtomicU64>,
+}
+
+impl Fused {
+    pub(crate) fn of(rule: AnyRule, f32_states: bool) -> Self {
+        Fused { rule, f32_states, options: StepOptions::default(), copied: Arc::default() }
+    }
+
+    /// Asks for a backend of fused-adam. Default: [`Backend::Auto`].
+    #[must_use]
+    pub fn with_backend(mut self, backend: Backend) -> Self {
+        self.options.backend = backend;
+        self
+    }
+
+    /// Asks for threads. Default: [`Schedule::Auto`], which steps large parameters on the threads of the
+    /// caller's rayon pool.
+    #[must_use]
+    pub fn with_schedule(mut self, schedule: Schedule) -> Self {
+        self.options.schedule = schedule;
+        self
+    }
+
+    /// How many bytes this optimizer and its clones have copied in all their steps. `0` says that everything
+    /// was stepped where it lay.
+    pub fn copied(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
+    }
+
+    /// Takes a step of one parameter, none of whose tensors takes part in autodiff, and returns the new θ and the new
+    /// state. The first step is the one without a state.
+    ///
+    /// θ and the states are written in place where nothing else holds them; who does hold them sees no change.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use fused_adam::Adam;
+    /// use fused_adam_burn::FusedConfig;
+    ///
+    /// let device = Device::flex();
+    /// let optim = FusedConfig::new(Adam::default()).build()?;
+    /// let (theta, grad) = (Tensor::<1>::ones([3], &device), Tensor::ones([3], &device));
+    /// let (theta, state) = optim.try_step(0.25, theta, grad, None)?;
+    /// assert_eq!((state.t(), optim.copied()), (1, 0));
+    /// assert!(theta.try_into_vec_as::<f32>().unwrap().iter().all(|x| (x - 0.75).abs() < 1e-6));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// All are found before anything is written: those of [`StepError`].
+    pub fn try_step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        theta: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<FusedState<D>>,
+    ) -> Result<(Tensor<D>, FusedState<D>), StepError> {
+        let mut rule = self.rule;
+        *rule.lr_mut() = lr;
+        rule.check()?;
+        let mut copied = 0;
+        let mut theta = take_out("theta", theta, &mut copied)?;
+        let grad = take_out("grad", grad, &mut copied)?;
+        check_shape("grad", &grad, &theta)?;
+        let (t, mut states) = match state {
+            Some(state) => {
+                let t = state.t().checked_add(1).ok_or(Error::StepNumber {
+                    t: state.t(),
+                    expected: "less than u64::MAX for another step to follow",
+                })?;
+                let mut states = Vec::new();
+                for (name, state) in state.into_states_of(&rule)? {
+                    let state = take_out(name, state, &mut copied)?;
+                    check_shape(name, &state, &theta)?;
+                    states.push((name, state));
+                }
+                (t, states)
+            }
+            None => (1, self.first_states(&rule, &theta)),
+        };
+        let lent = lend(t, &mut theta, &grad, &mut states, &mut copied);
+        step_all(&[rule], &self.options, [lent])?;
+        self.copied.fetch_add(copied, Ordering::Relaxed);
+        let states = states.into_iter().map(|(name, state)| (name, put_back(state)));
+        Ok((put_back(theta), FusedState::new(t, states.collect())))
+    }
+
+    /// The states before the first step.
+    fn first_states(&self, rule: &AnyRule, theta: &FlexTensor) -> Vec<(&'static str, FlexTensor)> {
+        let dtype = match theta.dtype() {
+            DType::BF16 | DType::F16 if self.f32_states => DType::F32,
+            dtype => dtype,
+        };
+        let names = rule.state_names().iter().enumerate();
+        names
+            .map(|(i, &name)| (name, filled(theta.shape(), dtype, rule.initial_state(i))))
+            .collect()
+    }
+}
+
+fn check_shape(
+    tensor: &'static str,
+    found: &FlexTensor,
+    theta: &FlexTensor,
+) -> Result<(), StepError> {
+    let (found, expected) = (found.shape(), theta.shape());
+    if found == expected {
+        return Ok(());
+    }
+    Err(StepError::Shape { tensor, found: found.to_vec(), expected: expected.to_vec() })
+}
+
+impl Optimizer for Fused {
+    type State<const D: usize> = FusedState<D>;
+
+    /// [`try_step`](Fused::try_step), as burn calls it.
+    ///
+    /// # Panics
+    ///
+    /// With the message of a [`StepError`].
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<FusedState<D>>,
+    ) -> (Tensor<D>, Option<FusedState<D>>) {
+        match self.try_step(lr, tensor, grad, state) {
+            Ok((theta, state)) => (theta, Some(state)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn to_device<const D: usize>(state: FusedState<D>, device: &Device) -> FusedState<D> {
+        state.map(|tensor| tensor.to_device(device))
+    }
+}

@@ -1,0 +1,82 @@
+//! What several tests need: every rule with its options, random numbers, and a tensor's bits.
+
+#![allow(dead_code, reason = "no test needs all of it")]
+
+use burn::backend::{Element as BurnElement, Flex};
+use burn::tensor::{Device, Tensor, TensorData};
+use fused_adam::{
+    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Element, Lion, NAdam, RAdam,
+    RmsProp, Sgd,
+};
+
+/// Every rule of the crate, with weight decay, and with each set of options that changes its states.
+pub fn rules() -> Vec<AnyRule> {
+    let weight_decay = 0.02;
+    let mut rules: Vec<AnyRule> = vec![
+        Adam { weight_decay, ..Adam::default() }.into(),
+        Adam { weight_decay, amsgrad: true, ..Adam::default() }.into(),
+        AdamW { weight_decay, ..AdamW::default() }.into(),
+        AdamW { weight_decay, amsgrad: true, ..AdamW::default() }.into(),
+        Sgd { weight_decay, ..Sgd::default() }.into(),
+        Sgd { weight_decay, momentum: 0.9, ..Sgd::default() }.into(),
+        AdaGrad { weight_decay, ..AdaGrad::default() }.into(),
+        AdaMax { weight_decay, ..AdaMax::default() }.into(),
+        NAdam { weight_decay, ..NAdam::default() }.into(),
+        RAdam { weight_decay, ..RAdam::default() }.into(),
+        AdaBound { weight_decay, ..AdaBound::default() }.into(),
+        AdaBound { weight_decay, amsbound: true, ..AdaBound::default() }.into(),
+        AdaBelief { weight_decay, ..AdaBelief::default() }.into(),
+        Lion { weight_decay, ..Lion::default() }.into(),
+    ];
+    for (centered, momentum) in [(false, 0.0), (false, 0.9), (true, 0.0), (true, 0.9)] {
+        rules.push(RmsProp { weight_decay, centered, momentum, ..RmsProp::default() }.into());
+    }
+    for name in AnyRule::NAMES {
+        assert!(rules.iter().any(|rule| rule.name() == name), "{name} is missing");
+    }
+    rules
+}
+
+/// SplitMix64: the same numbers in every run.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Of either sign and of many sizes, and one in eight of them zero.
+    pub fn number(&mut self) -> f64 {
+        let bits = self.next();
+        let size = 2.0_f64.powi((bits % 17) as i32 - 12);
+        let uniform = (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0;
+        if bits % 8 == 0 { 0.0 } else { size * uniform }
+    }
+
+    pub fn numbers<E: Element>(&mut self, len: usize) -> Vec<E> {
+        (0..len).map(|_| E::from_f64(self.number())).collect()
+    }
+}
+
+/// A tensor of this type, whatever the device's default.
+pub fn tensor<E: BurnElement, const D: usize>(
+    values: Vec<E>,
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), (device, E::dtype()))
+}
+
+/// Its bytes in row order, which are compared as the bits of its numbers.
+pub fn bytes<const D: usize>(tensor: &Tensor<D>) -> Vec<u8> {
+    tensor.to_data().as_bytes().to_vec()
+}
+
+/// Where its numbers lie.
+pub fn address<const D: usize>(tensor: &Tensor<D>) -> usize {
+    let inner = tensor.clone().inner().try_into_primitive::<Flex>().unwrap();
+    inner.bytes().as_ptr() as usize
+}

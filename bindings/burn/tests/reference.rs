@@ -1,0 +1,142 @@
+//! A step through burn gives the bits of fused-adam's scalar reference: for every rule, every type, several
+//! tensors of several ranks, over several steps.
+
+mod common;
+
+use burn::backend::Element as BurnElement;
+use burn::module::{Module, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor};
+use common::{Rng, bytes, rules, tensor};
+use fused_adam::{AnyRule, Backend, Element, Parameter, Rule, Schedule, Step, bf16, bytemuck, f16};
+use fused_adam_burn::FusedConfig;
+use proptest::prelude::*;
+
+/// One parameter of each rank.
+#[derive(Module, Debug)]
+struct Parameters {
+    vector: Param<Tensor<1>>,
+    matrix: Param<Tensor<2>>,
+    volume: Param<Tensor<3>>,
+}
+
+/// One parameter as the reference has it.
+struct Plain<T, S> {
+    theta: Vec<T>,
+    states: Vec<Vec<S>>,
+}
+
+impl<T: Element + Parameter<T, S>, S: Element> Plain<T, S> {
+    fn new(rule: &AnyRule, theta: Vec<T>) -> Self {
+        let states = (0..rule.state_names().len())
+            .map(|i| vec![S::from_f64(rule.initial_state(i)); theta.len()])
+            .collect();
+        Plain { theta, states }
+    }
+
+    fn step(&mut self, rule: &AnyRule, t: u64, grad: &[T]) {
+        let mut states: Vec<&mut [S]> = self.states.iter_mut().map(Vec::as_mut_slice).collect();
+        Step::new(rule, t)
+            .backend(Backend::Scalar)
+            .schedule(Schedule::Serial)
+            .run_mixed(&mut self.theta, grad, &mut states)
+            .unwrap();
+    }
+}
+
+/// Both ways beside each other, with parameters of `T` and states of `S`.
+fn check<T, S>(rule: AnyRule, f32_states: bool, lens: [usize; 3], steps: u64, seed: u64)
+where
+    T: Element + Parameter<T, S> + BurnElement,
+    S: Element,
+{
+    let device = Device::flex().autodiff();
+    let mut rng = Rng(seed);
+    let shapes = ([lens[0]], [lens[1], 3], [2, lens[2], 2]);
+    let sizes = [lens[0], 3 * lens[1], 4 * lens[2]];
+    let mut plain = sizes.map(|len| Plain::<T, S>::new(&rule, rng.numbers(len)));
+    let [first, second, third] = plain.each_ref().map(|plain| plain.theta.clone());
+    let mut model = Parameters {
+        vector: Param::from_tensor(tensor(first, shapes.0, &device)),
+        matrix: Param::from_tensor(tensor(second, shapes.1, &device)),
+        volume: Param::from_tensor(tensor(third, shapes.2, &device)),
+    };
+    let config = FusedConfig::new(rule).with_f32_states(f32_states);
+    let fused = config.build().unwrap();
+    let mut optim = ModuleOptimizer::from(fused.clone());
+    let inner = Device::flex();
+    for t in 1..=steps {
+        // As a scheduler would.
+        let mut now = rule;
+        *now.lr_mut() = rule.lr() / t as f64;
+        let grads = sizes.map(|len| rng.numbers::<T>(len));
+        for (plain, grad) in plain.iter_mut().zip(&grads) {
+            plain.step(&now, t, grad);
+        }
+        let [first, second, third] = grads;
+        let mut grads = GradientsParams::new();
+        grads.register(model.vector.id, tensor(first, shapes.0, &inner));
+        grads.register(model.matrix.id, tensor(second, shapes.1, &inner));
+        grads.register(model.volume.id, tensor(third, shapes.2, &inner));
+        model = optim.step(now.lr(), model, grads);
+
+        let ours =
+            [bytes(&model.vector.val()), bytes(&model.matrix.val()), bytes(&model.volume.val())];
+        for (number, (ours, plain)) in ours.iter().zip(&plain).enumerate() {
+            let expected: &[u8] = bytemuck::cast_slice(&plain.theta);
+            assert!(ours == expected, "parameter {number} after step {t} of {rule:?}");
+        }
+    }
+    assert_eq!(fused.copied(), 0, "nothing else held the parameters");
+
+    // The states too, one parameter's, whose steps are then taken without a module.
+    let mut rng = Rng(seed);
+    let (mut plain, mut state) = (Plain::<T, S>::new(&rule, rng.numbers(lens[0])), None);
+    let mut theta = tensor(plain.theta.clone(), shapes.0, &inner);
+    for t in 1..=steps {
+        let grad = rng.numbers::<T>(lens[0]);
+        plain.step(&rule, t, &grad);
+        let grad = tensor(grad, shapes.0, &inner);
+        let (next, kept) = fused.try_step(rule.lr(), theta, grad, state).unwrap();
+        (theta, state) = (next, Some(kept));
+    }
+    let state = state.unwrap();
+    assert_eq!(state.t(), steps);
+    for (name, expected) in rule.state_names().iter().zip(&plain.states) {
+        let expected: &[u8] = bytemuck::cast_slice(expected);
+        assert!(bytes(state.get(name).unwrap()) == expected, "{name} of {rule:?}");
+    }
+}
+
+/// With every type that a parameter may have.
+fn check_all(rule: AnyRule, lens: [usize; 3], steps: u64, seed: u64) {
+    check::<f32, f32>(rule, false, lens, steps, seed);
+    check::<f64, f64>(rule, true, lens, steps, seed);
+    check::<bf16, bf16>(rule, false, lens, steps, seed);
+    check::<f16, f16>(rule, false, lens, steps, seed);
+    check::<bf16, f32>(rule, true, lens, steps, seed);
+    check::<f16, f32>(rule, true, lens, steps, seed);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn every_rule_and_type(
+        lens in [0..70_usize, 0..40_usize, 0..30_usize],
+        steps in 1..6_u64,
+        seed: u64,
+    ) {
+        for rule in rules() {
+            check_all(rule, lens, steps, seed);
+        }
+    }
+}
+
+/// Long enough to be stepped on several threads.
+#[test]
+fn long_parameters() {
+    for rule in rules().into_iter().take(4) {
+        check::<f32, f32>(rule, false, [600_001, 100_003, 17], 2, 7);
+    }
+}
