@@ -1,0 +1,146 @@
+//! Which bytes are copied: addresses before and after, and the optimizer's own count.
+
+mod common;
+
+use burn::module::Param;
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor};
+use common::{address, bytes, tensor};
+use fused_adam::{AdamW, bf16};
+use fused_adam_burn::{Fused, FusedConfig};
+
+const WEIGHT: u64 = 5 * 3 * 4;
+const BIAS: u64 = 3 * 4;
+
+fn fused() -> Fused {
+    FusedConfig::new(AdamW::default()).build().unwrap()
+}
+
+fn model() -> Linear {
+    LinearConfig::new(5, 3).init(&Device::flex().autodiff())
+}
+
+/// A step with gradients that burn computes.
+fn step(optim: &mut ModuleOptimizer, model: Linear) -> Linear {
+    let input = Tensor::<2>::ones([4, 5], &Device::flex().autodiff());
+    let grads = model.forward(input).square().mean().backward();
+    let grads = GradientsParams::from_grads(grads, &model);
+    optim.step(1e-2, model, grads)
+}
+
+fn addresses(model: &Linear) -> [usize; 2] {
+    [address(&model.weight.val()), address(&model.bias.as_ref().unwrap().val())]
+}
+
+#[test]
+fn a_training_loop_copies_nothing() {
+    let (fused, mut model) = (fused(), model());
+    let mut optim = ModuleOptimizer::from(fused.clone());
+    // burn makes the parameters when they are first asked for.
+    let before = addresses(&model);
+    for _ in 0..5 {
+        model = step(&mut optim, model);
+        assert_eq!(addresses(&model), before);
+    }
+    assert_eq!(fused.copied(), 0);
+}
+
+#[test]
+fn states_stay_where_they_are() {
+    let (fused, device) = (fused(), Device::flex());
+    let tensor = |x: f32| tensor(vec![x; 1000], [1000], &device);
+    let (mut theta, mut state) = fused.try_step(1e-2, tensor(1.0), tensor(0.5), None).unwrap();
+    let before = ["m", "v"].map(|name| address(state.get(name).unwrap()));
+    for _ in 0..3 {
+        (theta, state) = fused.try_step(1e-2, theta, tensor(0.5), Some(state)).unwrap();
+    }
+    assert_eq!(["m", "v"].map(|name| address(state.get(name).unwrap())), before);
+    assert_eq!((state.t(), fused.copied()), (4, 0));
+}
+
+#[test]
+fn a_clone_of_the_model_keeps_its_weights() {
+    let (fused, model) = (fused(), model());
+    let mut optim = ModuleOptimizer::from(fused.clone());
+    let clone = model.clone();
+    let (before, weight) = (addresses(&clone), bytes(&clone.weight.val()));
+
+    let model = step(&mut optim, model);
+    assert_eq!(addresses(&clone), before);
+    assert_eq!(bytes(&clone.weight.val()), weight);
+    assert_ne!(bytes(&model.weight.val()), weight);
+    assert_eq!(fused.copied(), WEIGHT + BIAS);
+
+    // The model has memory of its own by now.
+    let _ = step(&mut optim, model);
+    assert_eq!(fused.copied(), WEIGHT + BIAS);
+}
+
+#[test]
+fn a_clone_of_the_optimizer_keeps_its_states() {
+    let (fused, model) = (fused(), model());
+    let mut optim = ModuleOptimizer::from(fused.clone());
+    let model = step(&mut optim, model);
+    let before = optim.clone().into_bytes().unwrap();
+
+    let clone = optim.clone();
+    let model = step(&mut optim, model);
+    assert_eq!(fused.copied(), 2 * (WEIGHT + BIAS), "m and v");
+    let _ = step(&mut optim, model);
+    assert_eq!(fused.copied(), 2 * (WEIGHT + BIAS));
+    assert_eq!(clone.into_bytes().unwrap().len(), before.len());
+}
+
+#[test]
+fn views_are_copied_into_row_order() {
+    let (fused, device) = (fused(), Device::flex());
+    let matrix = |rows: usize, columns: usize| {
+        let values = (0..6).map(|i| bf16::from_f32(i as f32)).collect::<Vec<_>>();
+        tensor::<bf16, 2>(values, [rows, columns], &device)
+    };
+
+    // A transposed gradient is copied in each step, and means what it says.
+    let theta = || tensor::<bf16, 2>(vec![bf16::ONE; 6], [3, 2], &device);
+    let transposed = matrix(2, 3).transpose();
+    let plain = tensor::<bf16, 2>(
+        [0, 3, 1, 4, 2, 5].map(|i| bf16::from_f32(i as f32)).to_vec(),
+        [3, 2],
+        &device,
+    );
+    let (of_view, _) = fused.try_step(0.1, theta(), transposed, None).unwrap();
+    assert_eq!(fused.copied(), 12);
+    let (of_plain, _) = fused.try_step(0.1, theta(), plain, None).unwrap();
+    assert_eq!(fused.copied(), 12);
+    assert_eq!(bytes(&of_view), bytes(&of_plain));
+
+    // So is one element that stands for all, and rows that stand in other memory before the last.
+    let one = tensor::<bf16, 2>(vec![bf16::ONE], [1, 1], &device).expand([3, 2]);
+    fused.try_step(0.1, theta(), one, None).unwrap();
+    assert_eq!(fused.copied(), 24);
+    let some_rows = tensor::<bf16, 2>(vec![bf16::ONE; 10], [5, 2], &device).slice([1..4, 0..2]);
+    fused.try_step(0.1, theta(), some_rows, None).unwrap();
+    assert_eq!(fused.copied(), 36);
+
+    // A transposed parameter is, once.
+    let theta = matrix(2, 3).transpose();
+    let ones = || tensor::<bf16, 2>(vec![bf16::ONE; 6], [3, 2], &device);
+    let (theta, state) = fused.try_step(0.1, theta, ones(), None).unwrap();
+    assert_eq!(fused.copied(), 48);
+    fused.try_step(0.1, theta, ones(), Some(state)).unwrap();
+    assert_eq!(fused.copied(), 48);
+}
+
+#[test]
+fn a_parameter_that_is_frozen_or_has_no_gradient_is_left_alone() {
+    let (fused, model) = (fused(), model());
+    let mut optim = ModuleOptimizer::from(fused.clone());
+    let Linear { weight, bias } = model;
+    let model = Linear { weight: weight.set_require_grad(false), bias };
+    let (at, frozen) = (address(&model.weight.val()), bytes(&model.weight.val()));
+    let bias = bytes(&model.bias.as_ref().map(Param::val).unwrap());
+    let model = step(&mut optim, model);
+    assert_eq!((address(&model.weight.val()), bytes(&model.weight.val())), (at, frozen));
+    assert_ne!(bytes(&model.bias.as_ref().map(Param::val).unwrap()), bias);
+    assert!(!model.weight.val().is_require_grad());
+}

@@ -1,0 +1,270 @@
+//! The numbers that burn-optim 0.22.1 holds its own Adam and AdamW to (the tests in its `adam.rs` and
+//! `adamw.rs`), with ours in their place, within the tolerances of those tests. burn's own optimizers are
+//! held to them here too, so that a mistake in the copied numbers or in the setting would show.
+
+mod common;
+
+use burn::module::Param;
+use burn::nn::Linear;
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+use common::APART;
+use fused_adam::{Adam, AdamW, AnyRule};
+use fused_adam_burn::FusedConfig;
+
+const LR: f64 = 0.01;
+const WEIGHT_DECAY: f32 = 0.5;
+const EPS: f32 = 1e-8;
+
+/// Two steps, each on one of the inputs.
+const INPUTS: [[[f32; 6]; 2]; 2] = [
+    [
+        [0.6294, 0.0940, 0.8176, 0.8824, 0.5228, 0.4310],
+        [0.7152, 0.9559, 0.7893, 0.5684, 0.5939, 0.8883],
+    ],
+    [
+        [0.8491, 0.2108, 0.8939, 0.4433, 0.5527, 0.2528],
+        [0.3270, 0.0412, 0.5538, 0.9605, 0.3195, 0.9085],
+    ],
+];
+
+const WEIGHT: [[f32; 6]; 6] = [
+    [-0.3206, 0.1374, 0.4043, 0.3200, 0.0859, 0.0671],
+    [0.0777, -0.0185, -0.3667, 0.2550, 0.1955, -0.2922],
+    [-0.0190, 0.0346, -0.2962, 0.2484, -0.2780, 0.3130],
+    [-0.2980, -0.2214, -0.3715, -0.2981, -0.0761, 0.1626],
+    [0.3300, -0.2182, 0.3717, -0.1729, 0.3796, -0.0304],
+    [-0.0159, -0.0120, 0.1258, 0.1921, 0.0293, 0.3833],
+];
+
+const BIAS: [f32; 6] = [-0.3905, 0.0884, -0.0970, 0.1176, 0.1366, 0.0130];
+
+const ADAM_WEIGHT: [[f32; 6]; 6] = [
+    [-0.340528, 0.118929, 0.384336, 0.300010, 0.066034, 0.047154],
+    [0.057757, -0.036690, -0.386649, 0.235010, 0.175624, -0.312133],
+    [-0.038940, 0.016306, -0.316151, 0.228410, -0.297819, 0.293047],
+    [-0.317929, -0.239100, -0.391449, -0.318087, -0.095948, 0.142651],
+    [0.310050, -0.235909, 0.351736, -0.192888, 0.359710, -0.050343],
+    [-0.035840, -0.030203, 0.105840, 0.172110, 0.009440, 0.363346],
+];
+
+const ADAM_BIAS: [f32; 6] = [-0.410499, 0.068401, -0.116999, 0.097601, 0.116601, -0.006999];
+
+const ADAM_AMSGRAD_WEIGHT: [[f32; 6]; 6] = [
+    [
+        -0.9125810265541077,
+        -0.45855265855789185,
+        -0.1915993094444275,
+        -0.2759990692138672,
+        -0.5099529027938843,
+        -0.5287043452262878,
+    ],
+    [
+        -0.5181325674057007,
+        -0.6139854788780212,
+        -0.9574727416038513,
+        -0.34102925658226013,
+        -0.400514155626297,
+        -0.8847861886024475,
+    ],
+    [
+        -0.614483118057251,
+        -0.5611032247543335,
+        -0.8887064456939697,
+        -0.34762972593307495,
+        -0.8708556890487671,
+        -0.2830044627189636,
+    ],
+    [
+        -0.8904699683189392,
+        -0.8151527643203735,
+        -0.9621278643608093,
+        -0.8905676603317261,
+        -0.671261191368103,
+        -0.4333854615688324,
+    ],
+    [
+        -0.26599061489105225,
+        -0.8119961023330688,
+        -0.22424538433551788,
+        -0.7672406435012817,
+        -0.2163349837064743,
+        -0.6258266568183899,
+    ],
+    [
+        -0.611397922039032,
+        -0.6075160503387451,
+        -0.4701341986656189,
+        -0.4039117991924286,
+        -0.5663845539093018,
+        -0.21262989938259125,
+    ],
+];
+
+const ADAM_AMSGRAD_BIAS: [f32; 6] = [
+    -0.8817203044891357,
+    -0.4038999378681183,
+    -0.5889149308204651,
+    -0.37475723028182983,
+    -0.3557940721511841,
+    -0.47914788126945496,
+];
+
+const ADAMW_WEIGHT: [[f32; 6]; 6] = [
+    [-0.337295, 0.117827, 0.380358, 0.296868, 0.065232, 0.046534],
+    [0.057032, -0.036518, -0.382951, 0.232516, 0.173738, -0.309182],
+    [-0.038703, 0.016052, -0.313155, 0.225982, -0.295039, 0.289981],
+    [-0.314920, -0.237394, -0.387704, -0.315067, -0.095153, 0.141081],
+    [0.306815, -0.234226, 0.348083, -0.191115, 0.356002, -0.049993],
+    [-0.035634, -0.030083, 0.104636, 0.170244, 0.009196, 0.359580],
+];
+
+const ADAMW_BIAS: [f32; 6] = [-0.406555, 0.067568, -0.115982, 0.096477, 0.115287, -0.007080];
+
+const ADAMW_AMSGRAD_WEIGHT: [[f32; 6]; 6] = [
+    [
+        -0.7822558283805847,
+        -0.42578864097595215,
+        -0.21805696189403534,
+        -0.28366872668266296,
+        -0.46587175130844116,
+        -0.4805040955543518,
+    ],
+    [
+        -0.4722539782524109,
+        -0.5471276640892029,
+        -0.8181359767913818,
+        -0.33425918221473694,
+        -0.3805687427520752,
+        -0.7601516842842102,
+    ],
+    [
+        -0.5475167632102966,
+        -0.5057991743087769,
+        -0.763265073299408,
+        -0.3393959403038025,
+        -0.7490996718406677,
+        -0.28911691904067993,
+    ],
+    [
+        -0.7646660208702087,
+        -0.7050473093986511,
+        -0.8218720555305481,
+        -0.7647438049316406,
+        -0.5919585227966309,
+        -0.40617525577545166,
+    ],
+    [
+        -0.27588561177253723,
+        -0.7025567889213562,
+        -0.24343004822731018,
+        -0.6672990918159485,
+        -0.23728127777576447,
+        -0.556389570236206,
+    ],
+    [
+        -0.5451040267944336,
+        -0.5420684814453125,
+        -0.4348171353340149,
+        -0.3832150399684906,
+        -0.5099242925643921,
+        -0.23440153896808624,
+    ],
+];
+
+const ADAMW_AMSGRAD_BIAS: [f32; 6] = [
+    -0.7473056316375732,
+    -0.3745720386505127,
+    -0.5188710689544678,
+    -0.35184532403945923,
+    -0.33705732226371765,
+    -0.4332566559314728,
+];
+
+fn adam(amsgrad: bool) -> [ModuleOptimizer; 2] {
+    let rule = Adam { weight_decay: 0.5, amsgrad, ..Adam::default() };
+    let burns = AdamConfig::new()
+        .with_epsilon(EPS)
+        .with_weight_decay(Some(WeightDecayConfig::new(WEIGHT_DECAY)))
+        .with_amsgrad(amsgrad);
+    [ours(rule.into()), burns.init()]
+}
+
+fn adamw(amsgrad: bool) -> [ModuleOptimizer; 2] {
+    let rule = AdamW { weight_decay: 0.5, amsgrad, ..AdamW::default() };
+    let burns =
+        AdamWConfig::new().with_epsilon(EPS).with_weight_decay(WEIGHT_DECAY).with_amsgrad(amsgrad);
+    [ours(rule.into()), burns.init()]
+}
+
+fn ours(rule: AnyRule) -> ModuleOptimizer {
+    FusedConfig::new(rule).init().unwrap()
+}
+
+fn linear(device: &Device) -> Linear {
+    Linear {
+        weight: Param::from_data(TensorData::from(WEIGHT), device),
+        bias: Some(Param::from_data(TensorData::from(BIAS), device)),
+    }
+}
+
+/// Steps on each input in turn, the loss being the sum of what the layer makes of it.
+fn train(mut optim: ModuleOptimizer, inputs: impl Iterator<Item = Tensor<2>>) -> Linear {
+    let mut model = linear(&Device::flex().autodiff());
+    for input in inputs {
+        let grads = model.forward(input.require_grad()).backward();
+        let grads = GradientsParams::from_grads(grads, &model);
+        model = optim.step(LR, model, grads);
+    }
+    model
+}
+
+/// Two steps, within the tolerance of burn's tests, 1e-2. It is as much as a whole step, and burn's own optimizers arrive
+/// 2e-3 away; so that the two are also held to each other.
+fn two_steps(optims: [ModuleOptimizer; 2], weight: [[f32; 6]; 6], bias: [f32; 6]) {
+    let device = Device::flex().autodiff();
+    let inputs = || INPUTS.into_iter().map(|x| Tensor::from_floats(x, &device));
+    let [ours, burns] = optims.map(|optim| train(optim, inputs()));
+    for model in [&ours, &burns] {
+        check(model, TensorData::from(weight), TensorData::from(bias), 1e-2);
+    }
+    let burns_bias = burns.bias.as_ref().unwrap().to_data();
+    check(&ours, burns.weight.to_data(), burns_bias, 2.0 * LR * APART);
+}
+
+/// Fifty steps on inputs that grow, within the tolerance of burn's tests, 1e-5.
+fn fifty_steps(optims: [ModuleOptimizer; 2], weight: [[f32; 6]; 6], bias: [f32; 6]) {
+    let device = Device::flex().autodiff();
+    for optim in optims {
+        let input = |i| Tensor::ones([2, 6], &device).mul_scalar(i as f32 * 0.1);
+        let model = train(optim, (1..=50).map(input));
+        check(&model, TensorData::from(weight), TensorData::from(bias), 1e-5);
+    }
+}
+
+fn check(model: &Linear, weight: TensorData, bias: TensorData, tolerance: f64) {
+    let tolerance = Tolerance::absolute(tolerance);
+    model.weight.to_data().assert_approx_eq::<f32>(&weight, tolerance);
+    model.bias.as_ref().unwrap().to_data().assert_approx_eq::<f32>(&bias, tolerance);
+}
+
+#[test]
+fn adam_two_steps() {
+    two_steps(adam(false), ADAM_WEIGHT, ADAM_BIAS);
+}
+
+#[test]
+fn adamw_two_steps() {
+    two_steps(adamw(false), ADAMW_WEIGHT, ADAMW_BIAS);
+}
+
+#[test]
+fn adam_amsgrad_fifty_steps() {
+    fifty_steps(adam(true), ADAM_AMSGRAD_WEIGHT, ADAM_AMSGRAD_BIAS);
+}
+
+#[test]
+fn adamw_amsgrad_fifty_steps() {
+    fifty_steps(adamw(true), ADAMW_AMSGRAD_WEIGHT, ADAMW_AMSGRAD_BIAS);
+}

@@ -1,0 +1,158 @@
+//! burn's own checkpoints: what is saved, loaded and gone on with arrives at the bits of a run that was never
+//! stopped.
+
+mod common;
+#[path = "../examples/digits/training.rs"]
+mod training;
+
+use burn::backend::Element as BurnElement;
+use burn::module::Module;
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::tensor::Device;
+use common::{Rng, bytes, rules, tensor};
+use fused_adam::{AdamW, AnyRule, Element, Rule, Sgd, bf16, f16};
+use fused_adam_burn::{Fused, FusedConfig};
+use training::{Digits, Network, train};
+
+fn config() -> FusedConfig {
+    FusedConfig::new(AdamW { amsgrad: true, ..AdamW::default() })
+}
+
+/// The bytes of all parameters.
+fn weights(model: &Network) -> Vec<Vec<u8>> {
+    [&model.hidden, &model.output]
+        .into_iter()
+        .flat_map(|layer| [bytes(&layer.weight.val()), bytes(&layer.bias.as_ref().unwrap().val())])
+        .collect()
+}
+
+#[test]
+fn a_training_that_was_stopped_goes_on_to_the_bit() {
+    let device = Device::flex().autodiff();
+    let digits = Digits::load().unwrap();
+    let start = Network::new(&device);
+    let run = |model: Network, optim: &mut ModuleOptimizer, epochs| {
+        train(model, optim, 3e-3, &digits, epochs, &device)
+    };
+
+    let mut optim = config().init().unwrap();
+    let unstopped = run(start.clone(), &mut optim, 0..4);
+
+    let dir = tempfile::tempdir().unwrap();
+    let (model_file, optim_file) = (dir.path().join("model.bpk"), dir.path().join("optim.bpk"));
+    let mut optim = config().init().unwrap();
+    run(start, &mut optim, 0..2).save_file(&model_file).unwrap();
+    optim.save(&optim_file).unwrap();
+    drop(optim);
+
+    // As a new process would: another network, whose weights and names of parameters are the file's.
+    let fused = config().build().unwrap();
+    let mut optim = ModuleOptimizer::from(fused.clone()).load(&optim_file).unwrap();
+    let model = Network::new(&device).load_file(&model_file);
+    let size: u64 = weights(&model).iter().map(|bytes| bytes.len() as u64).sum();
+    let resumed = run(model, &mut optim, 2..4);
+    assert!(weights(&resumed) == weights(&unstopped));
+    assert_ne!(weights(&resumed), weights(&Network::new(&device)));
+
+    // What is loaded is a view of the file, of which θ and three states get memory of their own, once.
+    assert!(fused.copied() <= 4 * size, "{} of {size}", fused.copied());
+}
+
+/// One parameter, of any rule and type, with a record in memory between two of its steps.
+fn check<T: Element + BurnElement>(rule: AnyRule, f32_states: bool, seed: u64) {
+    let fused = FusedConfig::new(rule).with_f32_states(f32_states).build().unwrap();
+    let run = |save_after: Option<u64>| {
+        let device = Device::flex().autodiff();
+        let mut rng = Rng(seed);
+        let mut model =
+            burn::module::Param::from_tensor(tensor::<T, 2>(rng.numbers(7 * 11), [7, 11], &device));
+        let mut optim = ModuleOptimizer::from(fused.clone());
+        for t in 1..=4 {
+            let mut grads = burn::optim::GradientsParams::new();
+            let grad = tensor::<T, 2>(rng.numbers(7 * 11), [7, 11], &Device::flex());
+            grads.register(model.id, grad);
+            model = optim.step(rule.lr(), model, grads);
+            if save_after == Some(t) {
+                let bytes = optim.into_bytes().unwrap();
+                optim = ModuleOptimizer::from(fused.clone()).from_bytes(bytes).unwrap();
+            }
+        }
+        (bytes(&model.val()), optim.to_record())
+    };
+    let (unstopped, record) = run(None);
+    assert_eq!(record.len(), rule.state_names().len());
+    for t in 1..4 {
+        let (resumed, record) = run(Some(t));
+        assert!(resumed == unstopped, "{rule:?} saved after step {t}");
+        assert_eq!(record.len(), rule.state_names().len());
+    }
+}
+
+#[test]
+fn every_rule_and_type_goes_on_to_the_bit() {
+    for (seed, rule) in (1..).zip(rules()) {
+        check::<f32>(rule, false, seed);
+        check::<f64>(rule, false, seed);
+        check::<bf16>(rule, false, seed);
+        check::<f16>(rule, true, seed);
+    }
+}
+
+fn fused(rule: impl Into<AnyRule>) -> Fused {
+    FusedConfig::new(rule).build().unwrap()
+}
+
+/// One step, and its record.
+fn record(rule: impl Into<AnyRule>) -> (burn::module::ParamId, OptimizerRecord) {
+    let device = Device::flex().autodiff();
+    let model = burn::module::Param::from_tensor(tensor(vec![1.0_f32; 4], [4], &device));
+    let mut optim = ModuleOptimizer::from(fused(rule));
+    let id = model.id;
+    let mut grads = burn::optim::GradientsParams::new();
+    grads.register(id, tensor(vec![1.0_f32; 4], [4], &Device::flex()));
+    let _ = optim.step(1e-2, model, grads);
+    (id, optim.to_record())
+}
+
+/// Loads a record of one rule into an optimizer of another, and takes a step.
+fn step_after_loading(of: impl Into<AnyRule>, into: impl Into<AnyRule>) {
+    let (id, record) = record(of);
+    let mut optim = ModuleOptimizer::from(fused(into)).load_record(record);
+    let device = Device::flex().autodiff();
+    let theta = tensor(vec![1.0_f32; 4], [4], &device).require_grad();
+    let model = burn::module::Param::initialized(id, theta);
+    let mut grads = burn::optim::GradientsParams::new();
+    grads.register(id, tensor(vec![1.0_f32; 4], [4], &Device::flex()));
+    let _ = optim.step(1e-2, model, grads);
+}
+
+#[test]
+#[should_panic(expected = "state `v_max` is missing, expected the 3 states")]
+fn a_record_without_a_state_is_refused() {
+    step_after_loading(AdamW::default(), AdamW { amsgrad: true, ..AdamW::default() });
+}
+
+#[test]
+#[should_panic(expected = "2 states were given, expected the 1 states [\"m\"]")]
+fn a_record_with_other_states_is_refused() {
+    step_after_loading(AdamW::default(), Sgd { momentum: 0.9, ..Sgd::default() });
+}
+
+/// burn starts anew where a record has no number of steps, as it does for its own optimizers.
+#[test]
+fn a_record_of_burns_own_optimizer_starts_anew() {
+    let device = Device::flex().autodiff();
+    let mut model = burn::nn::LinearConfig::new(3, 2).init(&device);
+    let mut burns = burn::optim::AdamWConfig::new().init();
+    let grads = |model: &burn::nn::Linear| {
+        let ones = burn::tensor::Tensor::<2>::ones([1, 3], &device);
+        let grads = model.forward(ones).square().mean().backward();
+        burn::optim::GradientsParams::from_grads(grads, model)
+    };
+    model = burns.step(1e-2, model.clone(), grads(&model));
+    let mut loaded = ModuleOptimizer::from(fused(AdamW::default())).load_record(burns.to_record());
+    let mut fresh = ModuleOptimizer::from(fused(AdamW::default()));
+    let a = loaded.step(1e-2, model.clone(), grads(&model));
+    let b = fresh.step(1e-2, model.clone(), grads(&model));
+    assert_eq!(bytes(&a.weight.val()), bytes(&b.weight.val()));
+}

@@ -1,0 +1,178 @@
+//! Wrong calls: what they say, and that nothing has changed after them.
+
+mod common;
+
+use burn::config::Config;
+use burn::grad_clipping::GradientClippingConfig;
+use burn::module::Param;
+use burn::optim::{GradientsParams, ModuleOptimizer, Optimizer};
+use burn::tensor::{Device, Tensor};
+use common::{bytes, tensor};
+use fused_adam::{Adam, AdamW, Backend, Error, Lion, Sgd};
+use fused_adam_burn::{Fused, FusedConfig, StepError};
+
+fn fused() -> Fused {
+    FusedConfig::new(AdamW::default()).build().unwrap()
+}
+
+fn ones(len: usize) -> Tensor<1> {
+    tensor(vec![1.0_f32; len], [len], &Device::flex())
+}
+
+/// That a step was refused, with these words.
+#[track_caller]
+fn refused(step: Result<impl Sized, StepError>, message: &str) {
+    match step {
+        Err(error) => assert_eq!(error.to_string(), message),
+        Ok(_) => panic!("expected {message:?}"),
+    }
+}
+
+#[test]
+fn hyper_parameters_are_refused_before_any_step() {
+    let config = FusedConfig::new(AdamW { beta1: 1.0, ..AdamW::default() });
+    let message = "`beta1` is 1.0, expected a number in [0, 1)";
+    assert_eq!(config.build().unwrap_err().to_string(), message);
+    assert_eq!(config.init().err().unwrap().to_string(), message);
+
+    // The step size is burn's to give.
+    let unused = FusedConfig::new(AdamW { lr: f64::NAN, ..AdamW::default() });
+    assert!(unused.init().is_ok());
+}
+
+#[test]
+fn step_sizes_are_refused_in_the_step() {
+    for lr in [-1.0, f64::NAN, f64::INFINITY] {
+        let error = fused().try_step(lr, ones(3), ones(3), None).unwrap_err();
+        assert!(
+            matches!(error, StepError::Step(Error::HyperParameter { name: "lr", .. })),
+            "{error}"
+        );
+    }
+    // Zero is what burn's `Learner` has before its scheduler's first step.
+    assert!(fused().try_step(0.0, ones(3), ones(3), None).is_ok());
+}
+
+#[test]
+fn shapes() {
+    refused(
+        fused().try_step(0.1, ones(3), ones(4), None),
+        "`grad` has the shape [4], expected [3] as of `theta`",
+    );
+    let (_, state) = fused().try_step(0.1, ones(4), ones(4), None).unwrap();
+    refused(
+        fused().try_step(0.1, ones(3), ones(3), Some(state)),
+        "`m` has the shape [4], expected [3] as of `theta`",
+    );
+    let device = Device::flex();
+    let matrix = |shape| tensor(vec![1.0_f32; 6], shape, &device);
+    refused(
+        fused().try_step::<2>(0.1, matrix([2, 3]), matrix([3, 2]), None),
+        "`grad` has the shape [3, 2], expected [2, 3] as of `theta`",
+    );
+}
+
+#[test]
+fn types() {
+    let doubles = tensor(vec![1.0_f64; 3], [3], &Device::flex());
+    refused(
+        fused().try_step(0.1, ones(3), doubles.clone(), None),
+        "`grad` of parameter `number 0` is f64, expected f32, bf16 or f16",
+    );
+    refused(
+        fused().try_step(0.1, doubles.clone(), ones(3), None),
+        "`grad` of parameter `number 0` is f32, expected f64",
+    );
+    let (_, state) = fused().try_step(0.1, ones(3), ones(3), None).unwrap();
+    refused(
+        fused().try_step(0.1, doubles.clone(), doubles, Some(state)),
+        "`m` of parameter `number 0` is f32, expected f64",
+    );
+}
+
+#[test]
+fn states_of_another_rule() {
+    let (_, state) = fused().try_step(0.1, ones(3), ones(3), None).unwrap();
+    let lion = FusedConfig::new(Lion::default()).build().unwrap();
+    refused(
+        lion.try_step(0.1, ones(3), ones(3), Some(state.clone())),
+        "2 states were given, expected the 1 states [\"m\"]",
+    );
+    let amsgrad = FusedConfig::new(Adam { amsgrad: true, ..Adam::default() }).build().unwrap();
+    refused(
+        amsgrad.try_step(0.1, ones(3), ones(3), Some(state.clone())),
+        "state `v_max` is missing, expected the 3 states [\"m\", \"v\", \"v_max\"]",
+    );
+    let sgd = FusedConfig::new(Sgd::default()).build().unwrap();
+    refused(
+        sgd.try_step(0.1, ones(3), ones(3), Some(state)),
+        "2 states were given, expected the 0 states []",
+    );
+}
+
+#[test]
+fn tensors_of_autodiff() {
+    let tracked = || tensor(vec![1.0_f32; 3], [3], &Device::flex().autodiff());
+    for (theta, grad, name) in [(tracked(), ones(3), "theta"), (ones(3), tracked(), "grad")] {
+        let error = fused().try_step(0.1, theta, grad, None).unwrap_err();
+        assert!(matches!(&error, StepError::Backend { tensor, .. } if *tensor == name), "{error}");
+        let message = format!("`{name}` is not in flex's memory: ");
+        assert!(error.to_string().starts_with(&message), "{error}");
+    }
+}
+
+#[test]
+fn backends_that_this_machine_lacks() {
+    let lacking = Backend::ALL.into_iter().find(|backend| !backend.is_available());
+    // Some machine may have all of them.
+    let Some(lacking) = lacking else { return };
+    let error = fused().with_backend(lacking).try_step(0.1, ones(3), ones(3), None).unwrap_err();
+    assert!(matches!(error, StepError::Step(Error::BackendNotAvailable { .. })), "{error}");
+}
+
+/// θ, the gradient and the states are those of before, and a right step from them gives what it would have given.
+#[test]
+fn nothing_has_changed_after_an_error() {
+    let fused = fused();
+    let (theta, state) = fused.try_step(0.1, ones(3), ones(3), None).unwrap();
+    let (before, m) = (bytes(&theta), bytes(state.get("m").unwrap()));
+    let wrong = fused.try_step(-1.0, theta.clone(), ones(3), Some(state.clone()));
+    assert!(wrong.is_err());
+    let wrong = fused.try_step(0.1, theta.clone(), ones(4), Some(state.clone()));
+    assert!(wrong.is_err());
+    assert_eq!((bytes(&theta), bytes(state.get("m").unwrap()), state.t()), (before, m, 1));
+    assert_eq!(fused.copied(), 0, "bytes that a refused step copied do not count");
+}
+
+#[test]
+#[should_panic(expected = "`grad` has the shape [4], expected [3] as of `theta`")]
+fn burns_trait_panics_with_the_message() {
+    let _ = Optimizer::step(&fused(), 0.1, ones(3), ones(4), None);
+}
+
+#[test]
+#[should_panic(expected = "`lr` is -1.0")]
+fn a_modules_step_panics_with_the_message() {
+    let model = Param::from_tensor(tensor(vec![1.0_f32; 3], [3], &Device::flex().autodiff()));
+    let mut grads = GradientsParams::new();
+    grads.register(model.id, ones(3));
+    let _ = ModuleOptimizer::from(fused()).step(-1.0, model, grads);
+}
+
+#[test]
+fn a_config_that_is_saved_comes_back() {
+    let clipping = Some(GradientClippingConfig::Norm(0.5));
+    let rule = Adam { amsgrad: true, beta2: 0.99, ..Adam::default() };
+    let config = FusedConfig::new(rule).with_grad_clipping(clipping).with_f32_states(true);
+    let again = FusedConfig::load_binary(&burn::config::config_to_json(&config).into_bytes());
+    let again = again.unwrap();
+    assert_eq!((again.rule, again.f32_states), (config.rule, true));
+    assert!(matches!(again.grad_clipping, Some(GradientClippingConfig::Norm(0.5))));
+    assert!(again.init().unwrap().has_gradient_clipping());
+
+    // What is not named has its default, and what does not exist is told.
+    let short = FusedConfig::load_binary(br#"{"rule": {"sgd": {"lr": 1.0}}}"#);
+    println!("{short:?}");
+    let unknown = FusedConfig::load_binary(br#"{"rule": {"adamx": {}}}"#).unwrap_err();
+    assert!(format!("{unknown:?}").contains("adamx"), "{unknown:?}");
+}
