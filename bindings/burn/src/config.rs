@@ -29,6 +29,7 @@ use crate::Fused;
 /// # Ok::<(), burn::config::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FusedConfig {
     /// The rule. Its `lr` is not used: burn's loops name the step size in each step.
     pub rule: AnyRule,

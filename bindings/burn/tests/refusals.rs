@@ -170,9 +170,16 @@ fn a_config_that_is_saved_comes_back() {
     assert!(matches!(again.grad_clipping, Some(GradientClippingConfig::Norm(0.5))));
     assert!(again.init().unwrap().has_gradient_clipping());
 
-    // What is not named has its default, and what does not exist is told.
-    let short = FusedConfig::load_binary(br#"{"rule": {"sgd": {"lr": 1.0}}}"#);
-    println!("{short:?}");
-    let unknown = FusedConfig::load_binary(br#"{"rule": {"adamx": {}}}"#).unwrap_err();
-    assert!(format!("{unknown:?}").contains("adamx"), "{unknown:?}");
+    // What burn does beside has its defaults; a rule must be there as a whole, and what does not exist is told.
+    let load = |json: &str| FusedConfig::load_binary(json.as_bytes());
+    let lion = r#"{"lion": {"lr": 1.0, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "maximize": false}}"#;
+    let short = load(&format!(r#"{{"rule": {lion}}}"#)).unwrap();
+    assert!((short.rule.name(), short.f32_states) == ("lion", false));
+    let told = |json: &str, what: &str| {
+        let error = format!("{:?}", load(json).unwrap_err());
+        assert!(error.contains(what), "{error}");
+    };
+    told(r#"{"rule": {"sgd": {"lr": 1.0}}}"#, "missing field `momentum`");
+    told(&format!(r#"{{"rule": {lion}, "f64_states": true}}"#), "unknown field `f64_states`");
+    told(r#"{"rule": {"adamx": {}}}"#, "unknown variant `adamx`");
 }
