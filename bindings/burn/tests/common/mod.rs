@@ -63,7 +63,7 @@ impl Rng {
         let bits = self.next();
         let size = 2.0_f64.powi((bits % 17) as i32 - 12);
         let uniform = (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0;
-        if bits % 8 == 0 { 0.0 } else { size * uniform }
+        if bits.is_multiple_of(8) { 0.0 } else { size * uniform }
     }
 
     pub fn numbers<E: Element>(&mut self, len: usize) -> Vec<E> {
