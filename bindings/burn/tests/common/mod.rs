@@ -19,7 +19,8 @@ use fused_adam::{
 /// (1 − β1) / √(1 − β2) = 3.2 times the step size.
 pub const APART: f64 = 5e-5 * 3.2;
 
-/// Every rule of the crate, with weight decay, and with each set of options that changes its states.
+/// Every rule of the crate, with weight decay, with each set of options that changes its states, and with a state that does not
+/// begin with zeros.
 pub fn rules() -> Vec<AnyRule> {
     let weight_decay = 0.02;
     let mut rules: Vec<AnyRule> = vec![
@@ -29,7 +30,7 @@ pub fn rules() -> Vec<AnyRule> {
         AdamW { weight_decay, amsgrad: true, ..AdamW::default() }.into(),
         Sgd { weight_decay, ..Sgd::default() }.into(),
         Sgd { weight_decay, momentum: 0.9, ..Sgd::default() }.into(),
-        AdaGrad { weight_decay, ..AdaGrad::default() }.into(),
+        AdaGrad { weight_decay, initial_accumulator_value: 0.1, ..AdaGrad::default() }.into(),
         AdaMax { weight_decay, ..AdaMax::default() }.into(),
         NAdam { weight_decay, ..NAdam::default() }.into(),
         RAdam { weight_decay, ..RAdam::default() }.into(),
