@@ -125,7 +125,8 @@ fn refuses_what_does_not_fit() {
     fn step(lent: Lent<'_>) -> Error {
         step_all(&[AdamW::default()], &StepOptions::default(), [lent]).unwrap_err()
     }
-    let check = |expected: &str, call: &dyn Fn(&mut [f32], &mut [f32], &mut [f32]) -> Error| {
+    type Call<'a> = &'a dyn Fn(&mut [f32], &mut [f32], &mut [f32]) -> Error;
+    let check = |expected: &str, call: Call<'_>| {
         let (mut theta, mut m, mut v) = ([1.0; 4], [2.0; 4], [3.0; 4]);
         let error = call(&mut theta, &mut m, &mut v);
         assert_eq!(error.to_string(), expected);
