@@ -1,5 +1,6 @@
 //! Steps of many tensors whose states the caller keeps: the bits of each alone, and what is refused.
 
+#[cfg(feature = "parallel")]
 use std::num::NonZeroUsize;
 
 use fused_adam::{
@@ -80,6 +81,14 @@ fn twins<T: Bits + Parameter<G, S>, G: Bits, S: Bits>(
     })
 }
 
+/// Small chunks on many threads, where there are any.
+fn in_chunks() -> Schedule {
+    #[cfg(feature = "parallel")]
+    return Schedule::Chunks(NonZeroUsize::new(64).unwrap());
+    #[cfg(not(feature = "parallel"))]
+    Schedule::Auto
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -87,10 +96,9 @@ proptest! {
     fn gives_the_bits_of_each_tensor_alone(seed: u64, stochastic: bool, serial: bool) {
         let random = &mut Random(seed);
         let rules = [AdamW { lr: 0.1, ..AdamW::default() }, AdamW { weight_decay: 0.0, ..AdamW::default() }];
-        let chunks = Schedule::Chunks(NonZeroUsize::new(64).unwrap());
         let options = StepOptions {
             grad_scale: 0.37,
-            schedule: if serial { Schedule::Serial } else { chunks },
+            schedule: if serial { Schedule::Serial } else { in_chunks() },
             rounding: if stochastic { Rounding::Stochastic { seed: SEED } } else { Rounding::Nearest },
             ..StepOptions::default()
         };
