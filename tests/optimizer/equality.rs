@@ -240,12 +240,12 @@ fn options() -> impl Strategy<Value = StepOptions> {
 }
 
 #[cfg(feature = "parallel")]
-fn chunks(chunk: usize) -> Schedule {
+pub fn chunks(chunk: usize) -> Schedule {
     Schedule::Chunks(NonZeroUsize::new(chunk).unwrap())
 }
 
 #[cfg(not(feature = "parallel"))]
-fn chunks(chunk: usize) -> Schedule {
+pub fn chunks(chunk: usize) -> Schedule {
     let _ = NonZeroUsize::new(chunk);
     Schedule::Serial
 }

@@ -1,8 +1,5 @@
 //! Steps of many tensors whose states the caller keeps: the bits of each alone, and what is refused.
 
-#[cfg(feature = "parallel")]
-use std::num::NonZeroUsize;
-
 use fused_adam::{
     AdamW, Backend, Error, Lent, Parameter, Rounding, Schedule, Sgd, Step, StepOptions, bf16, f16,
     step_all,
@@ -10,6 +7,7 @@ use fused_adam::{
 use proptest::prelude::*;
 
 use crate::common::{Bits, Numbers, Random, difference};
+use crate::equality::chunks;
 
 const SEED: u64 = 5;
 
@@ -81,14 +79,6 @@ fn twins<T: Bits + Parameter<G, S>, G: Bits, S: Bits>(
     })
 }
 
-/// Small chunks on many threads, where there are any.
-fn in_chunks() -> Schedule {
-    #[cfg(feature = "parallel")]
-    return Schedule::Chunks(NonZeroUsize::new(64).unwrap());
-    #[cfg(not(feature = "parallel"))]
-    Schedule::Auto
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -98,7 +88,7 @@ proptest! {
         let rules = [AdamW { lr: 0.1, ..AdamW::default() }, AdamW { weight_decay: 0.0, ..AdamW::default() }];
         let options = StepOptions {
             grad_scale: 0.37,
-            schedule: if serial { Schedule::Serial } else { in_chunks() },
+            schedule: if serial { Schedule::Serial } else { chunks(64) },
             rounding: if stochastic { Rounding::Stochastic { seed: SEED } } else { Rounding::Nearest },
             ..StepOptions::default()
         };
