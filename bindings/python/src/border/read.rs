@@ -1,0 +1,265 @@
+//! How a view is read from an object: by DLPack, or by NumPy's array structure.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyType};
+
+use super::view::{Kind, MOST_DIMENSIONS, View};
+
+/// DLPack's description of a tensor.
+#[repr(C)]
+struct DlTensor {
+    data: *mut c_void,
+    device_type: i32,
+    device_id: i32,
+    ndim: i32,
+    code: u8,
+    bits: u8,
+    lanes: u16,
+    shape: *mut i64,
+    strides: *mut i64,
+    byte_offset: u64,
+}
+
+impl DlTensor {
+    const EMPTY: Self = DlTensor {
+        data: std::ptr::null_mut(),
+        device_type: 0,
+        device_id: 0,
+        ndim: 0,
+        code: 0,
+        bits: 0,
+        lanes: 0,
+        shape: std::ptr::null_mut(),
+        strides: std::ptr::null_mut(),
+        byte_offset: 0,
+    };
+
+    fn view(&self, writable: bool) -> PyResult<View> {
+        const CPU: i32 = 1;
+        const PINNED: [i32; 2] = [3, 11];
+        if self.device_type != CPU && !PINNED.contains(&self.device_type) {
+            return Err(PyValueError::new_err(format!(
+                "an array is on a device of DLPack's type {}, expected the CPU",
+                self.device_type
+            )));
+        }
+        let kind = match (self.code, self.bits, self.lanes) {
+            (2, 32, 1) => Kind::F32,
+            (2, 64, 1) => Kind::F64,
+            (2, 16, 1) => Kind::F16,
+            (4, 16, 1) => Kind::Bf16,
+            _ => {
+                return Err(PyTypeError::new_err(format!(
+                    "an array is of DLPack's type {} with {} bits, expected f32, f64, bf16 or f16",
+                    self.code, self.bits
+                )));
+            }
+        };
+        let dimensions = usize::try_from(self.ndim).unwrap_or(usize::MAX);
+        if dimensions > MOST_DIMENSIONS {
+            return Err(PyValueError::new_err(format!("an array has {} dimensions", self.ndim)));
+        }
+        // SAFETY: the producer has `ndim` numbers there, or none for a scalar.
+        let (shape, strides) =
+            unsafe { (numbers(self.shape, dimensions), numbers(self.strides, dimensions)) };
+        let data = self.data.cast::<u8>().wrapping_add(self.byte_offset as usize);
+        View::new(data, kind, shape.unwrap_or_default(), strides, writable)
+    }
+}
+
+/// # Safety
+///
+/// There are `n` numbers at `at`, unless that is null.
+unsafe fn numbers<'a>(at: *const i64, n: usize) -> Option<&'a [i64]> {
+    if at.is_null() || n == 0 {
+        return (n == 0).then_some(&[]);
+    }
+    // SAFETY: by the contract of this function.
+    Some(unsafe { std::slice::from_raw_parts(at, n) })
+}
+
+/// The start of DLPack's table of C functions of a framework: what is needed of it.
+#[repr(C)]
+struct ExchangeTable {
+    major: u32,
+    minor: u32,
+    older: *const ExchangeTable,
+    allocate: *const c_void,
+    managed_from_object: *const c_void,
+    object_from_managed: *const c_void,
+    view_object: Option<unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> c_int>,
+}
+
+/// The C function by which a framework's tensors are looked at, without a detour by Python.
+pub struct Exchange {
+    view_object: unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> c_int,
+    of: Py<PyType>,
+}
+
+impl Exchange {
+    /// Of a type of tensors, if it has one.
+    pub fn of(of: &Bound<'_, PyType>) -> PyResult<Option<Self>> {
+        let Ok(capsule) = of.getattr("__dlpack_c_exchange_api__") else { return Ok(None) };
+        let table = capsule.cast::<PyCapsule>()?.pointer_checked(Some(c"dlpack_exchange_api"))?;
+        // SAFETY: a capsule of this name holds a table that lives as long as the process, whose first
+        // three fields are the same in every version.
+        let table = unsafe { table.cast::<ExchangeTable>().as_ref() };
+        if table.major != 1 {
+            return Ok(None);
+        }
+        let of = of.clone().unbind();
+        Ok(table.view_object.map(|view_object| Exchange { view_object, of }))
+    }
+
+    /// The memory of a tensor of this type, or of one that inherits from it.
+    pub fn view(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
+        let py = tensor.py();
+        if !tensor.is_instance(self.of.bind(py))? {
+            return Err(PyTypeError::new_err(format!(
+                "expected a tensor, not {}",
+                tensor.get_type().name()?
+            )));
+        }
+        let mut described = DlTensor::EMPTY;
+        // SAFETY: the object is of the type whose function this is, and Python's lock is held.
+        if unsafe { (self.view_object)(tensor.as_ptr().cast(), &mut described) } != 0 {
+            return Err(PyErr::take(py)
+                .unwrap_or_else(|| PyValueError::new_err("a tensor has no memory to look at")));
+        }
+        described.view(true)
+    }
+}
+
+/// NumPy's array structure.
+#[repr(C)]
+struct ArrayStruct {
+    two: c_int,
+    nd: c_int,
+    typekind: c_char,
+    itemsize: c_int,
+    flags: c_int,
+    shape: *const isize,
+    strides: *const isize,
+    data: *mut c_void,
+}
+
+/// An array's memory, with what has to be kept for as long as the view is used.
+pub struct Held<'py> {
+    pub view: View,
+    keep: (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>),
+}
+
+/// Looks at any array: of NumPy, of torch, or of whatever speaks DLPack or the buffer protocol.
+pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
+    if let Ok(capsule) = array.getattr(pyo3::intern!(array.py(), "__array_struct__")) {
+        let view = view_of_numpy(array, &capsule)?;
+        return Ok(Held { view, keep: (array.clone(), Some(capsule)) });
+    }
+    if let Some(exchange) = Exchange::of(&array.get_type())? {
+        let view = exchange.view(array)?;
+        return Ok(Held { view, keep: (array.clone(), None) });
+    }
+    if array.hasattr("__dlpack__")? {
+        let capsule = match array.call_method(
+            "__dlpack__",
+            (),
+            Some(&{
+                let version = pyo3::types::PyDict::new(array.py());
+                version.set_item("max_version", (1, 0))?;
+                version
+            }),
+        ) {
+            Ok(capsule) => capsule,
+            Err(_) => array.call_method0("__dlpack__")?,
+        };
+        let view = view_of_capsule(capsule.cast::<PyCapsule>()?)?;
+        return Ok(Held { view, keep: (array.clone(), Some(capsule)) });
+    }
+    let py = array.py();
+    let memory = py.import("builtins")?.getattr("memoryview")?.call1((array,)).map_err(|_| {
+        let name = array.get_type().name().map(|name| name.to_string()).unwrap_or_default();
+        PyTypeError::new_err(format!("expected an array, not {name}"))
+    })?;
+    held(&py.import("numpy")?.call_method1("asarray", (memory,))?)
+}
+
+fn view_of_numpy(array: &Bound<'_, PyAny>, capsule: &Bound<'_, PyAny>) -> PyResult<View> {
+    const NOT_SWAPPED: c_int = 0x200;
+    const WRITABLE: c_int = 0x400;
+    let found = capsule.cast::<PyCapsule>()?.pointer_checked(None)?;
+    // SAFETY: `__array_struct__` is a capsule of this structure, which lives as long as the capsule.
+    let found = unsafe { found.cast::<ArrayStruct>().as_ref() };
+    let dimensions = usize::try_from(found.nd).unwrap_or(usize::MAX);
+    if found.two != 2 || dimensions > MOST_DIMENSIONS {
+        return Err(PyValueError::new_err("an array does not describe itself as NumPy's do"));
+    }
+    let dtype = || -> PyResult<String> { array.getattr("dtype")?.str()?.extract() };
+    let kind = match (found.typekind as u8, found.itemsize) {
+        (b'f', 4) => Kind::F32,
+        (b'f', 8) => Kind::F64,
+        (b'f', 2) => Kind::F16,
+        (b'V', 2) if dtype()? == "bfloat16" => Kind::Bf16,
+        _ => {
+            return Err(PyTypeError::new_err(format!(
+                "an array is of type {}, expected float32, float64, bfloat16 or float16",
+                dtype()?
+            )));
+        }
+    };
+    if found.flags & NOT_SWAPPED == 0 {
+        return Err(PyTypeError::new_err("an array has its bytes swapped"));
+    }
+    let size = kind.bytes() as i64;
+    let (mut shape, mut strides) = ([0; MOST_DIMENSIONS], [0; MOST_DIMENSIONS]);
+    for i in 0..dimensions {
+        // SAFETY: there are `nd` of each.
+        let (n, stride) = unsafe { (*found.shape.add(i), *found.strides.add(i)) };
+        // A stride that is no multiple of the elements' size is not that of neighbours.
+        let stride = stride as i64;
+        (shape[i], strides[i]) =
+            (n as i64, if stride % size == 0 { stride / size } else { i64::MIN });
+    }
+    let writable = found.flags & WRITABLE != 0;
+    let (shape, strides) = (&shape[..dimensions], &strides[..dimensions]);
+    View::new(found.data.cast(), kind, shape, Some(strides), writable)
+}
+
+fn view_of_capsule(capsule: &Bound<'_, PyCapsule>) -> PyResult<View> {
+    const VERSIONED: &CStr = c"dltensor_versioned";
+    #[repr(C)]
+    struct Versioned {
+        major: u32,
+        minor: u32,
+        context: *mut c_void,
+        delete: *const c_void,
+        flags: u64,
+        tensor: DlTensor,
+    }
+    // SAFETY: whatever the object is, the function only compares a name.
+    if unsafe { ffi::PyCapsule_IsValid(capsule.as_ptr(), VERSIONED.as_ptr()) } == 1 {
+        let found = capsule.pointer_checked(Some(VERSIONED))?.cast::<Versioned>();
+        // SAFETY: a capsule of this name holds this structure, whose owner it is while it is not
+        // renamed; the version comes first in all of them.
+        let found = unsafe { found.as_ref() };
+        if found.major != 1 {
+            return Err(PyValueError::new_err(format!(
+                "an array is given by version {} of DLPack, expected 1",
+                found.major
+            )));
+        }
+        return found.tensor.view(found.flags & 1 == 0);
+    }
+    let found = capsule.pointer_checked(Some(c"dltensor"))?.cast::<DlTensor>();
+    // SAFETY: a capsule of this name holds a structure that begins with this one.
+    unsafe { found.as_ref() }.view(true)
+}
+
+impl<'py> Held<'py> {
+    pub fn py(&self) -> Python<'py> {
+        self.keep.0.py()
+    }
+}

@@ -1,0 +1,182 @@
+//! Where an array's elements are, of which type, and in which order.
+
+use fused_adam::{Element, bf16, f16};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// An element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    F32,
+    F64,
+    Bf16,
+    F16,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::F32 => f32::NAME,
+            Kind::F64 => f64::NAME,
+            Kind::Bf16 => bf16::NAME,
+            Kind::F16 => f16::NAME,
+        }
+    }
+
+    pub fn bytes(self) -> usize {
+        match self {
+            Kind::F64 => 8,
+            Kind::F32 => 4,
+            Kind::Bf16 | Kind::F16 => 2,
+        }
+    }
+}
+
+/// The most dimensions of an array: as many as NumPy and torch allow.
+pub const MOST_DIMENSIONS: usize = 64;
+
+/// Some array's memory. It is valid for as long as the object that it was read from is kept.
+#[derive(Clone, Copy)]
+pub struct View {
+    pub(super) data: *mut u8,
+    pub(super) len: usize,
+    pub kind: Kind,
+    layout: Layout,
+    writable: bool,
+}
+
+// SAFETY: a view is an address; what it points to is touched in `with_slices` alone, whose caller
+// vouches for it.
+unsafe impl Send for View {}
+
+/// How the elements lie in memory.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    /// One after the other, the last dimension fastest.
+    RowMajor,
+    /// One after the other in another order, which this is a hash of.
+    Dense(u64),
+    /// With gaps.
+    Strided,
+    /// Several of them in one place.
+    Repeated,
+}
+
+impl View {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.len * self.kind.bytes()
+    }
+
+    /// Whether its elements lie one after the other, in some order.
+    pub fn is_dense(&self) -> bool {
+        matches!(self.layout, Layout::RowMajor | Layout::Dense(_))
+    }
+
+    /// Whether its elements lie one after the other, the last dimension fastest.
+    pub fn is_row_major(&self) -> bool {
+        self.layout == Layout::RowMajor
+    }
+
+    /// Whether several elements are known to lie in one place.
+    pub fn is_repeated(&self) -> bool {
+        self.layout == Layout::Repeated
+    }
+
+    /// Whether elements of the same index lie in the same place of both.
+    pub fn is_laid_out_as(&self, other: &View) -> bool {
+        self.len == other.len && self.is_dense() && self.layout == other.layout
+    }
+
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The number in a view of one element of `f32` or `f64`.
+    pub fn number(&self) -> Option<f64> {
+        if self.len != 1 {
+            return None;
+        }
+        match self.kind {
+            // SAFETY: it is one element of this type, aligned as all views are, whose owner is kept.
+            Kind::F32 => Some(f64::from(unsafe { *self.data.cast::<f32>() })),
+            // SAFETY: as above.
+            Kind::F64 => Some(unsafe { *self.data.cast::<f64>() }),
+            Kind::Bf16 | Kind::F16 => None,
+        }
+    }
+
+    /// Changes the number in a view that has given one. Python's lock is held, as for reading it.
+    pub fn set_number(&self, x: f64) {
+        match self.kind {
+            // SAFETY: `number` has found one element of this type.
+            Kind::F32 => unsafe { *self.data.cast::<f32>() = x as f32 },
+            // SAFETY: as above.
+            Kind::F64 => unsafe { *self.data.cast::<f64>() = x },
+            _ => {}
+        }
+    }
+
+    pub(super) fn new(
+        data: *mut u8,
+        kind: Kind,
+        shape: &[i64],
+        strides: Option<&[i64]>,
+        writable: bool,
+    ) -> PyResult<Self> {
+        let len = shape.iter().try_fold(1_usize, |len, &n| {
+            len.checked_mul(usize::try_from(n).ok()?).filter(|&len| len <= isize::MAX as usize / 8)
+        });
+        let len = len.ok_or_else(|| PyValueError::new_err("an array is too large"))?;
+        if len > 0 && !(data as usize).is_multiple_of(kind.bytes()) {
+            return Err(PyValueError::new_err(format!(
+                "an array of {} lies at {data:p}, expected a multiple of {}",
+                kind.name(),
+                kind.bytes()
+            )));
+        }
+        let layout = strides.map_or(Layout::RowMajor, |strides| layout(shape, strides));
+        Ok(View { data, len, kind, layout, writable })
+    }
+}
+
+/// How elements lie, by the strides of each dimension in elements.
+fn layout(shape: &[i64], strides: &[i64]) -> Layout {
+    let mut next = 1;
+    if shape.iter().zip(strides).rev().all(|(&n, &stride)| {
+        let fits = n == 1 || stride == next;
+        next *= n.max(1);
+        fits
+    }) || shape.contains(&0)
+    {
+        return Layout::RowMajor;
+    }
+    if shape.iter().zip(strides).any(|(&n, &stride)| n > 1 && stride == 0) {
+        return Layout::Repeated;
+    }
+    let mut order = [0; MOST_DIMENSIONS];
+    let order = &mut order[..shape.len()];
+    let mut dimensions = 0;
+    for (i, &n) in shape.iter().enumerate() {
+        if n != 1 {
+            order[dimensions] = i;
+            dimensions += 1;
+        }
+    }
+    let order = &mut order[..dimensions];
+    order.sort_unstable_by_key(|&i| strides[i]);
+    let (mut next, mut hash) = (1, 0xCBF2_9CE4_8422_2325_u64);
+    for &mut i in order {
+        if strides[i] != next {
+            return Layout::Strided;
+        }
+        next *= shape[i];
+        for x in [i as u64, shape[i] as u64] {
+            hash = (hash ^ x).wrapping_mul(0x0000_0100_0000_01B3);
+        }
+    }
+    Layout::Dense(hash)
+}
