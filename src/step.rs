@@ -20,12 +20,15 @@ use crate::{Adam, AdamW, Backend, Element, Error, Kernel, Rule, WithKernel};
 pub enum Schedule {
     /// Long buffers in chunks on the threads of the caller's rayon pool, short ones on the
     /// calling thread; without the feature `parallel` always on the calling thread. The default.
+    ///
+    /// A caller that is in no pool works too, beside the global one, and the step ends when that has had
+    /// its turn: where the pool is busy with long jobs, a pool for steps or [`Serial`](Self::Serial)
+    /// serves better.
     #[default]
     Auto,
     /// On the calling thread.
     Serial,
-    /// In chunks of this many elements on the threads of the caller's rayon pool, however short
-    /// the buffers.
+    /// In chunks of this many elements on the same threads, however short the buffers.
     #[cfg(feature = "parallel")]
     Chunks(NonZeroUsize),
 }

@@ -52,7 +52,7 @@ fn allocations(mut f: impl FnMut()) -> usize {
 #[test]
 fn no_step_allocates() {
     let _alone = ALONE.lock().unwrap();
-    let len = 1 << 18; // long enough for many threads
+    let len = 1 << 20; // long enough for many threads
     let adamw = AdamW { amsgrad: true, ..AdamW::default() };
     let (mut theta, grad) = (vec![0.5_f32; len], vec![1.0_f32; len]);
     let mut states = vec![vec![0.0_f32; len]; 3];
@@ -109,6 +109,8 @@ fn no_step_allocates() {
         let count = allocations(|| steps(200));
         println!("200 steps from outside the pool: {count} allocations by rayon");
         assert!(count <= 210, "{count} allocations in 200 steps from outside the pool");
+        let parallel = rayon::current_num_threads() > 1;
+        assert_eq!(count >= 200, parallel, "{count} allocations: were the steps parallel?");
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) fn sweep<T: Table>(chunk: usize, step: &(impl Fn(T) + Sync), table: T
     if table.len() <= chunk {
         return step(table);
     }
+    let chunks = table.len().div_ceil(chunk);
     let line = Line::new(table, |rest: &mut Option<T>| {
         let table = rest.take()?;
         if table.len() <= chunk {
@@ -25,7 +26,7 @@ pub(crate) fn sweep<T: Table>(chunk: usize, step: &(impl Fn(T) + Sync), table: T
         *rest = Some(after);
         Some(next)
     });
-    share(&|| line.each(step));
+    share(chunks, &|| line.each(step));
 }
 
 /// Work that any thread may take the next piece of.
@@ -49,11 +50,11 @@ impl<T, P, F: Fn(&mut Option<T>) -> Option<P>> Line<T, F> {
     }
 }
 
-/// Has `work` done on as many threads as the pool has, or fewer if others are busy: each call of it
-/// is to take its share of what is to be done, down to nothing.
-pub(crate) fn share(work: &(impl Fn() + Sync)) {
-    let threads = rayon::current_num_threads();
-    if rayon::current_thread_index().is_some() || threads == 1 {
+/// Has `work` done on as many threads as the pool has, but no more than there are pieces, or fewer if
+/// others are busy: each call of it is to take its share of what is to be done, down to nothing.
+pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
+    let threads = rayon::current_num_threads().min(pieces);
+    if rayon::current_thread_index().is_some() || threads <= 1 {
         return crew(threads, work);
     }
     rayon::in_place_scope(|scope| {

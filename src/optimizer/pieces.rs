@@ -81,10 +81,10 @@ impl<'q, 's, 'a, R> Steps<'q, 's, 'a, R> {
             }
             self.cut = Some(Part::whole(params.last_mut()?, jobs.last_mut()?.take()?)?);
         }
-        let Part { param, job } = self.cut.take()?;
-        let len = job.theta.read().len();
-        let rows = rows(len, chunk, job.theta.read().element_bytes());
-        let (part, rest) = Part { param, job }.split_at(rows);
+        let part = self.cut.take()?;
+        let len = part.param.len;
+        let rows = rows(len, chunk, part.job.theta.read().element_bytes());
+        let (part, rest) = part.split_at(rows);
         if rows < len {
             self.cut = Some(rest);
         }

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 
 use super::Param;
 #[cfg(feature = "parallel")]
-use super::pieces::{Grads, GradsPiece, Part, Piece, Steps};
+use super::pieces::{Grads, GradsPiece, Part, Piece, Steps, total_cost};
 use super::tensor::{Grad, Job, States, Type, Types};
 use crate::backend::columns::{AnySlice, AnySliceMut, Buffers, ColumnMut, Mixed, unzip};
 #[cfg(feature = "parallel")]
@@ -51,7 +51,7 @@ pub(super) fn norm(engine: Engine, chunk: Option<usize>, jobs: &[Option<Job<'_>>
     if let Some(chunk) = chunk {
         let line = Line::new(Grads::new(jobs), |grads| grads.as_mut()?.take(chunk));
         let sum = Mutex::new(all);
-        parallel::share(&|| {
+        parallel::share(total_cost(jobs).div_ceil(chunk), &|| {
             let mut own = GradNorm::new();
             line.each(|piece| match piece {
                 GradsPiece::Tensors(jobs) => add_all(&mut own, jobs),
@@ -77,9 +77,10 @@ impl<R: NamedRule> Pass<'_, R> {
     ) -> Result<(), Error> {
         #[cfg(feature = "parallel")]
         if let Some(chunk) = chunk {
+            let pieces = total_cost(jobs).div_ceil(chunk);
             let line = Line::new(Steps::new(params, jobs), |steps| steps.as_mut()?.take(chunk));
             let failed = OnceLock::new();
-            parallel::share(&|| {
+            parallel::share(pieces, &|| {
                 line.each(|piece| {
                     let done = match piece {
                         Piece::Tensors(params, jobs) => self.piece(params, jobs),

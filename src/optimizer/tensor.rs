@@ -265,32 +265,27 @@ impl<'s> States<'s> {
         Some(all)
     }
 
-    /// The first of them, as many as can be lent.
+    /// All of them, which are not more than can be lent.
     #[cfg(feature = "parallel")]
     pub fn lend(&mut self) -> States<'_> {
         let names = self.names;
         let mut all = [(); MOST_LENT].map(|()| AnySliceMut::default());
-        self.lend_to(&mut all[..names.len().min(MOST_LENT)]);
+        self.lend_to(&mut all[..names.len()]);
         States::lent(all, names)
     }
 
     /// The first `mid` rows of each and the rest, of states that are lent.
     #[cfg(feature = "parallel")]
     pub fn split_at(self, mid: usize) -> (Self, Self) {
-        let States { buffer, names, len, stride } = self;
-        match buffer {
-            Buffer::Lent(states) => {
-                let mut given = 0;
-                let (first, rest) = unzip(states.map(|state| {
-                    given += 1;
-                    state.split_at(if given <= names.len() { mid } else { 0 })
-                }));
-                (States::lent(first, names), States::lent(rest, names))
-            }
-            own => {
-                (States { buffer: own, names, len, stride }, States::lent(Default::default(), &[]))
-            }
-        }
+        let Buffer::Lent(states) = self.buffer else {
+            unreachable!("only states that are lent are cut")
+        };
+        let (first, rest) = unzip(states.map(|state| {
+            // A place that no state has is empty.
+            let mid = mid.min(state.read().len());
+            state.split_at(mid)
+        }));
+        (States::lent(first, self.names), States::lent(rest, self.names))
     }
 
     /// All of them, if there are `N`.

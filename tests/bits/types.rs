@@ -10,7 +10,7 @@ use crate::properties::{equals_the_reference, expect, owner_equals_slices, split
 
 /// From so many bytes of θ on, the automatic choice is many threads (`suite::threads` holds it to
 /// that).
-const LONG_BYTES: usize = 512 << 10;
+const LONG_BYTES: usize = 1 << 20;
 
 /// Takes a case and says what is wrong with the outcome.
 pub type Property = fn(&Case, Backend, Schedule) -> Result<(), String>;

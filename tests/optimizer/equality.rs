@@ -319,6 +319,7 @@ fn by_name_and_later() {
 fn copies_of_the_new_theta() {
     fn check<H: fused_adam::Half>() {
         let mut opt = Optimizer::new(AdamW::default()).unwrap();
+        opt.options.schedule = chunks(1000);
         let id = opt.add::<f32>(GroupId::default(), "w", 70_000).unwrap();
         let mut theta: Vec<f32> = Numbers::Ordinary.fill(&mut Random(1), 70_000);
         let grad: Vec<bf16> = Numbers::Ordinary.fill(&mut Random(2), 70_000);

@@ -1,6 +1,12 @@
 //! What is done to gradients before a step, and what a step says of them.
 
-use fused_adam::{AdamW, ClipNorm, GroupId, LossScale, Optimizer, ParamId, Report, Sgd, Tensor};
+use fused_adam::{
+    AdamW, Backend, ClipNorm, Element, GradNorm, GroupId, LossScale, Optimizer, ParamId, Parameter,
+    Report, Schedule, Sgd, Tensor, bf16,
+};
+
+use crate::common::{Bits, Numbers, Random};
+use crate::equality::chunks;
 
 fn sgd(len: usize) -> (Optimizer<Sgd>, ParamId) {
     let mut opt = Optimizer::new(Sgd { lr: 1.0, ..Sgd::default() }).unwrap();
@@ -10,6 +16,32 @@ fn sgd(len: usize) -> (Optimizer<Sgd>, ParamId) {
 
 fn step(opt: &mut Optimizer<Sgd>, theta: &mut [f32], grad: &[f32]) -> Report {
     opt.step([Tensor::new("w", theta, grad)]).unwrap()
+}
+
+/// Backends differ in how they add squares, and schedules in how a gradient is cut.
+#[test]
+fn every_backend_and_cut_has_the_bits_of_one_norm() {
+    fn check<E: Bits + Parameter<E, E>>() {
+        let grad: Vec<E> = Numbers::Ordinary.fill(&mut Random(4), 70_001);
+        let mut whole = GradNorm::new();
+        whole.add(&grad);
+        for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
+            for schedule in [Schedule::Serial, chunks(13), chunks(5000)] {
+                let mut opt = Optimizer::new(Sgd { lr: 1.0, ..Sgd::default() }).unwrap();
+                opt.add::<E>(GroupId::default(), "w", grad.len()).unwrap();
+                (opt.options.backend, opt.options.schedule) = (backend, schedule);
+                opt.options.report_norm = true;
+                let mut theta = vec![E::from_f64(0.0); grad.len()];
+                let report = opt.step([Tensor::new("w", &mut theta, &grad)]).unwrap();
+                let norm = report.grad_norm.unwrap();
+                let (what, expected) = (E::NAME, whole.two_norm());
+                assert_eq!(norm.to_bits(), expected.to_bits(), "{what}, {backend}, {schedule:?}");
+            }
+        }
+    }
+    check::<f32>();
+    check::<bf16>();
+    check::<f64>();
 }
 
 #[test]
