@@ -1,8 +1,8 @@
 //! What is done to gradients before a step, and what a step says of them.
 
 use fused_adam::{
-    AdamW, Backend, ClipNorm, Element, GradNorm, GroupId, LossScale, Optimizer, ParamId, Parameter,
-    Report, Schedule, Sgd, Tensor, bf16,
+    AdamW, Backend, ClipNorm, GradNorm, GroupId, LossScale, Optimizer, ParamId, Parameter, Report,
+    Schedule, Sgd, Tensor, bf16,
 };
 
 use crate::common::{Bits, Numbers, Random};
