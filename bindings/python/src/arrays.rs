@@ -92,7 +92,7 @@ impl Rule {
                     slot.theta.len()
                 )));
             }
-            if !view.is_laid_out_as(&slot.theta) {
+            if !view.is_shaped_as(&slot.theta) || !view.is_laid_out_as(&slot.theta) {
                 return Err(PyValueError::new_err(format!(
                     "{name} does not lie in memory as one piece in the order of theta, expected a \
                      contiguous array"

@@ -45,6 +45,8 @@ pub fn torch_step<'py>(
         exchange: exchange(py)?,
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
         slots: Vec::new(),
+        params: Vec::new(),
+        strided: Vec::new(),
         counters: Vec::new(),
         copies: Vec::new(),
         keep: Vec::new(),
@@ -108,6 +110,9 @@ struct Call<'py> {
     slots: Vec<Slot>,
     /// Step numbers and the like, and what they are once the step is taken.
     counters: Vec<(View, f64)>,
+    params: Vec<Bound<'py, PyAny>>,
+    /// Tensors that do not lie in one piece, and whether they are written.
+    strided: Vec<(Bound<'py, PyAny>, View, bool)>,
     /// Tensors that are stepped by way of a copy, with the copies.
     copies: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
     /// What else is looked at, kept for as long.
@@ -118,6 +123,7 @@ impl<'py> Call<'py> {
     /// Room for this many parameters.
     fn reserve(&mut self, params: usize) {
         self.slots.reserve(params);
+        self.params.reserve(params);
         self.counters.reserve(params);
         self.keep.reserve(5 * params);
     }
@@ -139,14 +145,24 @@ impl<'py> Call<'py> {
                 "a parameter has several elements in one place of memory, expected each in its own",
             ));
         }
-        check_length("a gradient", &grad_view, &theta)?;
+        check_shape("a gradient", &grad_view, &theta)?;
+        if grad.call_method0(intern!(param.py(), "is_neg"))?.is_truthy()? {
+            return Err(PyRuntimeError::new_err(
+                "a gradient is a negated view, expected one after `resolve_neg`",
+            ));
+        }
         let mut states = [const { None }; 3];
         for (place, name) in states.iter_mut().zip(names) {
             let Some(state) = state.get_item(name)?.filter(|state| !state.is_none()) else {
                 return Ok(false);
             };
             let view = self.view(&name.to_string_lossy(), &state)?;
-            check_length(&name.to_string_lossy(), &view, &theta)?;
+            check_shape(&name.to_string_lossy(), &view, &theta)?;
+            if view.is_repeated() {
+                return Err(PyRuntimeError::new_err(format!(
+                    "{name} has several elements in one place of memory, expected each in its own"
+                )));
+            }
             *place = Some((state, view));
         }
         let Some(t) = self.step_number(rule, param, state)? else { return Ok(false) };
@@ -167,6 +183,7 @@ impl<'py> Call<'py> {
             }
         }
         self.slots.push(slot);
+        self.params.push(param.clone());
         self.keep.push(grad);
         self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
         Ok(true)
@@ -186,7 +203,8 @@ impl<'py> Call<'py> {
         }
         let Some(counter) = state.get_item(intern!(py, "step"))? else { return Ok(None) };
         let view = self.view("step", &counter)?;
-        let steps = view.number().filter(|steps| *steps >= 0.0 && steps.fract() == 0.0);
+        let whole = |steps: &f64| (0.0..9e15).contains(steps) && steps.fract() == 0.0;
+        let steps = view.number().filter(whole);
         let steps = steps.ok_or_else(|| {
             PyValueError::new_err(format!(
                 "step is {counter}, expected a whole number from 0 on, of float32 or float64"
@@ -213,6 +231,7 @@ impl<'py> Call<'py> {
         if view.is_row_major() {
             return Ok(view);
         }
+        self.strided.push((tensor.clone(), view, written));
         let copy = tensor.call_method0("detach")?.call_method0("contiguous")?;
         let view = self.exchange.view(&copy)?;
         if written {
@@ -227,39 +246,70 @@ impl<'py> Call<'py> {
         self.exchange.view(tensor).map_err(|error| unfit(what, tensor).unwrap_or(error))
     }
 
+    /// That no element of a tensor which does not lie in one piece is one of another too. The others'
+    /// copies are apart in any case, so this is about where they go back to.
+    fn check_strided(&self, py: Python<'py>) -> PyResult<()> {
+        let overlap = || {
+            PyValueError::new_err("arrays overlap in memory, expected what is written to be apart")
+        };
+        for (i, (_, view, written)) in self.strided.iter().enumerate() {
+            for slot in &self.slots {
+                let states = slot.states.iter().flatten().map(|state| (state, true));
+                let all = [(&slot.theta, true), (&slot.grad, false)].into_iter().chain(states);
+                if all.into_iter().any(|(other, too)| (*written || too) && view.meets(other)) {
+                    return Err(overlap());
+                }
+            }
+            let meet = |(_, other, too): &&(_, View, bool)| (*written || *too) && view.meets(other);
+            let others: Vec<_> = self.strided[..i].iter().filter(meet).collect();
+            if *written || !others.is_empty() {
+                let tensors = [&self.strided[i]].into_iter().chain(others);
+                let tensors: Vec<_> = tensors.map(|(tensor, _, _)| tensor).collect();
+                let check = py.import("fused_adam.torch")?.getattr("_are_apart")?;
+                if !check.call1((tensors,))?.is_truthy()? {
+                    return Err(overlap());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the step, and then writes down that it was taken.
     fn run(self, py: Python<'py>, rules: &[AnyRule], options: StepOptions) -> PyResult<Report> {
-        let Call { slots, counters, copies, keep, .. } = self;
+        self.check_strided(py)?;
+        let Call { slots, params, counters, copies, keep, .. } = self;
         let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
         let report = py.detach(|| {
             pool::run(bytes, |schedule| {
                 let options = StepOptions { schedule, ..options };
-                // SAFETY: the parameters are kept by their groups, which the caller holds, and all else by
-                // `keep` and `copies`. That nobody else touches their memory meanwhile is the part
+                // SAFETY: the parameters are kept by `params`, and all else by `keep` and `copies`. That nobody else touches their memory meanwhile is the part
                 // of whoever calls `step`, as with torch's own.
                 unsafe { with_slices(slots, |all| step_all(rules, &options, all)) }
             })
         })??;
         let report = report.map_err(refused)?;
         if !report.skipped {
-            for (view, then) in counters {
-                view.set_number(then);
-            }
             for (tensor, copy) in copies {
                 tensor.call_method0("detach")?.call_method1("copy_", (copy,))?;
             }
+            for (view, then) in counters {
+                view.set_number(then);
+            }
+            // For autograd to notice that what it kept for a backward pass has changed.
+            let graph = py.import("torch.autograd.graph")?;
+            graph.call_method1("increment_version", (PyList::new(py, params)?,))?;
         }
         drop(keep);
         Ok(report)
     }
 }
 
-fn check_length(what: &str, view: &View, theta: &View) -> PyResult<()> {
-    if view.len() == theta.len() {
+fn check_shape(what: &str, view: &View, theta: &View) -> PyResult<()> {
+    if view.is_shaped_as(theta) {
         return Ok(());
     }
     Err(PyValueError::new_err(format!(
-        "{what} has {} elements, expected {} as its parameter has",
+        "{what} has {} elements, expected {} in the shape of its parameter",
         view.len(),
         theta.len()
     )))

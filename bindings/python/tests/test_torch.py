@@ -292,12 +292,27 @@ def shared() -> list[torch.Tensor]:
     return [with_grad(memory[:4]), with_grad(memory[2:])]
 
 
+def strided_pair(shift: int) -> list[torch.Tensor]:
+    memory = torch.ones(9)
+    return [with_grad(memory[:8:2]), with_grad(memory[shift:][:8:2])]
+
+
+def freed() -> list[torch.Tensor]:
+    param = with_grad(torch.ones(4))
+    param.untyped_storage().resize_(0)
+    return [param]
+
+
 BAD_STEPS = [
     (lambda: [with_grad(torch.ones(3, 3), torch.ones(3, 3).to_sparse())], RuntimeError, "gradient is of layout torch.sparse_coo"),
     (lambda: [with_grad(torch.ones(3, dtype=torch.complex64))], TypeError, "parameter is of torch.complex64, expected one of"),
     (lambda: [with_grad(torch.ones(3, device="meta"))], RuntimeError, "parameter is on the device meta, expected cpu"),
     (lambda: [with_grad(torch.ones(1).expand(3))], RuntimeError, "several elements in one place"),
     (shared, ValueError, "arrays overlap in memory"),
+    (lambda: strided_pair(0), ValueError, "arrays overlap in memory, expected"),
+    (lambda: [with_grad(torch.zeros(5).as_strided((3, 3), (1, 1)))], ValueError, "overlap in memory, expected what"),
+    (lambda: freed(), ValueError, "has no memory"),
+    (lambda: [with_grad(torch.ones(1), torch.tensor([1 + 2j]).conj().imag)], RuntimeError, "negated view"),
 ]
 
 
@@ -349,6 +364,8 @@ def test_wrong_states_are_refused():
     for key, wrong, message in [
         ("step", torch.tensor(0.5), "step is tensor\\(0.5000\\), expected a whole number"),
         ("exp_avg", torch.zeros(2), "exp_avg has 2 elements, expected 3"),
+        ("exp_avg", torch.zeros(3, 1), "in the shape of its parameter"),
+        ("step", torch.tensor(1e20), "expected a whole number"),
         ("exp_avg_sq", torch.zeros(3, dtype=torch.float64), "f64"),
     ]:
         right, state[key] = state[key], wrong
@@ -376,3 +393,97 @@ def test_a_dampened_first_step_that_fails_is_still_the_first():
         optimizer.step()
         optimizer.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_interleaved_parameters_are_apart():
+    params = strided_pair(1)
+    fused.SGD(params, lr=0.5).step()
+    assert all(torch.equal(param.detach(), torch.full((4,), 0.5)) for param in params)
+
+
+def test_centred_rmsprop_goes_to_torch_and_back():
+    """torch hands on the variance that it does not know, and steps the mean square."""
+    options = {"lr": 0.01, "centered": True}
+    ours, alone = model().double(), model().double()
+    train_in = [fused.RMSprop, torch.optim.RMSprop, fused.RMSprop]
+    optimizer = None
+    for i, optimizer_class in enumerate(train_in):
+        packed = optimizer.state_dict() if optimizer else None
+        optimizer = optimizer_class(ours.parameters(), **options)
+        if packed:
+            optimizer.load_state_dict(packed)
+        for step in range(4 * i, 4 * i + 4):
+            x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).double()
+            optimizer.zero_grad()
+            ours(x).square().mean().backward()
+            optimizer.step()
+    optimizer = torch.optim.RMSprop(alone.parameters(), **options)
+    for step in range(12):
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).double()
+        optimizer.zero_grad()
+        alone(x).square().mean().backward()
+        optimizer.step()
+    for param, other in zip(ours.parameters(), alone.parameters()):
+        torch.testing.assert_close(param, other, rtol=1e-10, atol=1e-10)
+
+
+def test_autograd_notices_a_step():
+    weight = torch.full((3,), 2.0, requires_grad=True)
+    loss = (weight**3).sum()
+    loss.backward(retain_graph=True)
+    fused.SGD([weight], lr=0.5).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_skipped_first_step_is_not_the_first():
+    param = with_grad(torch.ones(4), torch.full((4,), float("inf")))
+    optimizer = fused.SGD([param], lr=0.1, momentum=0.9, dampening=0.5)
+    fused.clip_grad_norm_and_step(optimizer, 1.0, skip_nonfinite=True)
+    assert param not in optimizer.state
+    param.grad = torch.ones(4)
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((4,), 0.9))
+
+
+def test_what_only_says_that_it_is_a_tensor():
+    from unittest.mock import MagicMock
+
+    param = with_grad(torch.ones(3))
+    optimizer = fused.Adam([param])
+    optimizer.step()
+    optimizer.state[param]["exp_avg"] = MagicMock(spec=torch.Tensor)
+    with pytest.raises((TypeError, RuntimeError)):
+        optimizer.step()
+
+
+def test_nadam_in_sixteen_bits_keeps_its_product_after_loading():
+    def steps(optimizer, n):
+        for _ in range(n):
+            optimizer.step()
+
+    param = with_grad(torch.ones(3, dtype=torch.bfloat16))
+    whole, parts = fused.NAdam([param]), fused.NAdam([param])
+    steps(whole, 6)
+    steps(parts, 3)
+    loaded = fused.NAdam([param])
+    loaded.load_state_dict(parts.state_dict())
+    steps(loaded, 3)
+    found, expected = (float(one.state[param]["mu_product"]) for one in (loaded, whole))
+    # Once rounded to bf16 on the way.
+    assert found == pytest.approx(expected, rel=2**-8)
+
+
+def test_signatures_are_torchs():
+    import inspect
+
+    for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SGD"):
+        of = [inspect.signature(getattr(where, name)) for where in (fused, torch.optim)]
+        assert of[0].parameters.keys() == of[1].parameters.keys()
+
+
+def test_a_group_that_is_refused_is_not_added():
+    optimizer = fused.Adam([torch.ones(1, requires_grad=True)])
+    with pytest.raises(ValueError, match="capturable=True is not supported"):
+        optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "capturable": True})
+    assert len(optimizer.param_groups) == 1

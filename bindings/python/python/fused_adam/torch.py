@@ -15,6 +15,7 @@ of ``float32``, ``float64``, ``bfloat16`` or ``float16``, in any strides.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -52,20 +53,12 @@ class _Fused(torch.optim.Optimizer):
     _request: dict[str, Any] | None = None
     _norm: float | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for group in self.param_groups:
-            self._check_group(group)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        self._check_group(self.param_groups[-1])
-
-    @staticmethod
-    def _check_group(group: dict[str, Any]) -> None:
+        group = {**self.defaults, **param_group}
         for option in ("capturable", "differentiable"):
             if group.get(option):
                 raise ValueError(f"{option}=True is not supported, expected False")
+        super().add_param_group(param_group)
 
     def _buffer_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return self._buffers
@@ -73,7 +66,7 @@ class _Fused(torch.optim.Optimizer):
     def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         """Fill in what ``state`` lacks, in the layout of torch."""
         if "step" not in state and self._kind != "sgd":
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         for name in self._buffer_names(group):
             if state.get(name) is None:
                 state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -105,16 +98,22 @@ class _Fused(torch.optim.Optimizer):
             for param, group in missing:
                 self._init_state(param, group, state[param])
             fresh = [param for param, _ in missing]
-            left, self._norm, _ = torch_step(self._kind, groups, state, fresh, **request)
+            left, self._norm, skipped = torch_step(self._kind, groups, state, fresh, **request)
             if left:
                 raise RuntimeError("a state is missing after it was made")
         except BaseException:
-            for param, old in before.items():
-                if old is None:
-                    state.pop(param, None)
-                else:
-                    state[param] = old
+            self._restore(before)
             raise
+        if skipped:
+            self._restore(before)
+
+    def _restore(self, before: dict[Tensor, dict[str, Any] | None]) -> None:
+        """Take back the states that were made for a step which was not taken."""
+        for param, old in before.items():
+            if old is None:
+                self.state.pop(param, None)
+            else:
+                self.state[param] = old
 
 
 class Adam(_Fused, _torch.Adam):
@@ -137,7 +136,16 @@ class NAdam(_Fused, _torch.NAdam):
 
     def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         super()._init_state(param, group, state)
-        state.setdefault("mu_product", torch.tensor(1.0, dtype=torch.float32))
+        if "mu_product" not in state:
+            state["mu_product"] = torch.tensor(1.0, dtype=torch.float32, device="cpu")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load torch's ``state_dict``, or this class's."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            if "mu_product" in state:
+                # torch makes it of the parameter's type.
+                state["mu_product"] = torch.as_tensor(state["mu_product"]).float()
 
 
 class RAdam(_Fused, _torch.RAdam):
@@ -171,10 +179,14 @@ class RMSprop(_Fused, _torch.RMSprop):
         packed = super().state_dict()
         for number, state in packed["state"].items():
             if "variance" in state:
-                square = state["grad_avg"].double().square().add_(state["variance"])
-                square = square.to(state["variance"].dtype)
-                packed["state"][number] = {**state, "square_avg": square}
+                packed["state"][number] = {**state, "square_avg": self._square(state)}
         return packed
+
+    @staticmethod
+    def _square(state: dict[str, Any]) -> Tensor:
+        """The mean square that belongs to a variance."""
+        square = state["grad_avg"].double().square().add_(state["variance"])
+        return square.to(state["variance"].dtype)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load torch's ``state_dict``, or this class's."""
@@ -184,7 +196,8 @@ class RMSprop(_Fused, _torch.RMSprop):
                 square = state.get("square_avg")
                 if not group["centered"] or square is None:
                     continue
-                if "variance" not in state:
+                # torch's class hands a variance on as it was, while it steps the mean square.
+                if "variance" not in state or not torch.equal(square, self._square(state)):
                     variance = square.double() - state["grad_avg"].double().square()
                     state["variance"] = variance.clamp_(min=0.0).to(square.dtype)
                 del state["square_avg"]
@@ -233,7 +246,8 @@ class _Own(_Fused):
 class AdaBound(_Own):
     """Adam whose step size is clipped between bounds that close in on ``final_lr``.
 
-    https://arxiv.org/abs/1902.09843. With ``amsbound`` it is AMSBound, of the same paper.
+    https://arxiv.org/abs/1902.09843. The bounds do not follow ``lr``: a schedule that lowers it has to lower
+    ``final_lr`` of the groups too. With ``amsbound`` it is AMSBound, of the same paper.
     """
 
     _kind = "adabound"
@@ -294,6 +308,23 @@ class Lion(_Own):
         super().__init__(params, defaults)
 
 
+def _are_apart(tensors: list[Tensor]) -> bool:
+    """Whether no element of the first is in the place of another, of it or of the others."""
+    own, *others = (_places(tensor) for tensor in tensors)
+    if own.unique().numel() < own.numel():
+        return False
+    return not any(bool(torch.isin(other, own).any()) for other in others)
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """The address of each element."""
+    places = torch.tensor(tensor.data_ptr(), dtype=torch.int64, device="cpu")
+    for n, stride in zip(tensor.shape, tensor.stride()):
+        step = stride * tensor.element_size()
+        places = places[..., None] + step * torch.arange(n, device="cpu")
+    return places.flatten()
+
+
 def clip_grad_norm_and_step(
     optimizer: _Fused,
     max_norm: float,
@@ -307,7 +338,7 @@ def clip_grad_norm_and_step(
     before clipping, of ``float64``: the correctly rounded root of the exact sum, which is the same for
     any number of threads. ``norm_type`` is 2 or infinity. The factor is ``max_norm / norm`` where that is
     less than 1 (torch has ``max_norm / (norm + 1e-6)``). With a norm that is not finite nothing changes: with
-    ``skip_nonfinite`` the step is skipped, else ``RuntimeError`` is raised.
+    ``skip_nonfinite`` the step is skipped, else ``ValueError`` is raised.
     """
     if not isinstance(optimizer, _Fused):
         name = type(optimizer).__name__
@@ -317,10 +348,12 @@ def clip_grad_norm_and_step(
     if float(norm_type) not in (2.0, float("inf")):
         raise ValueError(f"norm_type is {norm_type}, expected 2 or infinity")
     optimizer._request = {
-        "clip_norm": float(max_norm),
+        # Infinity is for the norm alone.
+        "clip_norm": min(float(max_norm), sys.float_info.max),
         "inf_norm": norm_type != 2.0,
         "skip_nonfinite": skip_nonfinite,
     }
+    optimizer._norm = None
     try:
         optimizer.step()
     finally:

@@ -118,7 +118,9 @@ impl Exchange {
     /// The memory of a tensor of this type, or of one that inherits from it.
     pub fn view(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
         let py = tensor.py();
-        if !tensor.is_instance(self.of.bind(py))? {
+        let of = self.of.bind(py).as_type_ptr();
+        // SAFETY: both are types. (`isinstance` would believe an object's own `__class__`.)
+        if unsafe { ffi::PyType_IsSubtype(tensor.get_type().as_type_ptr(), of) } == 0 {
             return Err(PyTypeError::new_err(format!(
                 "expected a tensor, not {}",
                 tensor.get_type().name()?
@@ -156,6 +158,11 @@ pub struct Held<'py> {
 /// Looks at any array: of NumPy, of torch, or of whatever speaks DLPack or the buffer protocol.
 pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
     if let Ok(capsule) = array.getattr(pyo3::intern!(array.py(), "__array_struct__")) {
+        let generic = array.py().import("numpy")?.getattr("generic")?;
+        if array.is_instance(&generic)? {
+            let name = array.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("expected an array, not the number {name}")));
+        }
         let view = view_of_numpy(array, &capsule)?;
         return Ok(Held { view, keep: (array.clone(), Some(capsule)) });
     }
@@ -174,7 +181,11 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
             }),
         ) {
             Ok(capsule) => capsule,
-            Err(_) => array.call_method0("__dlpack__")?,
+            // Of before there were versions.
+            Err(error) if error.is_instance_of::<PyTypeError>(array.py()) => {
+                array.call_method0("__dlpack__")?
+            }
+            Err(error) => return Err(error),
         };
         let view = view_of_capsule(capsule.cast::<PyCapsule>()?)?;
         return Ok(Held { view, keep: (array.clone(), Some(capsule)) });

@@ -41,6 +41,10 @@ pub struct View {
     pub(super) data: *mut u8,
     pub(super) len: usize,
     pub kind: Kind,
+    /// A hash of the shape.
+    shape: u64,
+    /// From where to where elements lie, as addresses.
+    pub(super) extent: (usize, usize),
     layout: Layout,
     writable: bool,
 }
@@ -84,6 +88,19 @@ impl View {
     /// Whether several elements are known to lie in one place.
     pub fn is_repeated(&self) -> bool {
         self.layout == Layout::Repeated
+    }
+
+    /// Whether it has the shape of another.
+    pub fn is_shaped_as(&self, other: &View) -> bool {
+        self.len == other.len && self.shape == other.shape
+    }
+
+    /// Whether the extents of two meet.
+    pub fn meets(&self, other: &View) -> bool {
+        self.len > 0
+            && other.len > 0
+            && self.extent.0 < other.extent.1
+            && other.extent.0 < self.extent.1
     }
 
     /// Whether elements of the same index lie in the same place of both.
@@ -131,6 +148,11 @@ impl View {
             len.checked_mul(usize::try_from(n).ok()?).filter(|&len| len <= isize::MAX as usize / 8)
         });
         let len = len.ok_or_else(|| PyValueError::new_err("an array is too large"))?;
+        if len > 0 && data.is_null() {
+            return Err(PyValueError::new_err(
+                "an array has no memory: it is fake, or its storage was freed",
+            ));
+        }
         if len > 0 && !(data as usize).is_multiple_of(kind.bytes()) {
             return Err(PyValueError::new_err(format!(
                 "an array of {} lies at {data:p}, expected a multiple of {}",
@@ -139,8 +161,30 @@ impl View {
             )));
         }
         let layout = strides.map_or(Layout::RowMajor, |strides| layout(shape, strides));
-        Ok(View { data, len, kind, layout, writable })
+        let (start, bytes) = (data as usize, kind.bytes());
+        let extent = match (layout, strides) {
+            (Layout::Strided | Layout::Repeated, Some(strides)) => {
+                let (mut before, mut after) = (0, 0);
+                for (&n, &stride) in shape.iter().zip(strides) {
+                    let reach = (n - 1).saturating_mul(stride);
+                    before += reach.min(0);
+                    after += reach.max(0);
+                }
+                let place =
+                    |i: i64| start.wrapping_add_signed((i as isize).wrapping_mul(bytes as isize));
+                (place(before), place(after + 1))
+            }
+            _ => (start, start + len * bytes),
+        };
+        Ok(View { data, len, kind, shape: hash_of(shape), extent, layout, writable })
     }
+}
+
+/// FNV-1a (Fowler, Noll and Vo) of some numbers.
+fn hash_of(numbers: &[i64]) -> u64 {
+    numbers.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &n| {
+        (hash ^ n as u64).wrapping_mul(0x0000_0100_0000_01B3)
+    })
 }
 
 /// How elements lie, by the strides of each dimension in elements.
