@@ -185,8 +185,9 @@ class RMSprop(_Fused, _torch.RMSprop):
     @staticmethod
     def _square(state: dict[str, Any]) -> Tensor:
         """The mean square that belongs to a variance."""
-        square = state["grad_avg"].double().square().add_(state["variance"])
-        return square.to(state["variance"].dtype)
+        mean: Tensor = state["grad_avg"]
+        variance: Tensor = state["variance"]
+        return mean.double().square().add_(variance).to(variance.dtype)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load torch's ``state_dict``, or this class's."""
@@ -311,7 +312,7 @@ class Lion(_Own):
 def _are_apart(tensors: list[Tensor]) -> bool:
     """Whether no element of the first is in the place of another, of it or of the others."""
     own, *others = (_places(tensor) for tensor in tensors)
-    if own.unique().numel() < own.numel():
+    if bool((own.sort().values.diff() == 0).any()):
         return False
     return not any(bool(torch.isin(other, own).any()) for other in others)
 
