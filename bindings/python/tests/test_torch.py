@@ -395,6 +395,13 @@ def test_a_dampened_first_step_that_fails_is_still_the_first():
     torch.testing.assert_close(ours, theirs)
 
 
+def test_a_negated_view_has_its_sign():
+    param = with_grad(torch.zeros(3), torch.tensor([1 + 2j, 3j, -1j]).conj().imag)
+    assert param.grad.is_neg()
+    fused.SGD([param], lr=1.0).step()
+    assert param.tolist() == [2.0, 3.0, -1.0]
+
+
 def test_interleaved_parameters_are_apart():
     params = strided_pair(1)
     fused.SGD(params, lr=0.5).step()

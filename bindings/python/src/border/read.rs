@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyType};
 
 use super::view::{Kind, MOST_DIMENSIONS, View};
@@ -158,8 +159,8 @@ pub struct Held<'py> {
 /// Looks at any array: of NumPy, of torch, or of whatever speaks DLPack or the buffer protocol.
 pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
     if let Ok(capsule) = array.getattr(pyo3::intern!(array.py(), "__array_struct__")) {
-        let generic = array.py().import("numpy")?.getattr("generic")?;
-        if array.is_instance(&generic)? {
+        static GENERIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        if array.is_instance(GENERIC.import(array.py(), "numpy", "generic")?)? {
             let name = array.get_type().name()?;
             return Err(PyTypeError::new_err(format!("expected an array, not the number {name}")));
         }
