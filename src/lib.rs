@@ -1,5 +1,5 @@
 //! The Adam family on flat buffers, in **one fused pass**: each of θ, g, m and v is read once, and
-//! θ, m and v are written once. Nothing is allocated.
+//! θ, m and v are written once. Nothing is allocated that grows with them.
 //!
 //! Past the caches a step takes little longer than moving its bytes. And it gives **the same bits**
 //! with every backend, instruction set, number of threads, chunk size, alignment, and split of the
