@@ -103,6 +103,17 @@ fn no_step_allocates() {
             allocations(|| steps(200))
         });
         assert_eq!(count, 0, "in the pool");
+        // In a thread that is itself one of its pool's: the same, at the pace of any thread.
+        let count = std::thread::scope(|scope| {
+            let member = scope.spawn(|| {
+                let threads = rayon::ThreadPoolBuilder::new().num_threads(4).use_current_thread();
+                let _pool = threads.build().unwrap();
+                steps(20);
+                allocations(|| steps(200))
+            });
+            member.join().unwrap()
+        });
+        assert_eq!(count, 0, "in a thread of the pool");
         // From a thread outside of any pool, rayon keeps the job for the pool in a block of memory,
         // and its queue takes one for every few dozen. Nothing of it grows with the buffers or is ours.
         steps(20);
