@@ -290,11 +290,11 @@ pub trait Register: Lanes {
     /// Writes the lanes to the first `LEN` numbers of `to`.
     fn store(self, to: &mut [Self::Float]);
 
-    /// Asks for the elements of `buffer` that will be loaded some iterations after those at
-    /// `start`, so that they are on their way from memory while the present ones are computed.
+    /// Asks for the elements of `buffer` that lie so many bytes after those at `start`, so that they
+    /// are on their way from memory while the present ones are computed.
     #[inline(always)]
-    fn fetch<E>(buffer: &[E], start: usize) {
-        let _ = (buffer, start);
+    fn fetch<E>(buffer: &[E], start: usize, bytes: usize) {
+        let _ = (buffer, start, bytes);
     }
 }
 
@@ -339,6 +339,13 @@ pub trait MixedRegister: Register<Float = f32> + Representation {
     }
 }
 
+/// How far ahead of the computation a buffer is asked for, in a step with so many states. The CPU's own
+/// prefetchers stop at each page, and its out-of-order window is full of pending divisions and does not
+/// see that far. With fewer buffers an iteration is shorter, and as much time is further ahead.
+const fn fetch_bytes(states: usize) -> usize {
+    if states < 2 { 2 << 10 } else { 1 << 10 }
+}
+
 /// The loop of the SIMD backends: steps as many whole registers as `buffers` hold, and returns
 /// the rest of the buffers, shorter than one register.
 #[inline(always)]
@@ -359,12 +366,13 @@ where
     let Buffers { theta, grad, state: mut states, mut copy } = body;
     // Of the types that are swept over, no two have one size.
     let alike = const { size_of::<T>() == size_of::<G>() && size_of::<G>() == size_of::<S>() };
+    let ahead = const { fetch_bytes(N) };
     for start in (0..whole).step_by(L::LEN) {
         let lanes = start..start + L::LEN;
-        L::fetch(theta, start);
-        L::fetch(grad, start);
+        L::fetch(theta, start, ahead);
+        L::fetch(grad, start, ahead);
         for state in &states {
-            L::fetch(state, start);
+            L::fetch(state, start, ahead);
         }
         let old_grad = load(alike, token, &grad[lanes.clone()]);
         let mut old = [old_grad; N];
@@ -378,7 +386,7 @@ where
             store(alike, new, &mut state[lanes.clone()]);
         }
         if let Some(copy) = &mut copy {
-            L::fetch(copy, start);
+            L::fetch(copy, start, ahead);
             store(alike, new_theta, &mut copy[lanes]);
         }
     }

@@ -11,11 +11,6 @@ use pulp::Simd;
 use crate::backend::Register;
 use crate::{Float, Lanes};
 
-/// How far ahead of the computation a buffer is asked for. The CPU's own prefetchers stop at each
-/// page, and its out-of-order window is full of pending divisions and does not see that far.
-#[cfg(target_arch = "x86_64")]
-const FETCH_BYTES: usize = 1 << 10;
-
 /// A number that has registers in each instruction set.
 pub trait NativeFloat: Sized {
     /// What those registers can do: on a type of its own, so that generic code over [`Float`] does
@@ -317,12 +312,12 @@ impl<F: Float, S: Simd, const U: usize> Register for Registers<F, S, U> {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn fetch<E>(buffer: &[E], start: usize) {
+    fn fetch<E>(buffer: &[E], start: usize, bytes: usize) {
         if U == 1 {
             // For the few elements at the ends.
             return;
         }
-        let ahead = start + FETCH_BYTES / size_of::<E>();
+        let ahead = start + bytes / size_of::<E>();
         if let Some(elements) = buffer.get(ahead..ahead + Self::LEN) {
             for line in elements.chunks(64 / size_of::<E>()) {
                 safe_arch::prefetch_t0(&line[0]);
