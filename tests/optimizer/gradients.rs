@@ -22,18 +22,26 @@ fn step(opt: &mut Optimizer<Sgd>, theta: &mut [f32], grad: &[f32]) -> Report {
 #[test]
 fn every_backend_and_cut_has_the_bits_of_one_norm() {
     fn check<E: Bits + Parameter<E, E>>() {
-        let grad: Vec<E> = Numbers::Ordinary.fill(&mut Random(4), 70_001);
+        // Tensors without elements, and one that is cut also on a single thread.
+        let lens = [0, 5, 300_001, 0, 3000];
+        let all: Vec<E> = Numbers::Ordinary.fill(&mut Random(4), lens.iter().sum());
         let mut whole = GradNorm::new();
-        whole.add(&grad);
+        whole.add(&all);
         for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
-            for schedule in [Schedule::Serial, chunks(13), chunks(5000)] {
+            for schedule in [Schedule::Serial, chunks(1), chunks(13), chunks(5000)] {
                 let mut opt = Optimizer::new(Sgd { lr: 1.0, ..Sgd::default() }).unwrap();
-                opt.add::<E>(GroupId::default(), "w", grad.len()).unwrap();
                 (opt.options.backend, opt.options.schedule) = (backend, schedule);
                 opt.options.report_norm = true;
-                let mut theta = vec![E::from_f64(0.0); grad.len()];
-                let report = opt.step([Tensor::new("w", &mut theta, &grad)]).unwrap();
-                let norm = report.grad_norm.unwrap();
+                let mut rest = &all[..];
+                let mut theta = lens.map(|len| vec![E::from_f64(0.0); len]);
+                let tensors = theta.iter_mut().enumerate().map(|(i, theta)| {
+                    let id = opt.add::<E>(GroupId::default(), &i.to_string(), theta.len());
+                    let (grad, after) = rest.split_at(theta.len());
+                    rest = after;
+                    Tensor::new(id.unwrap(), theta, grad)
+                });
+                let tensors: Vec<_> = tensors.collect();
+                let norm = opt.step(tensors).unwrap().grad_norm.unwrap();
                 let (what, expected) = (E::NAME, whole.two_norm());
                 assert_eq!(norm.to_bits(), expected.to_bits(), "{what}, {backend}, {schedule:?}");
             }
