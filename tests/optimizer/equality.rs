@@ -4,8 +4,8 @@
 use std::num::NonZeroUsize;
 
 use fused_adam::{
-    Adam, AdamW, Backend, GroupId, Lion, NamedRule, Optimizer, ParamId, Parameter, Rounding,
-    Schedule, Sgd, Step, StepOptions, Tensor, bf16, f16,
+    Adam, AdamW, Backend, ClipNorm, Element, GradNorm, GroupId, Lion, NamedRule, Optimizer,
+    ParamId, Parameter, Rounding, Schedule, Sgd, Step, StepOptions, Tensor, bf16, f16,
 };
 use proptest::prelude::*;
 
@@ -15,6 +15,8 @@ use crate::common::{Bits, Numbers, Random, difference};
 trait Twin<R> {
     fn id(&self) -> ParamId;
     fn tensor(&mut self, random: &mut Random) -> Tensor<'_>;
+    /// Adds the gradient of the next step.
+    fn add_to(&self, norm: &mut GradNorm);
     /// Steps the twin with the reference, by the gradient of the last [`tensor`](Self::tensor).
     fn step_twin(&mut self, rule: &R, options: &Options);
     fn compare(&self, opt: &Optimizer<R>, rule: &R) -> Result<(), String>;
@@ -22,7 +24,8 @@ trait Twin<R> {
 
 /// What applies to a step of the twins.
 struct Options {
-    grad_scale: f64,
+    /// What gradients are multiplied by: one over the loss scale, times the factor of the norm's clipping.
+    factor: f64,
     clip_value: f64,
     seed: Option<u64>,
 }
@@ -42,7 +45,7 @@ struct One<T, G, S> {
 
 impl<T, G, S> One<T, G, S>
 where
-    T: Bits + Parameter<G, S>,
+    T: Bits + Parameter<G, S> + Parameter<G::Float, S>,
     G: Bits,
     S: Bits,
 {
@@ -74,7 +77,7 @@ where
 impl<R, T, G, S> Twin<R> for One<T, G, S>
 where
     R: NamedRule,
-    T: Bits + Parameter<G, S>,
+    T: Bits + Parameter<G, S> + Parameter<G::Float, S>,
     G: Bits,
     S: Bits,
 {
@@ -92,8 +95,26 @@ where
         }
     }
 
+    fn add_to(&self, norm: &mut GradNorm) {
+        norm.add(&self.twin_grad);
+    }
+
+    /// In passes of their own the gradient is widened, scaled, and held within the bound.
     fn step_twin(&mut self, rule: &R, options: &Options) {
         self.t += 1;
+        let [factor, bound] = [options.factor, options.clip_value].map(G::Float::from_f64);
+        let mut grad: Vec<G::Float> = self.twin_grad.iter().map(|g| g.to_float()).collect();
+        for g in &mut grad {
+            *g = *g * factor;
+        }
+        for g in &mut grad {
+            if *g > bound {
+                *g = bound;
+            }
+            if *g < -bound {
+                *g = -bound;
+            }
+        }
         let rounding = match options.seed {
             Some(seed) => Rounding::Stochastic { seed: seed ^ self.seed },
             None => Rounding::Nearest,
@@ -104,9 +125,7 @@ where
             .backend(Backend::Scalar)
             .schedule(Schedule::Serial)
             .rounding(rounding)
-            .grad_scale(options.grad_scale)
-            .clip_value(options.clip_value)
-            .run_mixed(&mut self.twin, &self.twin_grad, &mut states)
+            .run_mixed(&mut self.twin, &grad, &mut states)
             .unwrap();
     }
 
@@ -184,8 +203,8 @@ fn run<R: NamedRule + 'static>(
             (i, group, add(&mut opt, id, (&format!("p{i}"), lens[i]), random))
         })
         .collect();
-    let twin_options = Options {
-        grad_scale,
+    let mut twin_options = Options {
+        factor: grad_scale,
         clip_value: options.clip_value.unwrap_or(f64::INFINITY),
         seed: match options.rounding {
             Rounding::Stochastic { seed } => Some(seed),
@@ -203,6 +222,16 @@ fn run<R: NamedRule + 'static>(
         let turn = shuffle.below(tensors.len().max(1));
         tensors.rotate_left(turn);
         opt.step(tensors).map_err(|error| error.to_string())?;
+        let mut norm = GradNorm::new();
+        for (.., twin) in twins.iter().filter(|(i, ..)| active(*i)) {
+            twin.add_to(&mut norm);
+        }
+        let (norm, bound) = match options.clip_norm {
+            Some(ClipNorm::Two(bound)) => (norm.two_norm() * grad_scale, bound),
+            Some(ClipNorm::Inf(bound)) => (norm.inf_norm() * grad_scale, bound),
+            None => (0.0, 0.0),
+        };
+        twin_options.factor = grad_scale * if norm > bound { bound / norm } else { 1.0 };
         for (i, group, twin) in &mut twins {
             if active(*i) {
                 twin.step_twin(&rules[*group], &twin_options);
@@ -222,15 +251,22 @@ fn options() -> impl Strategy<Value = StepOptions> {
         (1..3000_usize).prop_map(chunks),
     ];
     let clip_value = prop_oneof![Just(None), Just(Some(0.25))];
+    // Far below the norm of most models, far above, and of the order of it for 2 × 10⁴ elements.
+    let clip_norm = prop_oneof![
+        Just(None),
+        (-2..5_i32).prop_map(|power| Some(ClipNorm::Two(10_f64.powi(power)))),
+        Just(Some(ClipNorm::Inf(0.3))),
+    ];
     let backend = prop_oneof![Just(Backend::Auto), Just(Backend::Wide), Just(Backend::Scalar)];
     let rounding = prop_oneof![
         Just(Rounding::Nearest),
         any::<u64>().prop_map(|seed| Rounding::Stochastic { seed })
     ];
-    (schedule, clip_value, backend, rounding, any::<bool>()).prop_map(
-        |(schedule, clip_value, backend, rounding, report_largest_update)| StepOptions {
+    (schedule, clip_value, clip_norm, backend, rounding, any::<bool>()).prop_map(
+        |(schedule, clip_value, clip_norm, backend, rounding, report_largest_update)| StepOptions {
             schedule,
             clip_value,
+            clip_norm,
             backend,
             rounding,
             report_largest_update,
@@ -251,7 +287,7 @@ pub fn chunks(chunk: usize) -> Schedule {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn equals_each_tensor_alone(
@@ -279,7 +315,7 @@ fn clipping_is_a_scaled_step() {
     let mut opt = Optimizer::new(Adam::default()).unwrap();
     let ids = [5_000, 300_000, 7]
         .map(|len| (opt.add::<f32>(GroupId::default(), &len.to_string(), len).unwrap(), len));
-    opt.options.clip_norm = Some(fused_adam::ClipNorm::Two(0.7));
+    opt.options.clip_norm = Some(ClipNorm::Two(0.7));
     let random = &mut Random(3);
     let mut theta = ids.map(|(_, len)| Numbers::Ordinary.fill::<f32>(random, len));
     let grad = ids.map(|(_, len)| Numbers::Ordinary.fill::<f32>(random, len));
