@@ -53,22 +53,25 @@ pub fn torch_step<'py>(
     };
     let (mut rules, mut missing) = (Vec::new(), Vec::new());
     call.reserve(state.len());
+    let mut states = States::new(state);
     for group in groups {
         let group = group.cast_into::<PyDict>()?;
         let (rule, names) = of_group(kind, &group)?;
         rule.check().map_err(refused)?;
-        let names: Vec<_> = names.iter().map(|name| PyString::intern(py, name)).collect();
+        let names: Vec<_> = names.iter().map(|name| (*name, PyString::intern(py, name))).collect();
         let params = group.get_item(intern!(py, "params"))?;
         let params = params.ok_or_else(|| PyValueError::new_err("a group has no \"params\""))?;
         for param in params.cast_into::<PyList>()? {
+            let found = states.next_if_of(&param);
             let grad = param.getattr(intern!(py, "grad"))?;
             if grad.is_none() {
                 continue;
             }
-            let found = match state.get_item(&param)? {
-                Some(found) => found.cast_into::<PyDict>()?,
-                None => PyDict::new(py),
-            };
+            let found =
+                match found.map_or_else(|| state.get_item(&param), |found| Ok(Some(found)))? {
+                    Some(found) => found.cast_into::<PyDict>()?,
+                    None => PyDict::new(py),
+                };
             if !call.add(&rule, rules.len(), &param, grad, &found, &names)? {
                 missing.push((param, group.clone()));
             }
@@ -87,6 +90,26 @@ pub fn torch_step<'py>(
     };
     let report = call.run(py, &rules, options)?;
     Ok((missing, report.grad_norm, report.skipped))
+}
+
+/// The entries of a `state`, to be found without its lookup, for which each tensor is asked for its hash by a
+/// call of a function in Python. They are in the order of the parameters, unless somebody has seen to it.
+struct States<'py> {
+    entries: std::vec::IntoIter<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+}
+
+impl<'py> States<'py> {
+    fn new(state: &Bound<'py, PyDict>) -> Self {
+        let mut entries = Vec::with_capacity(state.len());
+        entries.extend(state);
+        States { entries: entries.into_iter() }
+    }
+
+    /// What belongs to a parameter, if that comes next.
+    fn next_if_of(&mut self, param: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        let (of, _) = self.entries.as_slice().first()?;
+        if of.is(param) { self.entries.next().map(|(_, found)| found) } else { None }
+    }
 }
 
 /// torch's way to look at its tensors.
@@ -136,7 +159,7 @@ impl<'py> Call<'py> {
         param: &Bound<'py, PyAny>,
         grad: Bound<'py, PyAny>,
         state: &Bound<'py, PyDict>,
-        names: &[Bound<'py, PyString>],
+        names: &[(&'static str, Bound<'py, PyString>)],
     ) -> PyResult<bool> {
         let theta = self.view("a parameter", param)?;
         let grad_view = self.view("a gradient", &grad)?;
@@ -154,12 +177,12 @@ impl<'py> Call<'py> {
             ));
         }
         let mut states = [const { None }; 3];
-        for (place, name) in states.iter_mut().zip(names) {
-            let Some(state) = state.get_item(name)?.filter(|state| !state.is_none()) else {
+        for (place, (name, key)) in states.iter_mut().zip(names) {
+            let Some(state) = state.get_item(key)?.filter(|state| !state.is_none()) else {
                 return Ok(false);
             };
-            let view = self.view(&name.to_string_lossy(), &state)?;
-            check_shape(&name.to_string_lossy(), &view, &theta)?;
+            let view = self.view(name, &state)?;
+            check_shape(name, &view, &theta)?;
             if view.is_repeated() {
                 return Err(PyRuntimeError::new_err(format!(
                     "{name} has several elements in one place of memory, expected each in its own"
