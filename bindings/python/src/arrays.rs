@@ -123,6 +123,14 @@ impl Rule {
         Ok(())
     }
 
+    /// For `pickle` and `copy`: what makes it again.
+    fn __getnewargs_ex__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<((&'static str,), Bound<'py, PyAny>)> {
+        Ok(((self.name(),), self.hyper_parameters(py)?))
+    }
+
     fn __repr__(&self) -> String {
         format!("{:?}", self.0)
     }

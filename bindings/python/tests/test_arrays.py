@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import copy
 import doctest
+import pickle
 import subprocess
 import sys
 import threading
@@ -162,7 +164,8 @@ def shifted() -> np.ndarray:
 
 BAD = [
     (lambda: Rule("adam", lr=-1.0), ValueError, "lr` is -1.0, expected"),
-    (lambda: Rule("adam", lr="fast"), TypeError, "must be real number|float"),
+    (lambda: Rule("adam", lr="fast"), TypeError, "lr is 'fast', expected a number"),
+    (lambda: Rule("adam", amsgrad=1), TypeError, "amsgrad is 1, expected True or False"),
     (lambda: Rule("adam", lr=float("nan")), ValueError, "lr is NaN, expected a finite number"),
     (lambda: Rule("adam", eps=0.0), ValueError, "eps` is 0.0, expected"),
     (lambda: Rule("adam", beta1=1.0), ValueError, "beta1` is 1.0, expected"),
@@ -216,3 +219,19 @@ def test_rules_say_what_they_are():
     assert (rule.name, list(rule.states), list(rule.initial)) == ("nadam", ["m", "v"], [0.0, 0.0])
     assert rule.hyper_parameters["lr"] == 0.5
     assert "lr: 0.5" in repr(rule)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_and_pickles(again):
+    opt = Flat(Rule("adamw", lr=0.1 + 0.2, amsgrad=True), ones())
+    opt.step(ones(), ones())
+    copied = again(opt)
+    assert (copied.rule.name, copied.t) == ("adamw", 1)
+    assert copied.rule.hyper_parameters == opt.rule.hyper_parameters
+    theta, twin = ones(), ones()
+    # A copy of the outside alone shares its states with the first: both step from the same.
+    states = {name: state.copy() for name, state in opt.states.items()}
+    opt.step(theta, ones())
+    copied.states = states
+    copied.step(twin, ones())
+    assert theta.tobytes() == twin.tobytes()
