@@ -17,6 +17,7 @@ pub struct Lent<'a> {
     rule: usize,
     t: u64,
     seed: u64,
+    offset: u64,
     job: Job<'a>,
     states: [AnySliceMut<'a>; MOST_LENT],
     given: usize,
@@ -32,7 +33,7 @@ impl<'a> Lent<'a> {
     ) -> Self {
         let job = Job { theta: T::any_mut(theta), grad: Grad::Read(G::any(grad)), copy: None };
         let states = [(); MOST_LENT].map(|()| AnySliceMut::default());
-        Lent { rule, t, seed: 0, job, states, given: 0 }
+        Lent { rule, t, seed: 0, offset: 0, job, states, given: 0 }
     }
 
     /// The next of the states that [`Rule::state_names`](crate::Rule::state_names) names, four at the most. All of a tensor are
@@ -58,6 +59,15 @@ impl<'a> Lent<'a> {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Says that this is a part of a tensor, the shard of one machine, say, whose first element is
+    /// number `first` of the whole. It concerns stochastic rounding alone, whose random bits belong to the whole.
+    /// Default: 0.
+    #[must_use]
+    pub fn offset(mut self, first: u64) -> Self {
+        self.offset = first;
         self
     }
 }
@@ -96,7 +106,7 @@ pub fn step_all<'a, R: NamedRule>(
     let mut params = Vec::with_capacity(tensors.size_hint().0);
     let mut jobs = Vec::with_capacity(tensors.size_hint().0);
     for (number, lent) in tensors.enumerate() {
-        let Lent { rule, t, seed, job, states, given } = lent;
+        let Lent { rule, t, seed, offset, job, states, given } = lent;
         let names = rules
             .get(rule)
             .ok_or(Error::UnknownGroup { group: rule, groups: rules.len() })?
@@ -120,7 +130,7 @@ pub fn step_all<'a, R: NamedRule>(
             t,
             states: None,
             seed,
-            offset: 0,
+            offset,
         };
         let named = |error: Error| error.of_tensor(number);
         param.check(&job).map_err(named)?;

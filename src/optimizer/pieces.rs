@@ -126,7 +126,8 @@ impl<'q, R> Part<'q, R> {
             seed,
             offset,
         };
-        let (first, rest) = (part(mid, states, offset), part(len - mid, rest, offset + mid as u64));
+        let (first, rest) =
+            (part(mid, states, offset), part(len - mid, rest, offset.wrapping_add(mid as u64)));
         (Part { param: first, job }, Part { param: rest, job: job_rest })
     }
 }

@@ -273,6 +273,11 @@ typedef struct FusedAdamLent {
    */
   uint64_t seed;
   /**
+   * If it is a part of a tensor, the shard of one machine, say: which element of the whole is its first one.
+   * It concerns stochastic rounding alone, whose random bits belong to the whole.
+   */
+  uint64_t offset;
+  /**
    * The FusedAdamType of theta.
    */
   int32_t theta_type;

@@ -36,6 +36,9 @@ pub struct FusedAdamLent {
     pub copy: *mut c_void,
     /// What its random bits are drawn from, together with the seed of the options.
     pub seed: u64,
+    /// If it is a part of a tensor, the shard of one machine, say: which element of the whole is its first one.
+    /// It concerns stochastic rounding alone, whose random bits belong to the whole.
+    pub offset: u64,
     /// The FusedAdamType of theta.
     pub theta_type: i32,
     /// The FusedAdamType of grad.
@@ -139,10 +142,10 @@ impl<'a> Checked<'a> {
     ///
     /// As for [`lend`](Self::lend), with theta of type `T` and grad of type `G`.
     unsafe fn of_grad<'b, T: Element, G: Element>(&self) -> Lent<'b> {
-        let &FusedAdamLent { rule, t, seed, len, .. } = self.lent;
+        let &FusedAdamLent { rule, t, seed, offset, len, .. } = self.lent;
         // SAFETY: the caller's promise.
         let (theta, grad) = unsafe { (slice_mut::<T>(self.theta), slice::<G>(self.grad)) };
-        let mut lent = Lent::new(rule, t, theta, grad).seed(seed);
+        let mut lent = Lent::new(rule, t, theta, grad).seed(seed).offset(offset);
         for &pointer in self.states {
             let of = self.of_states;
             let state = Buffer { pointer, len, of, ..self.theta };
@@ -304,6 +307,7 @@ fn lent<E>(
         state_count,
         copy: std::ptr::null_mut(),
         seed: 0,
+        offset: 0,
         theta_type: 0,
         grad_type: 0,
         state_type: 0,

@@ -51,7 +51,7 @@ impl Rule {
     }
 
     /// Takes step number `t` in place.
-    #[pyo3(signature = (t, theta, grad, *states, grad_scale = 1.0, clip_value = None, seed = None, backend = None))]
+    #[pyo3(signature = (t, theta, grad, *states, grad_scale = 1.0, clip_value = None, seed = None, offset = 0, backend = None))]
     #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
     fn step(
         &self,
@@ -62,6 +62,7 @@ impl Rule {
         grad_scale: f64,
         clip_value: Option<f64>,
         seed: Option<u64>,
+        offset: u64,
         backend: Option<&str>,
     ) -> PyResult<()> {
         let names = self.0.state_names();
@@ -74,8 +75,7 @@ impl Rule {
         }
         let (theta, grad) = (held(theta)?, held(grad)?);
         let states: Vec<_> = states.iter().map(|state| held(&state)).collect::<PyResult<_>>()?;
-        let mut slot =
-            Slot { rule: 0, t, theta: theta.view, grad: grad.view, states: [None; 3], seed: 0 };
+        let mut slot = Slot { t, offset, ..Slot::of(theta.view, grad.view) };
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = Some(state.view);
         }

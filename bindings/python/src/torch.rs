@@ -194,7 +194,7 @@ impl<'py> Call<'py> {
 
         let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
         let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
-        let mut slot = Slot { rule: number, t, theta, grad: grad_view, states: [None; 3], seed: 0 };
+        let mut slot = Slot { rule: number, t, ..Slot::of(theta, grad_view) };
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = state.as_ref().map(|(_, view)| *view);
         }

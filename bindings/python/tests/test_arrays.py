@@ -97,6 +97,19 @@ def test_stochastic_rounding_repeats():
     assert run(1) == run(1) != run(2)
 
 
+def test_shards_draw_the_random_bits_of_the_whole():
+    of = pytest.importorskip("ml_dtypes").bfloat16
+    rule = Rule("sgd", lr=1e-3)
+
+    def run(*bounds: int) -> bytes:
+        theta = np.ones(500, of)
+        for start, end in zip(bounds, bounds[1:]):
+            rule.step(1, theta[start:end], np.ones(end - start, of), seed=3, offset=start)
+        return theta.tobytes()
+
+    assert run(0, 500) == run(0, 123, 124, 500)
+
+
 def test_other_threads_run_meanwhile():
     """A long step lets other threads of Python run."""
     theta, grad = ones(1 << 24), ones(1 << 24)

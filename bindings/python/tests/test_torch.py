@@ -494,3 +494,45 @@ def test_a_group_that_is_refused_is_not_added():
     with pytest.raises(ValueError, match="capturable=True is not supported"):
         optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "capturable": True})
     assert len(optimizer.param_groups) == 1
+
+
+def test_a_state_is_laid_out_as_its_parameter():
+    image = torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    param = with_grad(image, torch.ones(2, 3, 4, 5))
+    optimizer = fused.AdamW([param])
+    optimizer.step()
+    assert param.stride() != param.detach().contiguous().stride()
+    assert optimizer.state[param]["exp_avg"].stride() == param.stride()
+
+
+def test_adagrad_starts_a_later_group_where_it_started_the_first():
+    first, later = with_grad(torch.ones(4)), with_grad(torch.ones(4))
+    optimizer = fused.Adagrad([first], lr=0.1, initial_accumulator_value=3.0)
+    optimizer.add_param_group({"params": [later]})
+    optimizer.step()
+    assert torch.equal(first, later)
+    assert optimizer.state[later]["sum"].tolist() == [4.0] * 4
+
+
+def test_what_a_failed_step_made_is_taken_back():
+    """A state that was there before stays, without what the step had added to it."""
+    param = with_grad(torch.ones(4))
+    optimizer = fused.Adam([param], lr=0.1)
+    optimizer.step()
+    before = dict(optimizer.state[param])
+    optimizer.param_groups[0]["amsgrad"] = True
+    param.grad = torch.full((4,), float("nan"))
+    with pytest.raises(ValueError):
+        fused.clip_grad_norm_and_step(optimizer, 1.0)
+    assert optimizer.state[param].keys() == before.keys()
+    assert all(optimizer.state[param][name] is tensor for name, tensor in before.items())
+    assert optimizer.state[param]["step"] == 1
+
+
+def test_centred_rmsprop_keeps_one_second_moment():
+    param = with_grad(torch.ones(4))
+    torchs = torch.optim.RMSprop([param], centered=True)
+    torchs.step()
+    optimizer = fused.RMSprop([param], centered=True)
+    optimizer.load_state_dict(torchs.state_dict())
+    assert optimizer.state[param].keys() == {"step", "variance", "grad_avg"}

@@ -44,6 +44,7 @@ struct Asked {
     clip_value: f64,
     rounding: Rounding,
     seed: u64,
+    offset: u64,
     backend: Backend,
     chunk: usize,
 }
@@ -62,6 +63,7 @@ impl Asked {
                 _ => Rounding::Stochastic { seed: random.bits() },
             },
             seed: if random.below(2) == 0 { 0 } else { random.bits() },
+            offset: if random.below(2) == 0 { 0 } else { random.bits() },
             backend: available[random.below(available.len())],
             chunk: [0, usize::MAX, 1 + random.below(200)][random.below(3)],
         }
@@ -77,6 +79,7 @@ impl Asked {
             .backend(Backend::Scalar)
             .schedule(Schedule::Serial)
             .rounding(rounding)
+            .offset(self.offset)
             .grad_scale(self.grad_scale)
             .clip_value(self.clip_value)
     }
@@ -209,12 +212,13 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
     let state_pointers: Vec<*mut c_void> =
         states.iter_mut().map(|state| state.get_mut().as_mut_ptr().cast()).collect();
     let of = [T::NUMBER, G::NUMBER, S::NUMBER];
-    let own_seed = matches!(asked.rounding, Rounding::Stochastic { .. }) && asked.seed != 0;
+    let own_noise = matches!(asked.rounding, Rounding::Stochastic { .. })
+        && (asked.seed, asked.offset) != (0, 0);
     // SAFETY: every pointer is to a slice of `len` elements of the type that is said.
     asked.options(|options| unsafe {
         let (theta, grad) = (theta.as_mut_ptr(), grad.as_ptr());
         let (states, count) = (state_pointers.as_ptr(), state_pointers.len());
-        if of == [of[0]; 3] && copy.is_none() && !own_seed {
+        if of == [of[0]; 3] && copy.is_none() && !own_noise {
             let (rule, t, none) = (handle.get(), asked.t, null_mut());
             return match T::NUMBER {
                 FusedAdamType::F32 => fused_adam_step_f32(
@@ -274,6 +278,7 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
             state_count: count,
             copy: copy.map_or(null_mut(), |copy| copy.as_mut_ptr().cast()),
             seed: asked.seed,
+            offset: asked.offset,
             theta_type: T::NUMBER as i32,
             grad_type: G::NUMBER as i32,
             state_type: S::NUMBER as i32,
@@ -393,6 +398,7 @@ fn many_tensors_on_many_threads() {
                 state_count: states.len(),
                 copy: null_mut(),
                 seed: 0,
+                offset: 0,
                 theta_type: 0,
                 grad_type: 0,
                 state_type: 0,

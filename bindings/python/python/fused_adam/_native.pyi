@@ -28,6 +28,7 @@ class Rule:
         grad_scale: float = 1.0,
         clip_value: float | None = None,
         seed: int | None = None,
+        offset: int = 0,
         backend: str | None = None,
     ) -> None: ...
 

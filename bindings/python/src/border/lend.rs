@@ -16,7 +16,8 @@ pub struct Slot {
     pub theta: View,
     pub grad: View,
     pub states: [Option<View>; 3],
-    pub seed: u64,
+    /// Which element of a whole its first one is.
+    pub offset: u64,
 }
 
 thread_local! {
@@ -86,6 +87,11 @@ pub unsafe fn with_slices<T>(
 }
 
 impl Slot {
+    /// The first step of the first rule, without states.
+    pub fn of(theta: View, grad: View) -> Self {
+        Slot { rule: 0, t: 1, theta, grad, states: [None; 3], offset: 0 }
+    }
+
     /// # Safety
     ///
     /// The memory is valid for `'a`, and that which is written is nobody else's.
@@ -123,7 +129,7 @@ impl Slot {
                     Kind::F16 => lent.state(state.slice_mut::<f16>()),
                 };
             }
-            lent.seed(self.seed)
+            lent.offset(self.offset)
         }
     }
 }
