@@ -178,18 +178,22 @@ fn add_block<const FUSED: bool>(norm: &mut GradNorm, block: &[f32], later: &[f32
     }
     norm.largest = norm.largest.max(f64::from(f32::from_bits(most >> 1)));
     let window = Window::below(most);
-    if finite && least >= window.from {
-        return Sums::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
+    if finite && least >= window.from(false) {
+        return Sums::<false>::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
+    }
+    if finite && least >= window.from(true) {
+        return Sums::<true>::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
     }
     let mut inside = [0.0; BLOCK];
     while most > 0 {
         let window = Window::below(most);
+        let (from, until) = (window.from(true), window.until());
         for (inside, &g) in inside.iter_mut().zip(block) {
-            let counted = (twice(g) >= window.from) & (twice(g) < window.until);
+            let counted = (twice(g) >= from) & (twice(g) < until);
             *inside = if counted { g } else { 0.0 };
         }
-        Sums::of::<FUSED>(&inside[..block.len()], window, &[]).add_to(&mut norm.squares);
-        most = largest_below(block, window.from);
+        Sums::<true>::of::<FUSED>(&inside[..block.len()], window, &[]).add_to(&mut norm.squares);
+        most = largest_below(block, from);
     }
 }
 
@@ -222,47 +226,65 @@ fn twice(g: f32) -> u32 {
     g.to_bits() << 1
 }
 
-/// Eighteen binades of `f32`, of which 4096 squares can be summed exactly in two `f64`.
+/// Some binades of `f32` from the topmost of a block down, of which 4096 squares can be summed exactly in a few
+/// `f64`: 18 binades in two, 38 in three.
 ///
 /// Let |g| < 2^(E+1), so that g² < 2^(2E+2), and let g² = h + r where h is g² rounded to a multiple
 /// of 2^(2E−38). A sum of 4096 such h is at most 2^(2E+14): 52 bits. And |r| ≤ 2^(2E−39), so the r
-/// sum up to 2^(2E−27) at most; with |g| ≥ 2^(E−17), whose last bit is no less than 2^(E−40), they
-/// are multiples of 2^(2E−80): 53 bits.
+/// sum up to 2^(2E−27) at most. In two parts: with |g| ≥ 2^(E−17), whose last bit is no less than 2^(E−40), they
+/// are multiples of 2^(2E−80): 53 bits. In three parts: let r = i + s where i is r rounded to a multiple of 2^(2E−79). Then
+/// the i sum up to 52 bits, and |s| ≤ 2^(2E−80), so the s sum up to 2^(2E−68) at most; with |g| ≥ 2^(E−37) they are multiples of
+/// 2^(2E−120): 52 bits. Each h, r, i and s is exact: a square has 48 bits.
 #[derive(Clone, Copy)]
 struct Window {
-    /// The least `twice` in it, and where it ends.
-    from: u32,
-    until: u32,
-    /// 1.5·2^52 times the unit of h: what is added to it is rounded to that unit.
-    round: f64,
+    /// E, biased as in the format. Subnormals count as of the least exponent.
+    top: u32,
 }
 
 impl Window {
     /// The window whose topmost binade is that of `most`.
     #[inline(always)]
     fn below(most: u32) -> Self {
-        // As in the format: subnormals count as of the least exponent.
-        let top = (most >> 24).max(1);
-        let from = if top > 18 { (top - 17) << 24 } else { 1 };
-        let unit = 2 * (top as i32 - 127) - 38;
-        let round = f64::from_bits(((unit + 52 + 1023) as u64) << 52 | 1 << 51);
-        Window { from, until: (top + 1) << 24, round }
+        Window { top: (most >> 24).max(1) }
+    }
+
+    /// The least `twice` that the bits of two parts are enough for; with `wide` those of three.
+    #[inline(always)]
+    fn from(self, wide: bool) -> u32 {
+        let binades = if wide { 38 } else { 18 };
+        if self.top > binades { (self.top - (binades - 1)) << 24 } else { 1 }
+    }
+
+    /// Where it ends, in the order of `twice`.
+    #[inline(always)]
+    fn until(self) -> u32 {
+        (self.top + 1) << 24
+    }
+
+    /// 1.5·2^52 times the units of h and of i: what is added to it is rounded to that unit.
+    #[inline(always)]
+    fn rounds(self) -> [f64; 2] {
+        let top = self.top as i32 - 127;
+        [2 * top - 38, 2 * top - 79]
+            .map(|unit| f64::from_bits(((unit + 52 + 1023) as u64) << 52 | 1 << 51))
     }
 }
 
-/// The sums of h and of r, in as many lanes as keep the adders busy.
-struct Sums {
-    /// Σh on top of `round`: a sum so far is what rounds the next square.
+/// The sums of h and of r, or with `WIDE` of h, i and s, in as many lanes as keep the adders busy.
+struct Sums<const WIDE: bool> {
+    /// Σh on top of its `round`: a sum so far is what rounds the next square.
     high: [f64; ROW],
+    /// Σi, likewise.
+    middle: [f64; ROW],
     low: [f64; ROW],
-    round: f64,
+    window: Window,
 }
 
-impl Sums {
+impl<const WIDE: bool> Sums<WIDE> {
     #[inline(always)]
     fn of<const FUSED: bool>(block: &[f32], window: Window, later: &[f32]) -> Self {
-        let round = window.round;
-        let mut sums = Sums { high: [round; ROW], low: [0.0; ROW], round };
+        let [high, middle] = window.rounds().map(|round| [round; ROW]);
+        let mut sums = Sums { high, middle, low: [0.0; ROW], window };
         let (rows, rest) = block.as_chunks::<ROW>();
         // As many rows of a later block are asked for meanwhile: the CPU's prefetchers stop at each
         // page.
@@ -297,20 +319,36 @@ impl Sums {
         for i in 0..ROW {
             high[i] = square_plus::<FUSED>(g[i], self.high[i]);
         }
+        let mut rest = [0.0; ROW];
         for i in 0..ROW {
             let h = high[i] - self.high[i];
-            self.low[i] += square_plus::<FUSED>(g[i], -h);
+            rest[i] = square_plus::<FUSED>(g[i], -h);
         }
         self.high = high;
+        if WIDE {
+            let mut middle = [0.0; ROW];
+            for i in 0..ROW {
+                middle[i] = self.middle[i] + rest[i];
+            }
+            for i in 0..ROW {
+                rest[i] -= middle[i] - self.middle[i];
+            }
+            self.middle = middle;
+        }
+        for (low, rest) in self.low.iter_mut().zip(rest) {
+            *low += rest;
+        }
     }
 
     #[inline(always)]
-    fn add_to(mut self, squares: &mut ExactSum) {
-        for high in &mut self.high {
-            *high -= self.round;
+    fn add_to(self, squares: &mut ExactSum) {
+        let [high, middle] = self.window.rounds();
+        for (mut part, round) in [(self.high, high), (self.middle, middle), (self.low, 0.0)] {
+            for sum in &mut part {
+                *sum -= round;
+            }
+            squares.add(halved(part));
         }
-        squares.add(halved(self.high));
-        squares.add(halved(self.low));
     }
 }
 

@@ -113,6 +113,61 @@ proptest! {
     }
 }
 
+/// What is left of the square of a number of [2^e, 2^(e+1)) for some e of `binades` when it is rounded to a multiple
+/// of each unit in turn: the number for which most is left, with a plus.
+fn hardest(binades: std::ops::Range<i32>, units: &[f64]) -> f32 {
+    let numbers = binades.flat_map(|e| {
+        (1_u32 << 23..1 << 24).step_by(7).map(move |k| k as f32 / (1 << 23) as f32 * 2_f32.powi(e))
+    });
+    let left = |g: f32| {
+        let square = f64::from(g).powi(2);
+        units.iter().fold(square, |rest, unit| rest - (rest / unit).round_ties_even() * unit)
+    };
+    numbers.max_by(|a, b| left(*a).total_cmp(&left(*b))).unwrap()
+}
+
+/// Blocks that take all the bits there are: one element of the largest binade, 4094 that leave as much as can be left for
+/// the last part of their squares, and one whose square has the last bit that the window allows, or one just
+/// outside of it. At all scales, down to the last subnormal number.
+#[test]
+fn every_bit_of_a_block_counts() {
+    let two = hardest(0..1, &[2_f64.powi(-38)]);
+    let three = hardest(-20..-16, &[2_f64.powi(-38), 2_f64.powi(-79)]);
+    for (most, hard) in [(two, two), (three, three), (1.0, two), (1.0, three), (1.999, three)] {
+        for scale in [0, 60, 126, -60, -88, -89, -90, -107, -126] {
+            let scaled = |g: f32, e: i32| (f64::from(g) * 2_f64.powi(scale + e)) as f32;
+            for least in 0..60 {
+                let odd = scaled(1.0 + f32::EPSILON, -least);
+                let mut grad = vec![scaled(hard, 0); 4096];
+                (grad[0], grad[4095]) = (scaled(most, 0), odd);
+                let mut one_by_one = GradNorm::new();
+                grad.iter().for_each(|&g| one_by_one.add(&[g]));
+                assert_eq!(norm(&grad), one_by_one, "{most:e} {hard:e} {odd:e}");
+            }
+        }
+    }
+}
+
+/// Gradients of every span, whose elements are of all its binades alike.
+#[test]
+fn every_span_is_exact() {
+    let random = &mut Random(11);
+    for span in 1..60 {
+        for top in [-100, 0, 127] {
+            let grad: Vec<f32> = (0..5000)
+                .map(|_| {
+                    let number = 1.0 + random.uniform().abs();
+                    (number * 2_f64.powi(top - random.below(span) as i32)) as f32
+                })
+                .collect();
+            check(&grad).unwrap();
+            let mut one_by_one = GradNorm::new();
+            grad.iter().for_each(|&g| one_by_one.add(&[g]));
+            assert_eq!(norm(&grad), one_by_one, "{span} binades from 2^{top} down");
+        }
+    }
+}
+
 /// A hundred million elements: the sum is a hundred times that of a million.
 #[test]
 fn a_hundred_million_elements() {
