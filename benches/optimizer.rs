@@ -48,6 +48,12 @@ fn gradient(len: usize) -> Vec<f32> {
     (0..len).map(|i| 0.1 + (i as f32 * 0.618_034).fract()).collect()
 }
 
+/// One whose elements are of 30 binades, as in the blocks of a real model that span most.
+fn of_all_sizes(len: usize) -> Vec<f32> {
+    let powers: Vec<f32> = (0..30).map(|e| 2_f32.powi(-e)).collect();
+    gradient(len).iter().enumerate().map(|(i, g)| g * powers[i % 30]).collect()
+}
+
 /// One flat buffer.
 struct One {
     opt: Flat<AdamW, f32>,
@@ -174,17 +180,23 @@ fn main() -> Result<()> {
         let plain = StepOptions { schedule: *schedule, ..StepOptions::default() };
         let clip = StepOptions { clip_norm: Some(ClipNorm::Two(1.0)), ..plain };
         let largest = StepOptions { report_largest_update: true, ..plain };
-        for (what, options, scale) in [
-            ("clip the norm", clip, None),
-            ("clip the norm, loss scale", clip, Some(LossScale::constant(2.0))),
-            ("clip values", StepOptions { clip_value: Some(0.1), ..plain }, None),
-            ("largest update", largest, None),
+        type Gradient = fn(usize) -> Vec<f32>;
+        let (alike, wide): (Gradient, Gradient) = (gradient, of_all_sizes);
+        for (what, gradient, options, scale) in [
+            ("clip the norm", alike, clip, None),
+            ("clip the norm, 30 binades", wide, clip, None),
+            ("clip the norm, loss scale", alike, clip, Some(LossScale::constant(2.0))),
+            ("clip values", alike, StepOptions { clip_value: Some(0.1), ..plain }, None),
+            ("largest update", alike, largest, None),
         ] {
             let name = format!("{what}, {threads}");
             if run.wants(&name) {
                 let mut model = Model::new(&[len], options)?;
                 model.opt.loss_scale = scale;
                 let mut alone = Model::new(&[len], plain)?;
+                for model in [&mut model, &mut alone] {
+                    model.tensors[0].2 = gradient(len);
+                }
                 run.compare(&name, len, 1, || model.step(), || alone.step());
             }
         }

@@ -1,6 +1,6 @@
 //! Norms of gradients that do not depend on the order of their elements, to the bit.
 //!
-//! The squares are added without rounding. A block of `f32` is added in two parts for each element,
+//! The squares are added without rounding. A block of `f32` is added in two or three parts for each element,
 //! each of which is a multiple of so large a power of two that its sum over the block is exact in
 //! an `f64`, whatever the order; so the compiler is free to do it in registers. The blocks' sums
 //! go to one long integer ([`exact`]). 16-bit elements are `f32` first; `f64` goes to the long
