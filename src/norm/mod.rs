@@ -2,19 +2,20 @@
 //!
 //! The squares are added without rounding. A block of `f32` is added in two or three parts for each element,
 //! each of which is a multiple of so large a power of two that its sum over the block is exact in
-//! an `f64`, whatever the order; so the compiler is free to do it in registers. The blocks' sums
-//! go to one long integer ([`exact`]). 16-bit elements are `f32` first; `f64` goes to the long
-//! integer element by element.
+//! an `f64`, whatever the order; so the compiler is free to do it in registers ([`singles`]). The blocks' sums
+//! go to one long integer ([`exact`]). 16-bit elements are `f32` first; `f64` takes more parts ([`doubles`]).
 
+mod doubles;
 mod exact;
-
-use pulp::NullaryFnOnce;
+mod singles;
 
 use crate::Element;
 use crate::backend::Engine;
 use crate::backend::columns::{AnySlice, Column};
-use crate::backend::tiles::{Scratch, TILE, fetch_lines, stage};
+use crate::backend::tiles::{Scratch, TILE, stage};
+use doubles::AddDoubles;
 use exact::ExactSum;
+use singles::AddSingles;
 
 /// The norm of any number of gradients: exact until it is rounded, so that the same elements
 /// give the same bits in any order, on any machine, cut anywhere, added by any number of threads.
@@ -52,8 +53,7 @@ impl GradNorm {
         GradNorm { squares: ExactSum::ZERO, largest: 0.0, infinite: 0, nan: 0 }
     }
 
-    /// Adds the elements of a gradient, on the calling thread. At memory's pace for `f32` and `bf16`; some
-    /// nanoseconds an element for `f64`.
+    /// Adds the elements of a gradient, on the calling thread, at about memory's pace.
     pub fn add<E: Element>(&mut self, grad: &[E]) {
         self.add_any(Engine::best(), E::any(grad));
     }
@@ -92,7 +92,7 @@ impl GradNorm {
     pub(crate) fn add_any(&mut self, engine: Engine, grad: AnySlice<'_>) {
         match grad {
             AnySlice::Single(column) => self.add_column(engine, column),
-            AnySlice::Double(grad) => self.add_doubles(grad),
+            AnySlice::Double(grad) => self.add_doubles(engine, grad),
         }
     }
 
@@ -115,14 +115,20 @@ impl GradNorm {
         }
     }
 
-    fn add_doubles(&mut self, grad: &[f64]) {
-        for &g in grad {
-            if g.is_finite() {
-                self.squares.add_square(g);
-                self.largest = self.largest.max(g.abs());
-            } else {
-                self.count(g.is_nan());
-            }
+    fn add_doubles(&mut self, engine: Engine, grad: &[f64]) {
+        match engine {
+            Engine::Native(level) => level.run(AddDoubles { norm: self, grad }),
+            // What the rounding of a square leaves takes a fused multiply-add to find.
+            Engine::Scalar | Engine::Wide => grad.iter().for_each(|&g| self.add_double(g)),
+        }
+    }
+
+    fn add_double(&mut self, g: f64) {
+        if g.is_finite() {
+            self.squares.add_square(g);
+            self.largest = self.largest.max(g.abs());
+        } else {
+            self.count(g.is_nan());
         }
     }
 
@@ -135,238 +141,5 @@ impl GradNorm {
     }
 }
 
-/// Elements whose sums are exact: see [`Window`].
-const BLOCK: usize = 4096;
-
 /// How many blocks ahead memory is asked for.
 const AHEAD: usize = 4;
-
-/// Elements that are added side by side.
-const ROW: usize = 16;
-
-/// With `FUSED` by fused multiply-adds, for an engine whose instructions have them. The results are
-/// the same: what is added to a square is exact in either way, and so is what is taken off it.
-struct AddSingles<'a, const FUSED: bool> {
-    norm: &'a mut GradNorm,
-    grad: &'a [f32],
-}
-
-impl<const FUSED: bool> NullaryFnOnce for AddSingles<'_, FUSED> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let mut rest = self.grad;
-        while !rest.is_empty() {
-            let (block, after) = rest.split_at(BLOCK.min(rest.len()));
-            let ahead = after.get((AHEAD - 1) * BLOCK..).unwrap_or_default();
-            add_block::<FUSED>(self.norm, block, &ahead[..BLOCK.min(ahead.len())]);
-            rest = after;
-        }
-    }
-}
-
-#[inline(always)]
-fn add_block<const FUSED: bool>(norm: &mut GradNorm, block: &[f32], later: &[f32]) {
-    let (least, mut most) = range(block);
-    let finite = most < twice(f32::INFINITY);
-    if !finite {
-        for g in block.iter().filter(|g| !g.is_finite()) {
-            norm.count(g.is_nan());
-        }
-        most = largest_below(block, twice(f32::INFINITY));
-    }
-    norm.largest = norm.largest.max(f64::from(f32::from_bits(most >> 1)));
-    let window = Window::below(most);
-    if finite && least >= window.from(false) {
-        return Sums::<false>::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
-    }
-    if finite && least >= window.from(true) {
-        return Sums::<true>::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
-    }
-    let mut inside = [0.0; BLOCK];
-    while most > 0 {
-        let window = Window::below(most);
-        let (from, until) = (window.from(true), window.until());
-        for (inside, &g) in inside.iter_mut().zip(block) {
-            let counted = (twice(g) >= from) & (twice(g) < until);
-            *inside = if counted { g } else { 0.0 };
-        }
-        Sums::<true>::of::<FUSED>(&inside[..block.len()], window, &[]).add_to(&mut norm.squares);
-        most = largest_below(block, from);
-    }
-}
-
-/// The least `twice` of elements that are not zero, and the largest of all.
-#[inline(always)]
-fn range(block: &[f32]) -> (u32, u32) {
-    let (mut least, mut most) = (u32::MAX, 0);
-    for &g in block {
-        // Zero wraps around to the largest number.
-        least = least.min(twice(g).wrapping_sub(1));
-        most = most.max(twice(g));
-    }
-    (least.saturating_add(1), most)
-}
-
-/// The largest `twice` that is less than `limit`.
-#[inline(always)]
-fn largest_below(block: &[f32], limit: u32) -> u32 {
-    let mut most = 0;
-    for &g in block {
-        let g = twice(g);
-        most = most.max(if g < limit { g } else { 0 });
-    }
-    most
-}
-
-/// The bits of |g|, times two: in the order of the absolute values.
-#[inline(always)]
-fn twice(g: f32) -> u32 {
-    g.to_bits() << 1
-}
-
-/// Some binades of `f32` from the topmost of a block down, of which 4096 squares can be summed exactly in a few
-/// `f64`: 18 binades in two, 38 in three.
-///
-/// Let |g| < 2^(E+1), so that g² < 2^(2E+2), and let g² = h + r where h is g² rounded to a multiple
-/// of 2^(2E−38). A sum of 4096 such h is at most 2^(2E+14): 52 bits. And |r| ≤ 2^(2E−39), so the r
-/// sum up to 2^(2E−27) at most. In two parts: with |g| ≥ 2^(E−17), whose last bit is no less than 2^(E−40), they
-/// are multiples of 2^(2E−80): 53 bits. In three parts: let r = i + s where i is r rounded to a multiple of 2^(2E−79). Then
-/// the i sum up to 52 bits, and |s| ≤ 2^(2E−80), so the s sum up to 2^(2E−68) at most; with |g| ≥ 2^(E−37) they are multiples of
-/// 2^(2E−120): 52 bits. Each h, r, i and s is exact: a square has 48 bits.
-#[derive(Clone, Copy)]
-struct Window {
-    /// E, biased as in the format. Subnormals count as of the least exponent.
-    top: u32,
-}
-
-impl Window {
-    /// The window whose topmost binade is that of `most`.
-    #[inline(always)]
-    fn below(most: u32) -> Self {
-        Window { top: (most >> 24).max(1) }
-    }
-
-    /// The least `twice` that the bits of two parts are enough for; with `wide` those of three.
-    #[inline(always)]
-    fn from(self, wide: bool) -> u32 {
-        let binades = if wide { 38 } else { 18 };
-        if self.top > binades { (self.top - (binades - 1)) << 24 } else { 1 }
-    }
-
-    /// Where it ends, in the order of `twice`.
-    #[inline(always)]
-    fn until(self) -> u32 {
-        (self.top + 1) << 24
-    }
-
-    /// 1.5·2^52 times the units of h and of i: what is added to it is rounded to that unit.
-    #[inline(always)]
-    fn rounds(self) -> [f64; 2] {
-        let top = self.top as i32 - 127;
-        [2 * top - 38, 2 * top - 79]
-            .map(|unit| f64::from_bits(((unit + 52 + 1023) as u64) << 52 | 1 << 51))
-    }
-}
-
-/// The sums of h and of r, or with `WIDE` of h, i and s, in as many lanes as keep the adders busy.
-struct Sums<const WIDE: bool> {
-    /// Σh on top of its `round`: a sum so far is what rounds the next square.
-    high: [f64; ROW],
-    /// Σi, likewise.
-    middle: [f64; ROW],
-    low: [f64; ROW],
-    window: Window,
-}
-
-impl<const WIDE: bool> Sums<WIDE> {
-    #[inline(always)]
-    fn of<const FUSED: bool>(block: &[f32], window: Window, later: &[f32]) -> Self {
-        let [high, middle] = window.rounds().map(|round| [round; ROW]);
-        let mut sums = Sums { high, middle, low: [0.0; ROW], window };
-        let (rows, rest) = block.as_chunks::<ROW>();
-        // As many rows of a later block are asked for meanwhile: the CPU's prefetchers stop at each
-        // page.
-        let (later, _) = later.as_chunks::<ROW>();
-        let (with, without) = rows.split_at(rows.len().min(later.len()));
-        for (row, later) in with.iter().zip(later) {
-            fetch_lines(later);
-            sums.add::<FUSED>(row);
-        }
-        for row in without {
-            sums.add::<FUSED>(row);
-        }
-        if !rest.is_empty() {
-            // Zeros change nothing.
-            let mut last = [0.0; ROW];
-            for (last, g) in last.iter_mut().zip(rest) {
-                *last = *g;
-            }
-            sums.add::<FUSED>(&last);
-        }
-        sums
-    }
-
-    #[inline(always)]
-    fn add<const FUSED: bool>(&mut self, row: &[f32; ROW]) {
-        // In stages of one operation each, which the compiler turns into registers.
-        let mut g = [0.0; ROW];
-        for i in 0..ROW {
-            g[i] = f64::from(row[i]);
-        }
-        let mut high = [0.0; ROW];
-        for i in 0..ROW {
-            high[i] = square_plus::<FUSED>(g[i], self.high[i]);
-        }
-        let mut rest = [0.0; ROW];
-        for i in 0..ROW {
-            let h = high[i] - self.high[i];
-            rest[i] = square_plus::<FUSED>(g[i], -h);
-        }
-        self.high = high;
-        if WIDE {
-            let mut middle = [0.0; ROW];
-            for i in 0..ROW {
-                middle[i] = self.middle[i] + rest[i];
-            }
-            for i in 0..ROW {
-                rest[i] -= middle[i] - self.middle[i];
-            }
-            self.middle = middle;
-        }
-        for (low, rest) in self.low.iter_mut().zip(rest) {
-            *low += rest;
-        }
-    }
-
-    #[inline(always)]
-    fn add_to(self, squares: &mut ExactSum) {
-        let [high, middle] = self.window.rounds();
-        for (mut part, round) in [(self.high, high), (self.middle, middle), (self.low, 0.0)] {
-            for sum in &mut part {
-                *sum -= round;
-            }
-            squares.add(halved(part));
-        }
-    }
-}
-
-/// g² + x. The square of an `f32` is exact in an `f64`, so this is rounded once in either way.
-#[inline(always)]
-fn square_plus<const FUSED: bool>(g: f64, x: f64) -> f64 {
-    if FUSED { g.mul_add(g, x) } else { g * g + x }
-}
-
-/// The sum of the lanes, which is exact in any order, in four steps of latency.
-#[inline(always)]
-fn halved(mut lanes: [f64; ROW]) -> f64 {
-    let mut width = ROW / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}

@@ -148,24 +148,54 @@ fn every_bit_of_a_block_counts() {
     }
 }
 
+/// The same for `f64`, whose squares as rounded leave up to 2^−53 of themselves.
+#[test]
+fn every_bit_of_a_block_of_doubles_counts() {
+    let random = &mut Random(5);
+    let numbers: Vec<f64> =
+        (0..200_000).map(|i| (1.0 + random.uniform().abs()) * 2_f64.powi(-(i % 20))).collect();
+    let units = [2_f64.powi(-81), 2_f64.powi(-122)];
+    for units in [&units[..1], &units] {
+        let left = |g: f64| {
+            let rest = g.mul_add(g, -(g * g));
+            units.iter().fold(rest, |rest, unit| rest - (rest / unit).round_ties_even() * unit)
+        };
+        let hard = *numbers.iter().max_by(|a, b| left(**a).total_cmp(&left(**b))).unwrap();
+        for scale in [0, 499, 500, 511, 512, 1000, -380, -420, -450, -451, -500, -1000] {
+            for least in 0..40 {
+                let scaled = |g: f64, e: i32| g * 2_f64.powi(scale) * 2_f64.powi(e);
+                let mut grad = vec![scaled(hard, 0); 2048];
+                (grad[0], grad[2047]) = (scaled(1.0, 0), scaled(1.0 + f64::EPSILON, -least));
+                let mut one_by_one = GradNorm::new();
+                grad.iter().for_each(|&g| one_by_one.add(&[g]));
+                assert_eq!(norm(&grad), one_by_one, "{hard:e}, 2^{scale}, {least}");
+                close(norm(&grad).two_norm(), &exact_sum(grad.iter().copied())).unwrap();
+            }
+        }
+    }
+}
+
 /// Gradients of every span, whose elements are of all its binades alike.
 #[test]
 fn every_span_is_exact() {
-    let random = &mut Random(11);
-    for span in 1..60 {
-        for top in [-100, 0, 127] {
-            let grad: Vec<f32> = (0..5000)
-                .map(|_| {
-                    let number = 1.0 + random.uniform().abs();
-                    (number * 2_f64.powi(top - random.below(span) as i32)) as f32
-                })
-                .collect();
-            check(&grad).unwrap();
-            let mut one_by_one = GradNorm::new();
-            grad.iter().for_each(|&g| one_by_one.add(&[g]));
-            assert_eq!(norm(&grad), one_by_one, "{span} binades from 2^{top} down");
+    fn check_all<E: Bits>(random: &mut Random) {
+        for span in 1..60 {
+            for top in [-100, 0, 127] {
+                let grad: Vec<E> = (0..5000)
+                    .map(|_| {
+                        let number = 1.0 + random.uniform().abs();
+                        E::from_f64(number * 2_f64.powi(top - random.below(span) as i32))
+                    })
+                    .collect();
+                check(&grad).unwrap();
+                let mut one_by_one = GradNorm::new();
+                grad.iter().for_each(|&g| one_by_one.add(&[g]));
+                assert_eq!(norm(&grad), one_by_one, "{span} binades from 2^{top} down");
+            }
         }
     }
+    check_all::<f32>(&mut Random(11));
+    check_all::<f64>(&mut Random(12));
 }
 
 /// A hundred million elements: the sum is a hundred times that of a million.

@@ -15,7 +15,7 @@
 mod halves;
 mod registers;
 
-use pulp::{NullaryFnOnce, Simd};
+use pulp::{NullaryFnOnce, Simd, WithSimd};
 
 use super::columns::{Buffers, Table};
 use super::tiles::Conversion;
@@ -106,14 +106,14 @@ impl Level {
     }
 
     /// Runs `work`, inlined into a function that enables the instructions.
-    pub(crate) fn run<W: NullaryFnOnce>(self, work: W) -> W::Output {
+    pub(crate) fn run<W: WithSimd>(self, work: W) -> W::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2(simd) => simd.vectorize(work),
+            Level::Avx2(simd) => Simd::vectorize(simd, work),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(simd) => simd.vectorize(work),
+            Level::Avx512(simd) => Simd::vectorize(simd, work),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon(simd) => simd.vectorize(work),
+            Level::Neon(simd) => Simd::vectorize(simd, work),
         }
     }
 

@@ -1,0 +1,219 @@
+//! The sum of the squares of `f64`, by blocks: as for [`singles`](super::singles), with parts enough for squares
+//! of 106 bits.
+
+use pulp::{Simd, WithSimd};
+
+use super::exact::ExactSum;
+use super::{AHEAD, GradNorm};
+use crate::backend::tiles::fetch_lines;
+
+/// Elements whose sums are exact: see [`Window`].
+const BLOCK: usize = 2048;
+
+/// For an engine that has fused multiply-adds.
+pub(super) struct AddDoubles<'a> {
+    pub norm: &'a mut GradNorm,
+    pub grad: &'a [f64],
+}
+
+impl WithSimd for AddDoubles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let mut rest = self.grad;
+        while !rest.is_empty() {
+            let (block, after) = rest.split_at(BLOCK.min(rest.len()));
+            let ahead = after.get((AHEAD - 1) * BLOCK..).unwrap_or_default();
+            add_block(simd, self.norm, block, &ahead[..BLOCK.min(ahead.len())]);
+            rest = after;
+        }
+    }
+}
+
+#[inline(always)]
+fn add_block<S: Simd>(simd: S, norm: &mut GradNorm, block: &[f64], later: &[f64]) {
+    let (least, mut most) = range(block);
+    if most >= twice(f64::INFINITY) {
+        return one_by_one(norm, block);
+    }
+    norm.largest = norm.largest.max(f64::from_bits(most >> 1));
+    if let Some(window) = Window::below(most)
+        && least >= window.from()
+    {
+        return Sums::of(simd, block, window, later).add_to(simd, &mut norm.squares);
+    }
+    let mut inside = [0.0; BLOCK];
+    let inside = &mut inside[..block.len()];
+    while let Some(window) = Window::below(most) {
+        keep(inside, block, window.from()..window.until());
+        Sums::of(simd, inside, window, &[]).add_to(simd, &mut norm.squares);
+        most = largest_below(block, window.from());
+    }
+    if most > 0 {
+        keep(inside, block, 0..most + 1);
+        one_by_one(norm, inside);
+    }
+}
+
+#[inline(never)]
+fn one_by_one(norm: &mut GradNorm, block: &[f64]) {
+    for &g in block.iter().filter(|g| **g != 0.0) {
+        norm.add_double(g);
+    }
+}
+
+/// The least `twice` of elements that are not zero, and the largest of all.
+#[inline(always)]
+fn range(block: &[f64]) -> (u64, u64) {
+    let (mut least, mut most) = (u64::MAX, 0);
+    for &g in block {
+        // Zero wraps around to the largest number.
+        least = least.min(twice(g).wrapping_sub(1));
+        most = most.max(twice(g));
+    }
+    (least.saturating_add(1), most)
+}
+
+/// The largest `twice` that is less than `limit`.
+#[inline(always)]
+fn largest_below(block: &[f64], limit: u64) -> u64 {
+    let mut most = 0;
+    for &g in block {
+        let g = twice(g);
+        most = most.max(if g < limit { g } else { 0 });
+    }
+    most
+}
+
+/// The elements whose `twice` is in `range`, and zeros in place of the others.
+#[inline(always)]
+fn keep(inside: &mut [f64], block: &[f64], range: core::ops::Range<u64>) {
+    for (inside, &g) in inside.iter_mut().zip(block) {
+        let counted = (twice(g) >= range.start) & (twice(g) < range.end);
+        *inside = if counted { g } else { 0.0 };
+    }
+}
+
+/// The bits of |g|, times two: in the order of the absolute values.
+#[inline(always)]
+fn twice(g: f64) -> u64 {
+    g.to_bits() << 1
+}
+
+/// Binades of a window.
+const BINADES: u32 = 31;
+
+/// The binades from the topmost of a block down of which 2048 squares can be summed exactly in four `f64`.
+///
+/// Let |g| < 2^(E+1), and let g² = p + e where p is its square as rounded, so that p ≤ 2^(2E+2) and |e| ≤ 2^(2E−52).
+/// - h is p rounded to a multiple of 2^(2E−39). The h sum up to 2^(2E+13) at most: 52 bits.
+/// - i and j are what h leaves of p, at most 2^(2E−40), and e, each rounded to a multiple of 2^(2E−81). The i sum up to 2^(2E−29): 52
+///   bits. The j are less.
+/// - k is what i leaves of p, at most 2^(2E−82), and l is what j leaves of e, as much, rounded to a multiple of 2^(2E−122). With
+///   |g| ≥ 2^(E−30), p is a multiple of 2^(2E−112), so k is as it is. Each sum up to 2^(2E−71): 51 bits.
+/// - What l leaves of e is at most 2^(2E−123), and a multiple of 2^(2E−164). It sums up to 2^(2E−112): 52 bits.
+#[derive(Clone, Copy)]
+struct Window {
+    /// E, biased as in the format.
+    top: u32,
+}
+
+impl Window {
+    /// The window whose topmost binade is that of `most`: none if squares of it overflow, or what their rounding leaves
+    /// is subnormal.
+    #[inline(always)]
+    fn below(most: u64) -> Option<Self> {
+        let top = (most >> 53) as u32;
+        (1023 - 450..1023 + 500).contains(&top).then_some(Window { top })
+    }
+
+    /// The least `twice` that there are bits for.
+    #[inline(always)]
+    fn from(self) -> u64 {
+        u64::from(self.top - (BINADES - 1)) << 53
+    }
+
+    /// Where it ends, in the order of `twice`.
+    #[inline(always)]
+    fn until(self) -> u64 {
+        u64::from(self.top + 1) << 53
+    }
+
+    /// 1.5·2^52 times the units of h, of i and j, and of k and l: what is added to it is rounded to that unit.
+    #[inline(always)]
+    fn rounds(self) -> [f64; 3] {
+        let top = self.top as i32 - 1023;
+        [2 * top - 39, 2 * top - 81, 2 * top - 122]
+            .map(|unit| f64::from_bits(((unit + 52 + 1023) as u64) << 52 | 1 << 51))
+    }
+}
+
+/// The sums of the parts in each lane of a register. What is rounded is on top of its `round`: a sum so far
+/// is what rounds the next.
+struct Sums<S: Simd> {
+    /// Σh.
+    h: S::f64s,
+    /// Σi and Σj.
+    ij: [S::f64s; 2],
+    /// Σk and Σl.
+    kl: [S::f64s; 2],
+    rest: S::f64s,
+    window: Window,
+}
+
+impl<S: Simd> Sums<S> {
+    #[inline(always)]
+    fn of(simd: S, block: &[f64], window: Window, later: &[f64]) -> Self {
+        let [h, ij, kl] = window.rounds().map(|round| simd.splat_f64s(round));
+        let rest = simd.splat_f64s(0.0);
+        let mut sums = Sums { h, ij: [ij; 2], kl: [kl; 2], rest, window };
+        let (rows, rest) = S::as_simd_f64s(block);
+        // As many rows of a later block are asked for meanwhile.
+        let (later, _) = S::as_simd_f64s(later);
+        let (with, without) = rows.split_at(rows.len().min(later.len()));
+        for (row, later) in with.iter().zip(later) {
+            fetch_lines(core::slice::from_ref(later));
+            sums.add(simd, *row);
+        }
+        for row in without {
+            sums.add(simd, *row);
+        }
+        if !rest.is_empty() {
+            // The other lanes are zero, which changes nothing.
+            sums.add(simd, simd.partial_load_f64s(rest));
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn add(&mut self, simd: S, g: S::f64s) {
+        // Adds to `sum` as much of `x` as its unit has digits for, and returns the rest.
+        let take = |sum: &mut S::f64s, x| {
+            let new = simd.add_f64s(*sum, x);
+            let taken = simd.sub_f64s(new, *sum);
+            *sum = new;
+            simd.sub_f64s(x, taken)
+        };
+        let p = simd.mul_f64s(g, g);
+        let e = simd.mul_add_f64s(g, g, simd.neg_f64s(p));
+        let p = take(&mut self.h, p);
+        let p = take(&mut self.ij[0], p);
+        let e = take(&mut self.ij[1], e);
+        self.kl[0] = simd.add_f64s(self.kl[0], p);
+        let e = take(&mut self.kl[1], e);
+        self.rest = simd.add_f64s(self.rest, e);
+    }
+
+    #[inline(always)]
+    fn add_to(self, simd: S, squares: &mut ExactSum) {
+        let Sums { h, ij: [i, j], kl: [k, l], rest, window } = self;
+        let [of_h, of_ij, of_kl] = window.rounds();
+        for (sums, round) in
+            [(h, of_h), (i, of_ij), (j, of_ij), (k, of_kl), (l, of_kl), (rest, 0.0)]
+        {
+            let lanes = simd.sub_f64s(sums, simd.splat_f64s(round));
+            squares.add(simd.reduce_sum_f64s(lanes));
+        }
+    }
+}
