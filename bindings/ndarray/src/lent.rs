@@ -15,6 +15,7 @@ pub struct Lent<'a, T, G, S> {
     rule: usize,
     t: u64,
     seed: u64,
+    offset: u64,
     theta: ArrayViewMutD<'a, T>,
     grad: ArrayViewD<'a, G>,
     states: Vec<ArrayViewMutD<'a, S>>,
@@ -37,7 +38,7 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
         theta: ArrayViewMutD<'a, T>,
         grad: ArrayViewD<'a, G>,
     ) -> Self {
-        Lent { rule, t, seed: 0, theta, grad, states: Vec::new() }
+        Lent { rule, t, seed: 0, offset: 0, theta, grad, states: Vec::new() }
     }
 
     /// The next of the states that [`Rule::state_names`](fused_adam::Rule::state_names) names, of
@@ -53,6 +54,14 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Says that this is a part of an array, some of its rows, say, whose first element is number `first` of the
+    /// whole in row-major order. It concerns stochastic rounding alone, whose random bits belong to the whole. Default: 0.
+    #[must_use]
+    pub fn offset(mut self, first: u64) -> Self {
+        self.offset = first;
         self
     }
 
@@ -144,6 +153,7 @@ struct Slices<'a, T, G, S> {
     rule: usize,
     t: u64,
     seed: u64,
+    offset: u64,
     theta: SliceMut<'a, T>,
     grad: Slice<'a, G>,
     states: Vec<SliceMut<'a, S>>,
@@ -151,13 +161,14 @@ struct Slices<'a, T, G, S> {
 
 impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
     fn of(lent: Lent<'a, T, G, S>, rounding: Rounding, parallel: bool) -> Self {
-        let Lent { rule, t, seed, theta, grad, states } = lent;
+        let Lent { rule, t, seed, offset, theta, grad, states } = lent;
         let order = order::<T, S>(&theta, rounding);
         let states = states.into_iter().map(|state| SliceMut::of(state, &order, parallel));
         Slices {
             rule,
             t,
             seed,
+            offset,
             states: states.collect(),
             grad: Slice::of(grad, &order, parallel),
             theta: SliceMut::of(theta, &order, parallel),
@@ -165,8 +176,9 @@ impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
     }
 
     fn lend(&mut self) -> fused_adam::Lent<'_> {
-        let Slices { rule, t, seed, theta, grad, states } = self;
-        let lent = fused_adam::Lent::new(*rule, *t, theta.get(), grad.get()).seed(*seed);
+        let Slices { rule, t, seed, offset, theta, grad, states } = self;
+        let lent = fused_adam::Lent::new(*rule, *t, theta.get(), grad.get());
+        let lent = lent.seed(*seed).offset(*offset);
         states.iter_mut().fold(lent, |lent, state| lent.state(state.get()))
     }
 

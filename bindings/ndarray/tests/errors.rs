@@ -4,7 +4,7 @@ use fused_adam_ndarray::fused_adam::{
     AdamW, ClipNorm, Rounding, StepOptions, bf16, step_all as core_step_all,
 };
 use fused_adam_ndarray::{Error, Lent, step, step_all, step_with};
-use ndarray::{Array2, ArrayD, Axis, IxDyn, ShapeBuilder};
+use ndarray::{Array2, ArrayD, Axis, IxDyn, ShapeBuilder, s};
 
 type Dyn = ArrayD<f32>;
 
@@ -187,5 +187,19 @@ fn random_bits_belong_to_logical_places() {
     let lent = Lent::new(0, 1, &mut theta, &rows).seed(9).state(&mut m).state(&mut v);
     step_all(&rules, &options, [lent]).unwrap();
     assert_ne!(theta, rows);
+    assert!(theta.iter().zip(&flat).all(|(x, wanted)| x.to_bits() == wanted.to_bits()));
+
+    // Two shards of rows, each alone.
+    let mut theta = rows.clone();
+    let (mut m, mut v) = (rows.mapv(|_| bf16::ZERO), rows.mapv(|_| bf16::ZERO));
+    for shard in [0..2_usize, 2..5] {
+        let first = (shard.start * 7) as u64;
+        let shard = s![shard, ..];
+        let grad = rows.slice(shard);
+        let (mut theta, mut m) = (theta.slice_mut(shard), m.slice_mut(shard));
+        let mut v = v.slice_mut(shard);
+        let lent = Lent::new(0, 1, &mut theta, &grad).seed(9).offset(first);
+        step_all(&rules, &options, [lent.state(&mut m).state(&mut v)]).unwrap();
+    }
     assert!(theta.iter().zip(&flat).all(|(x, wanted)| x.to_bits() == wanted.to_bits()));
 }
