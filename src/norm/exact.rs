@@ -19,6 +19,7 @@ pub(super) struct ExactSum {
 
 impl ExactSum {
     pub const ZERO: Self = ExactSum { limbs: [0; LIMBS] };
+    const PAST_ALL: Self = ExactSum { limbs: [u64::MAX; LIMBS] };
 
     /// Adds a finite number, which may be negative as long as the sum does not become so.
     pub fn add(&mut self, x: f64) {
@@ -42,14 +43,21 @@ impl ExactSum {
         for (limb, other) in self.limbs.iter_mut().zip(other.limbs) {
             (*limb, carry) = limb.carrying_add(other, carry);
         }
-        if carry {
-            // Past 2^2140, which is infinite to any `f64`, and stays so.
-            self.limbs = [u64::MAX; LIMBS];
+        if carry || self.is_past_all() || other.is_past_all() {
+            *self = Self::PAST_ALL;
         }
+    }
+
+    /// Whether it has been past 2^2140, which is infinite to any `f64`, and stays so.
+    fn is_past_all(&self) -> bool {
+        self.limbs[LIMBS - 1] == u64::MAX
     }
 
     /// Adds or subtracts `mantissa`·2^`exponent`.
     fn add_shifted(&mut self, mantissa: u128, exponent: i32, negative: bool) {
+        if self.is_past_all() {
+            return;
+        }
         let at = (exponent - LOWEST) as usize;
         let (limb, shift) = (at / 64, at % 64);
         let low = u128::from(mantissa as u64) << shift;

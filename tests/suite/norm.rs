@@ -249,6 +249,14 @@ fn no_count_starts_over() {
     }
     assert_eq!((infinite.nonfinite(), infinite.two_norm()), (u64::MAX, f64::INFINITY));
     assert_eq!(large.two_norm(), f64::INFINITY);
+    let past_all = large.clone();
+    large.add(&[1.0_f32, 3.0]);
+    large.add(&[1.0_f64, 3.0]);
+    large.merge(&norm(&[0.3_f32; 5000]));
+    assert_eq!(large, past_all);
+    let mut small = norm(&[1.0]);
+    small.merge(&past_all);
+    assert_eq!(small, past_all);
 }
 
 /// The same elements are the same norm, also with some that are not finite.

@@ -24,14 +24,17 @@ pub fn by_name(name: &str, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyR
                 "{name} has no hyper-parameter {key:?}, expected one of {known:?}"
             )));
         };
-        let unfit = |expected: &str| -> PyErr {
+        let unfit = |error: PyErr, expected: &str| -> PyErr {
+            if !error.is_instance_of::<PyTypeError>(value.py()) {
+                return error;
+            }
             let shown = value.repr().map_or_else(|_| "?".into(), |shown| shown.to_string());
             PyTypeError::new_err(format!("{key} is {shown}, expected {expected}"))
         };
         let new = match field {
-            Value::Bool(_) => Value::Bool(value.extract().map_err(|_| unfit("True or False"))?),
+            Value::Bool(_) => Value::Bool(value.extract().map_err(|e| unfit(e, "True or False"))?),
             _ => {
-                let number: f64 = value.extract().map_err(|_| unfit("a number"))?;
+                let number: f64 = value.extract().map_err(|e| unfit(e, "a number"))?;
                 serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(|| {
                     PyValueError::new_err(format!("{key} is {number}, expected a finite number"))
                 })?

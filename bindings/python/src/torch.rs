@@ -93,7 +93,9 @@ pub fn torch_step<'py>(
 }
 
 /// The entries of a `state`, to be found without its lookup, for which each tensor is asked for its hash by a
-/// call of a function in Python. They are in the order of the parameters, unless somebody has seen to it.
+/// call of a function in Python. They come in the order in which parameters had their first gradients, which mostly is that of the
+/// parameters; where it is not, there is the lookup. They are those of the beginning of the step: what code of the
+/// user's that runs within it, such as a `grad` that is a property, puts in their places is not seen before the next.
 struct States<'py> {
     entries: std::vec::IntoIter<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
 }

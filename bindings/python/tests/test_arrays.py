@@ -234,6 +234,17 @@ def test_rules_say_what_they_are():
     assert "lr: 0.5" in repr(rule)
 
 
+def test_an_error_of_a_number_itself_comes_through():
+    class Broken:
+        def __float__(self) -> float:
+            raise RuntimeError("its own")
+
+    with pytest.raises(RuntimeError, match="its own"):
+        Rule("adam", lr=Broken())
+    with pytest.raises(OverflowError):
+        Rule("adam", lr=10**400)
+
+
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies_and_pickles(again):
     opt = Flat(Rule("adamw", lr=0.1 + 0.2, amsgrad=True), ones())
