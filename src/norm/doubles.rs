@@ -1,14 +1,14 @@
 //! The sum of the squares of `f64`, by blocks: as for [`singles`](super::singles), with parts enough for squares
 //! of 106 bits.
 
+use core::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
+use super::GradNorm;
+use super::blocks::{Number, Sum, add_all};
 use super::exact::ExactSum;
-use super::{AHEAD, GradNorm};
 use crate::backend::tiles::fetch_lines;
-
-/// Elements whose sums are exact: see [`Window`].
-const BLOCK: usize = 2048;
 
 /// For an engine that has fused multiply-adds.
 pub(super) struct AddDoubles<'a> {
@@ -21,84 +21,43 @@ impl WithSimd for AddDoubles<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let mut rest = self.grad;
-        while !rest.is_empty() {
-            let (block, after) = rest.split_at(BLOCK.min(rest.len()));
-            let ahead = after.get((AHEAD - 1) * BLOCK..).unwrap_or_default();
-            add_block(simd, self.norm, block, &ahead[..BLOCK.min(ahead.len())]);
-            rest = after;
-        }
+        add_all(ByRegisters(simd), self.norm, self.grad);
     }
 }
 
-#[inline(always)]
-fn add_block<S: Simd>(simd: S, norm: &mut GradNorm, block: &[f64], later: &[f64]) {
-    let (least, mut most) = range(block);
-    if most >= twice(f64::INFINITY) {
-        return one_by_one(norm, block);
+impl Number for f64 {
+    type Size = u64;
+    const BLOCK: usize = 2048;
+    const INFINITE: u64 = f64::INFINITY.to_bits() << 1;
+    const NO_SIZE: u64 = u64::MAX;
+
+    #[inline(always)]
+    fn size(self) -> u64 {
+        self.to_bits() << 1
     }
-    norm.largest = norm.largest.max(f64::from_bits(most >> 1));
-    if let Some(window) = Window::below(most)
-        && least >= window.from()
-    {
-        return Sums::of(simd, block, window, later).add_to(simd, &mut norm.squares);
+
+    fn of_size(size: u64) -> Self {
+        f64::from_bits(size >> 1)
     }
-    let mut inside = [0.0; BLOCK];
-    let inside = &mut inside[..block.len()];
-    while let Some(window) = Window::below(most) {
-        keep(inside, block, window.from()..window.until());
-        Sums::of(simd, inside, window, &[]).add_to(simd, &mut norm.squares);
-        most = largest_below(block, window.from());
-    }
-    if most > 0 {
-        keep(inside, block, 0..most + 1);
-        one_by_one(norm, inside);
+
+    #[inline(always)]
+    fn window(most: u64) -> Option<Range<u64>> {
+        // Squares of more overflow, and what their rounding leaves of less is subnormal.
+        let top = Window::below(most).top;
+        (1023 - 450..1023 + 500)
+            .contains(&top)
+            .then(|| u64::from(top - (BINADES - 1)) << 53..u64::from(top + 1) << 53)
     }
 }
 
-#[inline(never)]
-fn one_by_one(norm: &mut GradNorm, block: &[f64]) {
-    for &g in block.iter().filter(|g| **g != 0.0) {
-        norm.add_double(g);
-    }
-}
+#[derive(Clone, Copy)]
+struct ByRegisters<S>(S);
 
-/// The least `twice` of elements that are not zero, and the largest of all.
-#[inline(always)]
-fn range(block: &[f64]) -> (u64, u64) {
-    let (mut least, mut most) = (u64::MAX, 0);
-    for &g in block {
-        // Zero wraps around to the largest number.
-        least = least.min(twice(g).wrapping_sub(1));
-        most = most.max(twice(g));
+impl<S: Simd> Sum<f64> for ByRegisters<S> {
+    #[inline(always)]
+    fn add(self, block: &[f64], _: u64, most: u64, later: &[f64], squares: &mut ExactSum) {
+        Sums::of(self.0, block, Window::below(most), later).add_to(self.0, squares);
     }
-    (least.saturating_add(1), most)
-}
-
-/// The largest `twice` that is less than `limit`.
-#[inline(always)]
-fn largest_below(block: &[f64], limit: u64) -> u64 {
-    let mut most = 0;
-    for &g in block {
-        let g = twice(g);
-        most = most.max(if g < limit { g } else { 0 });
-    }
-    most
-}
-
-/// The elements whose `twice` is in `range`, and zeros in place of the others.
-#[inline(always)]
-fn keep(inside: &mut [f64], block: &[f64], range: core::ops::Range<u64>) {
-    for (inside, &g) in inside.iter_mut().zip(block) {
-        let counted = (twice(g) >= range.start) & (twice(g) < range.end);
-        *inside = if counted { g } else { 0.0 };
-    }
-}
-
-/// The bits of |g|, times two: in the order of the absolute values.
-#[inline(always)]
-fn twice(g: f64) -> u64 {
-    g.to_bits() << 1
 }
 
 /// Binades of a window.
@@ -120,24 +79,10 @@ struct Window {
 }
 
 impl Window {
-    /// The window whose topmost binade is that of `most`: none if squares of it overflow, or what their rounding leaves
-    /// is subnormal.
+    /// The window whose topmost binade is that of `most`.
     #[inline(always)]
-    fn below(most: u64) -> Option<Self> {
-        let top = (most >> 53) as u32;
-        (1023 - 450..1023 + 500).contains(&top).then_some(Window { top })
-    }
-
-    /// The least `twice` that there are bits for.
-    #[inline(always)]
-    fn from(self) -> u64 {
-        u64::from(self.top - (BINADES - 1)) << 53
-    }
-
-    /// Where it ends, in the order of `twice`.
-    #[inline(always)]
-    fn until(self) -> u64 {
-        u64::from(self.top + 1) << 53
+    fn below(most: u64) -> Self {
+        Window { top: (most >> 53) as u32 }
     }
 
     /// 1.5·2^52 times the units of h, of i and j, and of k and l: what is added to it is rounded to that unit.
@@ -169,7 +114,6 @@ impl<S: Simd> Sums<S> {
         let rest = simd.splat_f64s(0.0);
         let mut sums = Sums { h, ij: [ij; 2], kl: [kl; 2], rest, window };
         let (rows, rest) = S::as_simd_f64s(block);
-        // As many rows of a later block are asked for meanwhile.
         let (later, _) = S::as_simd_f64s(later);
         let (with, without) = rows.split_at(rows.len().min(later.len()));
         for (row, later) in with.iter().zip(later) {

@@ -3,8 +3,9 @@
 //! The squares are added without rounding. A block of `f32` is added in two or three parts for each element,
 //! each of which is a multiple of so large a power of two that its sum over the block is exact in
 //! an `f64`, whatever the order; so the compiler is free to do it in registers ([`singles`]). The blocks' sums
-//! go to one long integer ([`exact`]). 16-bit elements are `f32` first; `f64` takes more parts ([`doubles`]).
+//! go to one long integer ([`exact`]). How blocks are cut is the same for all types ([`blocks`]). 16-bit elements are `f32` first; `f64` takes more parts ([`doubles`]).
 
+mod blocks;
 mod doubles;
 mod exact;
 mod singles;
@@ -53,9 +54,9 @@ impl GradNorm {
         GradNorm { squares: ExactSum::ZERO, largest: 0.0, infinite: 0, nan: 0 }
     }
 
-    /// Adds the elements of a gradient, on the calling thread: at about memory's pace on a CPU with AVX2, AVX-512 or NEON. Elements
-    /// of very different sizes take longer (`f32` that span more than 38 powers of two, `f64` more than 31), and `f64` some nanoseconds each
-    /// past 2^±450 or without such instructions.
+    /// Adds the elements of a gradient, on the calling thread: at about memory's pace on a CPU with AVX2, AVX-512 or NEON. It
+    /// takes longer where neighbours are of very different sizes (over 38 powers of two in `f32`, over 31 in `f64`); and some
+    /// nanoseconds for an element that has one which is not finite near it, or is an `f64` past 2^±450 or on another CPU.
     pub fn add<E: Element>(&mut self, grad: &[E]) {
         self.add_any(Engine::best(), E::any(grad));
     }
@@ -121,11 +122,11 @@ impl GradNorm {
         match engine {
             Engine::Native(level) => level.run(AddDoubles { norm: self, grad }),
             // What the rounding of a square leaves takes a fused multiply-add to find.
-            Engine::Scalar | Engine::Wide => grad.iter().for_each(|&g| self.add_double(g)),
+            Engine::Scalar | Engine::Wide => grad.iter().for_each(|&g| self.add_number(g)),
         }
     }
 
-    fn add_double(&mut self, g: f64) {
+    fn add_number(&mut self, g: f64) {
         if g.is_finite() {
             self.squares.add_square(g);
             self.largest = self.largest.max(g.abs());
@@ -142,6 +143,3 @@ impl GradNorm {
         }
     }
 }
-
-/// How many blocks ahead memory is asked for.
-const AHEAD: usize = 4;

@@ -1,13 +1,13 @@
 //! The sum of the squares of `f32`, by blocks.
 
+use core::ops::Range;
+
 use pulp::NullaryFnOnce;
 
+use super::GradNorm;
+use super::blocks::{Number, Sum, add_all};
 use super::exact::ExactSum;
-use super::{AHEAD, GradNorm};
 use crate::backend::tiles::fetch_lines;
-
-/// Elements whose sums are exact: see [`Window`].
-const BLOCK: usize = 4096;
 
 /// Elements that are added side by side.
 const ROW: usize = 16;
@@ -24,74 +24,45 @@ impl<const FUSED: bool> NullaryFnOnce for AddSingles<'_, FUSED> {
 
     #[inline(always)]
     fn call(self) {
-        let mut rest = self.grad;
-        while !rest.is_empty() {
-            let (block, after) = rest.split_at(BLOCK.min(rest.len()));
-            let ahead = after.get((AHEAD - 1) * BLOCK..).unwrap_or_default();
-            add_block::<FUSED>(self.norm, block, &ahead[..BLOCK.min(ahead.len())]);
-            rest = after;
-        }
+        add_all(ByArrays::<FUSED>, self.norm, self.grad);
     }
 }
 
-#[inline(always)]
-fn add_block<const FUSED: bool>(norm: &mut GradNorm, block: &[f32], later: &[f32]) {
-    let (least, mut most) = range(block);
-    let finite = most < twice(f32::INFINITY);
-    if !finite {
-        for g in block.iter().filter(|g| !g.is_finite()) {
-            norm.count(g.is_nan());
-        }
-        most = largest_below(block, twice(f32::INFINITY));
+impl Number for f32 {
+    type Size = u32;
+    const BLOCK: usize = 4096;
+    const INFINITE: u32 = f32::INFINITY.to_bits() << 1;
+    const NO_SIZE: u32 = u32::MAX;
+
+    #[inline(always)]
+    fn size(self) -> u32 {
+        self.to_bits() << 1
     }
-    norm.largest = norm.largest.max(f64::from(f32::from_bits(most >> 1)));
-    let window = Window::below(most);
-    if finite && least >= window.from(false) {
-        return Sums::<false>::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
+
+    fn of_size(size: u32) -> Self {
+        f32::from_bits(size >> 1)
     }
-    if finite && least >= window.from(true) {
-        return Sums::<true>::of::<FUSED>(block, window, later).add_to(&mut norm.squares);
-    }
-    let mut inside = [0.0; BLOCK];
-    while most > 0 {
+
+    #[inline(always)]
+    fn window(most: u32) -> Option<Range<u32>> {
         let window = Window::below(most);
-        let (from, until) = (window.from(true), window.until());
-        for (inside, &g) in inside.iter_mut().zip(block) {
-            let counted = (twice(g) >= from) & (twice(g) < until);
-            *inside = if counted { g } else { 0.0 };
+        Some(window.from(true)..window.until())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ByArrays<const FUSED: bool>;
+
+impl<const FUSED: bool> Sum<f32> for ByArrays<FUSED> {
+    #[inline(always)]
+    fn add(self, block: &[f32], least: u32, most: u32, later: &[f32], squares: &mut ExactSum) {
+        let window = Window::below(most);
+        if least >= window.from(false) {
+            Sums::<false>::of::<FUSED>(block, window, later).add_to(squares);
+        } else {
+            Sums::<true>::of::<FUSED>(block, window, later).add_to(squares);
         }
-        Sums::<true>::of::<FUSED>(&inside[..block.len()], window, &[]).add_to(&mut norm.squares);
-        most = largest_below(block, from);
     }
-}
-
-/// The least `twice` of elements that are not zero, and the largest of all.
-#[inline(always)]
-fn range(block: &[f32]) -> (u32, u32) {
-    let (mut least, mut most) = (u32::MAX, 0);
-    for &g in block {
-        // Zero wraps around to the largest number.
-        least = least.min(twice(g).wrapping_sub(1));
-        most = most.max(twice(g));
-    }
-    (least.saturating_add(1), most)
-}
-
-/// The largest `twice` that is less than `limit`.
-#[inline(always)]
-fn largest_below(block: &[f32], limit: u32) -> u32 {
-    let mut most = 0;
-    for &g in block {
-        let g = twice(g);
-        most = most.max(if g < limit { g } else { 0 });
-    }
-    most
-}
-
-/// The bits of |g|, times two: in the order of the absolute values.
-#[inline(always)]
-fn twice(g: f32) -> u32 {
-    g.to_bits() << 1
 }
 
 /// Some binades of `f32` from the topmost of a block down, of which 4096 squares can be summed exactly in a few
@@ -116,14 +87,14 @@ impl Window {
         Window { top: (most >> 24).max(1) }
     }
 
-    /// The least `twice` that the bits of two parts are enough for; with `wide` those of three.
+    /// The least size that the bits of two parts are enough for; with `wide` those of three.
     #[inline(always)]
     fn from(self, wide: bool) -> u32 {
         let binades = if wide { 38 } else { 18 };
         if self.top > binades { (self.top - (binades - 1)) << 24 } else { 1 }
     }
 
-    /// Where it ends, in the order of `twice`.
+    /// The size where it ends.
     #[inline(always)]
     fn until(self) -> u32 {
         (self.top + 1) << 24
@@ -154,8 +125,6 @@ impl<const WIDE: bool> Sums<WIDE> {
         let [high, middle] = window.rounds().map(|round| [round; ROW]);
         let mut sums = Sums { high, middle, low: [0.0; ROW], window };
         let (rows, rest) = block.as_chunks::<ROW>();
-        // As many rows of a later block are asked for meanwhile: the CPU's prefetchers stop at each
-        // page.
         let (later, _) = later.as_chunks::<ROW>();
         let (with, without) = rows.split_at(rows.len().min(later.len()));
         for (row, later) in with.iter().zip(later) {

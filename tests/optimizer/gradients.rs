@@ -22,7 +22,7 @@ fn step(opt: &mut Optimizer<Sgd>, theta: &mut [f32], grad: &[f32]) -> Report {
 #[test]
 fn every_backend_and_cut_has_the_bits_of_one_norm() {
     fn check<E: Bits + Parameter<E, E>>() {
-        // Tensors without elements, and one that is cut also on a single thread.
+        // With tensors without elements, a short one, and one that is cut.
         let lens = [0, 5, 300_001, 0, 3000];
         let all: Vec<E> = Numbers::Ordinary.fill(&mut Random(4), lens.iter().sum());
         let mut whole = GradNorm::new();

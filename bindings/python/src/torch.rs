@@ -67,11 +67,11 @@ pub fn torch_step<'py>(
             if grad.is_none() {
                 continue;
             }
-            let found =
-                match found.map_or_else(|| state.get_item(&param), |found| Ok(Some(found)))? {
-                    Some(found) => found.cast_into::<PyDict>()?,
-                    None => PyDict::new(py),
-                };
+            let found = if found.is_some() { found } else { state.get_item(&param)? };
+            let found = match found {
+                Some(found) => found.cast_into::<PyDict>()?,
+                None => PyDict::new(py),
+            };
             if !call.add(&rule, rules.len(), &param, grad, &found, &names)? {
                 missing.push((param, group.clone()));
             }
