@@ -129,7 +129,7 @@ impl Engine {
         native::Level::best().map_or(Engine::Wide, Engine::Native)
     }
 
-    fn of(backend: Backend) -> Option<Self> {
+    pub(crate) fn of(backend: Backend) -> Option<Self> {
         match backend {
             Backend::Auto => Some(Engine::best()),
             Backend::Scalar => Some(Engine::Scalar),
@@ -174,14 +174,6 @@ impl Engine {
         match self {
             Engine::Scalar => scalar::sweep_mixed(kernel, mixed),
             Engine::Wide | Engine::Native(_) => tiles::sweep(self, kernel, mixed),
-        }
-    }
-
-    /// Runs `work`, which is compiled for each instruction set.
-    pub(crate) fn run<W: pulp::NullaryFnOnce>(self, work: W) -> W::Output {
-        match self {
-            Engine::Scalar | Engine::Wide => work.call(),
-            Engine::Native(level) => level.run(work),
         }
     }
 

@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use super::GradNorm;
 use super::exact::ExactSum;
+use crate::backend::tiles::fetch_lines;
 
 /// `f32` or `f64`, and of which of its elements squares can be summed exactly.
 pub(super) trait Number: Copy + Default + Into<f64> {
@@ -26,39 +27,170 @@ pub(super) trait Number: Copy + Default + Into<f64> {
 /// The most elements of a block.
 const MOST: usize = 4096;
 
-/// How many blocks ahead memory is asked for.
+/// How many blocks past the next one memory is asked for: far enough for it to answer, near enough for the second cache.
 const AHEAD: usize = 4;
 
-/// How a block of one window is summed.
-pub(super) trait Sum<T: Number>: Copy {
-    /// Adds the squares of elements that are zero or of sizes from `least` to `most`, and asks for as many `later`
-    /// ones meanwhile: the CPU's prefetchers stop at each page.
-    fn add(self, block: &[T], least: T::Size, most: T::Size, later: &[T], squares: &mut ExactSum);
+/// How the sizes of elements are found.
+pub(super) trait Look<T: Number>: Copy {
+    /// What is known of the sizes of some elements.
+    type Seen: Copy;
+
+    fn nothing_seen(self) -> Self::Seen;
+    fn look(self, seen: Self::Seen, more: &[T]) -> Self::Seen;
+    fn sizes(self, seen: Self::Seen) -> Sizes<T>;
 }
 
-#[inline(always)]
-pub(super) fn add_all<T: Number>(sum: impl Sum<T>, norm: &mut GradNorm, grad: &[T]) {
-    let mut rest = grad;
-    while !rest.is_empty() {
-        let (block, after) = rest.split_at(T::BLOCK.min(rest.len()));
+/// How a block of one window is summed.
+pub(super) trait Sum<T: Number>: Look<T> {
+    /// Adds the squares of elements that are zero or of sizes in `sizes`, and looks `ahead` meanwhile.
+    fn add(
+        self,
+        block: &[T],
+        sizes: Sizes<T>,
+        ahead: &mut Ahead<'_, T, Self>,
+        squares: &mut ExactSum,
+    );
+}
+
+/// Sums to which elements are added by rows.
+pub(super) trait Rows<T> {
+    /// Elements that are added side by side.
+    type Row;
+
+    /// Whole rows, and the rest.
+    fn rows(block: &[T]) -> (&[Self::Row], &[T]);
+    fn add(&mut self, row: &Self::Row);
+    /// Adds less than a row.
+    fn add_rest(&mut self, rest: &[T]);
+}
+
+/// Of some elements, the least size of those that are not zero, and the largest.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes<T: Number> {
+    pub least: T::Size,
+    pub most: T::Size,
+}
+
+impl<T: Number> Sizes<T> {
+    /// Of no elements.
+    #[inline(always)]
+    pub(super) fn none() -> Self {
+        Sizes { least: T::NO_SIZE, most: T::Size::default() }
+    }
+
+    /// Of these and more.
+    #[inline(always)]
+    pub(super) fn and(self, more: &[T]) -> Self {
+        let none = T::Size::default();
+        let Sizes { mut least, mut most } = self;
+        for g in more {
+            let size = g.size();
+            least = least.min(if size == none { T::NO_SIZE } else { size });
+            most = most.max(size);
+        }
+        Sizes { least, most }
+    }
+}
+
+/// What comes after the block that is being summed. A block's sizes must be known before it is summed; to find those of
+/// the next one meanwhile keeps memory busy.
+pub(super) struct Ahead<'a, T: Number, M: Look<T>> {
+    by: M,
+    /// What has not been looked at of the next block.
+    next: &'a [T],
+    /// Of the rest.
+    seen: M::Seen,
+    /// As much as a block, [`AHEAD`] blocks later.
+    later: &'a [T],
+}
+
+impl<'a, T: Number, M: Look<T>> Ahead<'a, T, M> {
+    #[inline(always)]
+    fn of(by: M, next: &'a [T], after: &'a [T]) -> Self {
         let later = after.get((AHEAD - 1) * T::BLOCK..).unwrap_or_default();
-        add_block(sum, norm, block, &later[..T::BLOCK.min(later.len())]);
-        rest = after;
+        let later = &later[..T::BLOCK.min(later.len())];
+        Ahead { by, next, seen: by.nothing_seen(), later }
+    }
+
+    /// Has a block added, and meanwhile looks at the next one, some rows at a time, and asks for what is `later`, row by
+    /// row: the CPU's own prefetchers stop at each page.
+    #[inline(always)]
+    pub(super) fn while_adding<S: Rows<T>>(&mut self, block: &[T], sums: &mut S) {
+        let (rows, rest) = S::rows(block);
+        let row_len = const { size_of::<S::Row>() / size_of::<T>() };
+        let few = const { LOOK_BYTES / size_of::<S::Row>() };
+        let mut later = self.later.chunks_exact(few * row_len);
+        for rows in rows.chunks(few) {
+            self.look(few * row_len);
+            if let Some(later) = later.next() {
+                for (row, later) in rows.iter().zip(later.chunks_exact(row_len)) {
+                    fetch_lines(later);
+                    sums.add(row);
+                }
+            } else {
+                for row in rows {
+                    sums.add(row);
+                }
+            }
+        }
+        if !rest.is_empty() {
+            sums.add_rest(rest);
+        }
+    }
+
+    #[inline(always)]
+    fn look(&mut self, count: usize) {
+        let (now, next) = self.next.split_at(count.min(self.next.len()));
+        self.seen = self.by.look(self.seen, now);
+        self.next = next;
+    }
+
+    #[inline(always)]
+    fn sizes(mut self) -> Sizes<T> {
+        self.look(self.next.len());
+        self.by.sizes(self.seen)
+    }
+}
+
+/// How much of the next block is looked at together.
+const LOOK_BYTES: usize = 1024;
+
+#[inline(always)]
+pub(super) fn add_all<T: Number>(by: impl Sum<T>, norm: &mut GradNorm, grad: &[T]) {
+    let (mut block, mut rest) = cut(grad);
+    let mut sizes = by.sizes(by.look(by.nothing_seen(), block));
+    while !block.is_empty() {
+        let (next, after) = cut(rest);
+        let mut ahead = Ahead::of(by, next, after);
+        add_block(by, norm, block, sizes, &mut ahead);
+        sizes = ahead.sizes();
+        (block, rest) = (next, after);
     }
 }
 
 #[inline(always)]
-fn add_block<T: Number>(sum: impl Sum<T>, norm: &mut GradNorm, block: &[T], later: &[T]) {
+fn cut<T: Number>(grad: &[T]) -> (&[T], &[T]) {
+    grad.split_at(T::BLOCK.min(grad.len()))
+}
+
+#[inline(always)]
+fn add_block<T: Number, M: Sum<T>>(
+    by: M,
+    norm: &mut GradNorm,
+    block: &[T],
+    sizes: Sizes<T>,
+    ahead: &mut Ahead<'_, T, M>,
+) {
     let none = T::Size::default();
-    let (least, mut most) = sizes(block);
+    let mut most = sizes.most;
     if most >= T::INFINITE {
         return one_by_one(norm, block);
     }
     norm.largest = norm.largest.max(T::of_size(most).into());
     if let Some(window) = T::window(most)
-        && least >= window.start
+        && sizes.least >= window.start
     {
-        return sum.add(block, least, most, later, &mut norm.squares);
+        return by.add(block, sizes, ahead, &mut norm.squares);
     }
     let mut inside = [T::default(); MOST];
     let inside = &mut inside[..block.len()];
@@ -66,7 +198,7 @@ fn add_block<T: Number>(sum: impl Sum<T>, norm: &mut GradNorm, block: &[T], late
         && let Some(window) = T::window(most)
     {
         keep(inside, block, &window);
-        sum.add(inside, window.start, most, &[], &mut norm.squares);
+        by.add(inside, Sizes { least: window.start, most }, ahead, &mut norm.squares);
         most = largest_below(block, window.start);
     }
     for &g in block.iter().filter(|g| g.size() <= most) {
@@ -79,18 +211,6 @@ fn one_by_one<T: Number>(norm: &mut GradNorm, block: &[T]) {
     for &g in block {
         norm.add_number(g.into());
     }
-}
-
-/// The least size of elements that are not zero, and the largest of all.
-#[inline(always)]
-fn sizes<T: Number>(block: &[T]) -> (T::Size, T::Size) {
-    let (none, mut least, mut most) = (T::Size::default(), T::NO_SIZE, T::Size::default());
-    for g in block {
-        let size = g.size();
-        least = least.min(if size == none { T::NO_SIZE } else { size });
-        most = most.max(size);
-    }
-    (least, most)
 }
 
 /// The largest size that is less than `limit`.

@@ -3,12 +3,12 @@
 
 use core::ops::Range;
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 
 use super::GradNorm;
-use super::blocks::{Number, Sum, add_all};
+use super::blocks::{Ahead, Look, Number, Rows, Sizes, Sum, add_all};
 use super::exact::ExactSum;
-use crate::backend::tiles::fetch_lines;
+use crate::backend::native::{Instructions, Work};
 
 /// For an engine that has fused multiply-adds.
 pub(super) struct AddDoubles<'a> {
@@ -16,11 +16,11 @@ pub(super) struct AddDoubles<'a> {
     pub grad: &'a [f64],
 }
 
-impl WithSimd for AddDoubles<'_> {
+impl Work for AddDoubles<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with<S: Instructions>(self, simd: S) {
         add_all(ByRegisters(simd), self.norm, self.grad);
     }
 }
@@ -53,10 +53,35 @@ impl Number for f64 {
 #[derive(Clone, Copy)]
 struct ByRegisters<S>(S);
 
+impl<S: Simd> Look<f64> for ByRegisters<S> {
+    type Seen = Sizes<f64>;
+
+    #[inline(always)]
+    fn nothing_seen(self) -> Sizes<f64> {
+        Sizes::none()
+    }
+
+    #[inline(always)]
+    fn look(self, seen: Sizes<f64>, more: &[f64]) -> Sizes<f64> {
+        seen.and(more)
+    }
+
+    #[inline(always)]
+    fn sizes(self, seen: Sizes<f64>) -> Sizes<f64> {
+        seen
+    }
+}
+
 impl<S: Simd> Sum<f64> for ByRegisters<S> {
     #[inline(always)]
-    fn add(self, block: &[f64], _: u64, most: u64, later: &[f64], squares: &mut ExactSum) {
-        Sums::of(self.0, block, Window::below(most), later).add_to(self.0, squares);
+    fn add(
+        self,
+        block: &[f64],
+        sizes: Sizes<f64>,
+        ahead: &mut Ahead<'_, f64, Self>,
+        squares: &mut ExactSum,
+    ) {
+        Sums::of(self.0, block, Window::below(sizes.most), ahead).add_to(squares);
     }
 }
 
@@ -97,6 +122,7 @@ impl Window {
 /// The sums of the parts in each lane of a register. What is rounded is on top of its `round`: a sum so far
 /// is what rounds the next.
 struct Sums<S: Simd> {
+    simd: S,
     /// Σh.
     h: S::f64s,
     /// Σi and Σj.
@@ -109,29 +135,49 @@ struct Sums<S: Simd> {
 
 impl<S: Simd> Sums<S> {
     #[inline(always)]
-    fn of(simd: S, block: &[f64], window: Window, later: &[f64]) -> Self {
+    fn of(
+        simd: S,
+        block: &[f64],
+        window: Window,
+        ahead: &mut Ahead<'_, f64, ByRegisters<S>>,
+    ) -> Self {
         let [h, ij, kl] = window.rounds().map(|round| simd.splat_f64s(round));
         let rest = simd.splat_f64s(0.0);
-        let mut sums = Sums { h, ij: [ij; 2], kl: [kl; 2], rest, window };
-        let (rows, rest) = S::as_simd_f64s(block);
-        let (later, _) = S::as_simd_f64s(later);
-        let (with, without) = rows.split_at(rows.len().min(later.len()));
-        for (row, later) in with.iter().zip(later) {
-            fetch_lines(core::slice::from_ref(later));
-            sums.add(simd, *row);
-        }
-        for row in without {
-            sums.add(simd, *row);
-        }
-        if !rest.is_empty() {
-            // The other lanes are zero, which changes nothing.
-            sums.add(simd, simd.partial_load_f64s(rest));
-        }
+        let mut sums = Sums { simd, h, ij: [ij; 2], kl: [kl; 2], rest, window };
+        ahead.while_adding(block, &mut sums);
         sums
     }
 
     #[inline(always)]
-    fn add(&mut self, simd: S, g: S::f64s) {
+    fn add_to(self, squares: &mut ExactSum) {
+        let Sums { simd, h, ij: [i, j], kl: [k, l], rest, window } = self;
+        let [of_h, of_ij, of_kl] = window.rounds();
+        for (sums, round) in
+            [(h, of_h), (i, of_ij), (j, of_ij), (k, of_kl), (l, of_kl), (rest, 0.0)]
+        {
+            let lanes = simd.sub_f64s(sums, simd.splat_f64s(round));
+            squares.add(simd.reduce_sum_f64s(lanes));
+        }
+    }
+}
+
+impl<S: Simd> Rows<f64> for Sums<S> {
+    type Row = S::f64s;
+
+    #[inline(always)]
+    fn rows(block: &[f64]) -> (&[S::f64s], &[f64]) {
+        S::as_simd_f64s(block)
+    }
+
+    #[inline(always)]
+    fn add_rest(&mut self, rest: &[f64]) {
+        // The other lanes are zero, which changes nothing.
+        self.add(&self.simd.partial_load_f64s(rest));
+    }
+
+    #[inline(always)]
+    fn add(&mut self, &g: &S::f64s) {
+        let simd = self.simd;
         // Adds to `sum` as much of `x` as its unit has digits for, and returns the rest.
         let take = |sum: &mut S::f64s, x| {
             let new = simd.add_f64s(*sum, x);
@@ -147,17 +193,5 @@ impl<S: Simd> Sums<S> {
         self.kl[0] = simd.add_f64s(self.kl[0], p);
         let e = take(&mut self.kl[1], e);
         self.rest = simd.add_f64s(self.rest, e);
-    }
-
-    #[inline(always)]
-    fn add_to(self, simd: S, squares: &mut ExactSum) {
-        let Sums { h, ij: [i, j], kl: [k, l], rest, window } = self;
-        let [of_h, of_ij, of_kl] = window.rounds();
-        for (sums, round) in
-            [(h, of_h), (i, of_ij), (j, of_ij), (k, of_kl), (l, of_kl), (rest, 0.0)]
-        {
-            let lanes = simd.sub_f64s(sums, simd.splat_f64s(round));
-            squares.add(simd.reduce_sum_f64s(lanes));
-        }
     }
 }

@@ -2,30 +2,30 @@
 
 use core::ops::Range;
 
-use pulp::NullaryFnOnce;
-
 use super::GradNorm;
-use super::blocks::{Number, Sum, add_all};
+use super::blocks::{Ahead, Number, Rows, Sizes, Sum, add_all};
 use super::exact::ExactSum;
-use crate::backend::tiles::fetch_lines;
+use super::rows::{Arithmetic, ByArrays, ByRegisters};
+use crate::backend::native::{Instructions, Work};
 
-/// Elements that are added side by side.
-const ROW: usize = 16;
-
-/// With `FUSED` by fused multiply-adds, for an engine whose instructions have them. The results are
-/// the same: what is added to a square is exact in either way, and so is what is taken off it.
-pub(super) struct AddSingles<'a, const FUSED: bool> {
+/// For an engine that has registers.
+pub(super) struct AddSingles<'a> {
     pub norm: &'a mut GradNorm,
     pub grad: &'a [f32],
 }
 
-impl<const FUSED: bool> NullaryFnOnce for AddSingles<'_, FUSED> {
+impl Work for AddSingles<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        add_all(ByArrays::<FUSED>, self.norm, self.grad);
+    fn with<S: Instructions>(self, simd: S) {
+        add_all(ByRegisters(simd), self.norm, self.grad);
     }
+}
+
+/// For an engine that has none, with what the compiler makes of arrays.
+pub(super) fn add_by_arrays(norm: &mut GradNorm, grad: &[f32]) {
+    add_all(ByArrays, norm, grad);
 }
 
 impl Number for f32 {
@@ -50,17 +50,20 @@ impl Number for f32 {
     }
 }
 
-#[derive(Clone, Copy)]
-struct ByArrays<const FUSED: bool>;
-
-impl<const FUSED: bool> Sum<f32> for ByArrays<FUSED> {
+impl<A: Arithmetic> Sum<f32> for A {
     #[inline(always)]
-    fn add(self, block: &[f32], least: u32, most: u32, later: &[f32], squares: &mut ExactSum) {
-        let window = Window::below(most);
-        if least >= window.from(false) {
-            Sums::<false>::of::<FUSED>(block, window, later).add_to(squares);
+    fn add(
+        self,
+        block: &[f32],
+        sizes: Sizes<f32>,
+        ahead: &mut Ahead<'_, f32, Self>,
+        squares: &mut ExactSum,
+    ) {
+        let window = Window::below(sizes.most);
+        if sizes.least >= window.from(false) {
+            Sums::<A, false>::of(self, block, window, ahead).add_to(squares);
         } else {
-            Sums::<true>::of::<FUSED>(block, window, later).add_to(squares);
+            Sums::<A, true>::of(self, block, window, ahead).add_to(squares);
         }
     }
 }
@@ -109,101 +112,63 @@ impl Window {
     }
 }
 
-/// The sums of h and of r, or with `WIDE` of h, i and s, in as many lanes as keep the adders busy.
-struct Sums<const WIDE: bool> {
+/// The sums of h and of r, or with `WIDE` of h, i and s, in as many lanes as a row has elements.
+struct Sums<A: Arithmetic, const WIDE: bool> {
+    by: A,
     /// Σh on top of its `round`: a sum so far is what rounds the next square.
-    high: [f64; ROW],
+    high: A::Doubles,
     /// Σi, likewise.
-    middle: [f64; ROW],
-    low: [f64; ROW],
+    middle: A::Doubles,
+    low: A::Doubles,
     window: Window,
 }
 
-impl<const WIDE: bool> Sums<WIDE> {
+impl<A: Arithmetic, const WIDE: bool> Sums<A, WIDE> {
     #[inline(always)]
-    fn of<const FUSED: bool>(block: &[f32], window: Window, later: &[f32]) -> Self {
-        let [high, middle] = window.rounds().map(|round| [round; ROW]);
-        let mut sums = Sums { high, middle, low: [0.0; ROW], window };
-        let (rows, rest) = block.as_chunks::<ROW>();
-        let (later, _) = later.as_chunks::<ROW>();
-        let (with, without) = rows.split_at(rows.len().min(later.len()));
-        for (row, later) in with.iter().zip(later) {
-            fetch_lines(later);
-            sums.add::<FUSED>(row);
-        }
-        for row in without {
-            sums.add::<FUSED>(row);
-        }
-        if !rest.is_empty() {
-            // Zeros change nothing.
-            let mut last = [0.0; ROW];
-            for (last, g) in last.iter_mut().zip(rest) {
-                *last = *g;
-            }
-            sums.add::<FUSED>(&last);
-        }
+    fn of(by: A, block: &[f32], window: Window, ahead: &mut Ahead<'_, f32, A>) -> Self {
+        let [high, middle] = window.rounds();
+        let (high, middle, low) = (by.splat(high), by.splat(middle), by.splat(0.0));
+        let mut sums = Sums { by, high, middle, low, window };
+        ahead.while_adding(block, &mut sums);
         sums
     }
 
     #[inline(always)]
-    fn add<const FUSED: bool>(&mut self, row: &[f32; ROW]) {
-        // In stages of one operation each, which the compiler turns into registers.
-        let mut g = [0.0; ROW];
-        for i in 0..ROW {
-            g[i] = f64::from(row[i]);
+    fn add_to(self, squares: &mut ExactSum) {
+        let Sums { by, high, middle, low, window } = self;
+        let [of_high, of_middle] = window.rounds();
+        for (sums, round) in [(high, of_high), (middle, of_middle), (low, 0.0)] {
+            squares.add(by.sum(by.minus(sums, by.splat(round))));
         }
-        let mut high = [0.0; ROW];
-        for i in 0..ROW {
-            high[i] = square_plus::<FUSED>(g[i], self.high[i]);
-        }
-        let mut rest = [0.0; ROW];
-        for i in 0..ROW {
-            let h = high[i] - self.high[i];
-            rest[i] = square_plus::<FUSED>(g[i], -h);
-        }
-        self.high = high;
-        if WIDE {
-            let mut middle = [0.0; ROW];
-            for i in 0..ROW {
-                middle[i] = self.middle[i] + rest[i];
-            }
-            for i in 0..ROW {
-                rest[i] -= middle[i] - self.middle[i];
-            }
-            self.middle = middle;
-        }
-        for (low, rest) in self.low.iter_mut().zip(rest) {
-            *low += rest;
-        }
+    }
+}
+
+impl<A: Arithmetic, const WIDE: bool> Rows<f32> for Sums<A, WIDE> {
+    type Row = A::Row;
+
+    #[inline(always)]
+    fn rows(block: &[f32]) -> (&[A::Row], &[f32]) {
+        A::rows(block)
     }
 
     #[inline(always)]
-    fn add_to(self, squares: &mut ExactSum) {
-        let [high, middle] = self.window.rounds();
-        for (mut part, round) in [(self.high, high), (self.middle, middle), (self.low, 0.0)] {
-            for sum in &mut part {
-                *sum -= round;
-            }
-            squares.add(halved(part));
+    fn add(&mut self, row: &A::Row) {
+        let by = self.by;
+        let g = by.doubles(row);
+        let high = by.square_plus(g, self.high);
+        let mut rest = by.square_minus(g, by.minus(high, self.high));
+        self.high = high;
+        if WIDE {
+            let middle = by.plus(self.middle, rest);
+            rest = by.minus(rest, by.minus(middle, self.middle));
+            self.middle = middle;
         }
+        self.low = by.plus(self.low, rest);
     }
-}
 
-/// g² + x. The square of an `f32` is exact in an `f64`, so this is rounded once in either way.
-#[inline(always)]
-fn square_plus<const FUSED: bool>(g: f64, x: f64) -> f64 {
-    if FUSED { g.mul_add(g, x) } else { g * g + x }
-}
-
-/// The sum of the lanes, which is exact in any order, in four steps of latency.
-#[inline(always)]
-fn halved(mut lanes: [f64; ROW]) -> f64 {
-    let mut width = ROW / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
+    #[inline(always)]
+    fn add_rest(&mut self, rest: &[f32]) {
+        // Zeros change nothing.
+        self.add(&self.by.row_of(rest));
     }
-    lanes[0]
 }

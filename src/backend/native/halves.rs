@@ -7,7 +7,7 @@ use super::registers::Registers;
 use crate::backend::{MixedRegister, Register};
 use crate::elements::words::{Representation, Words};
 
-/// What `pulp` can do with an instruction set, and between 16 and 32 bits.
+/// What `pulp` can do with an instruction set, and between 16, 32 and 64 bits.
 pub trait Instructions: Simd {
     /// As many 16-bit numbers as a register has 32-bit lanes.
     type Halves: bytemuck::Pod;
@@ -17,6 +17,15 @@ pub trait Instructions: Simd {
 
     /// The lower halves; the upper ones are zero.
     fn narrow(self, words: Self::u32s) -> Self::Halves;
+
+    /// The smaller word in each lane.
+    fn smaller_words(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+
+    /// The larger word in each lane.
+    fn larger_words(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+
+    /// The lanes of a register as `f64`, in two registers and any order.
+    fn doubles(self, a: Self::f32s) -> [Self::f64s; 2];
 
     /// Each with zeros below it.
     #[inline(always)]
@@ -61,6 +70,22 @@ impl Instructions for pulp::x86::V3 {
     }
 
     #[inline(always)]
+    fn smaller_words(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
+        bytemuck::cast(self.avx2._mm256_min_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn larger_words(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
+        bytemuck::cast(self.avx2._mm256_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn doubles(self, a: pulp::f32x8) -> [pulp::f64x4; 2] {
+        let [low, high]: [pulp::f32x4; 2] = bytemuck::cast(a);
+        [self.convert_f32x4_to_f64x4(low), self.convert_f32x4_to_f64x4(high)]
+    }
+
+    #[inline(always)]
     fn narrow(self, words: pulp::u32x8) -> pulp::u16x8 {
         let words = bytemuck::cast(words);
         // Within each half of the register, then the two halves to the bottom.
@@ -102,6 +127,22 @@ impl Instructions for pulp::x86::V4 {
     #[inline(always)]
     fn widen(self, halves: pulp::u16x16) -> pulp::u32x16 {
         self.convert_u16x16_to_u32x16(halves)
+    }
+
+    #[inline(always)]
+    fn smaller_words(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
+        bytemuck::cast(self.avx512f._mm512_min_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn larger_words(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
+        bytemuck::cast(self.avx512f._mm512_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn doubles(self, a: pulp::f32x16) -> [pulp::f64x8; 2] {
+        let [low, high]: [pulp::f32x8; 2] = bytemuck::cast(a);
+        [self.convert_f32x8_to_f64x8(low), self.convert_f32x8_to_f64x8(high)]
     }
 
     #[inline(always)]
@@ -154,6 +195,25 @@ impl Instructions for pulp::aarch64::Neon {
     #[inline(always)]
     fn widen(self, halves: [u16; 4]) -> pulp::u32x4 {
         bytemuck::cast(halves.map(u32::from))
+    }
+
+    #[inline(always)]
+    fn smaller_words(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
+        bytemuck::cast(self.neon.vminq_u32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn larger_words(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
+        bytemuck::cast(self.neon.vmaxq_u32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn doubles(self, a: pulp::f32x4) -> [pulp::f64x2; 2] {
+        let a: [f32; 4] = bytemuck::cast(a);
+        [
+            bytemuck::cast([f64::from(a[0]), f64::from(a[1])]),
+            bytemuck::cast([f64::from(a[2]), f64::from(a[3])]),
+        ]
     }
 
     #[inline(always)]

@@ -15,13 +15,13 @@
 mod halves;
 mod registers;
 
-use pulp::{NullaryFnOnce, Simd, WithSimd};
+use pulp::{NullaryFnOnce, Simd};
 
 use super::columns::{Buffers, Table};
 use super::tiles::Conversion;
 use super::{Backend, Register, Stored, Swept, whole_registers};
 use crate::{Element, Kernel};
-use halves::Instructions;
+pub(crate) use halves::Instructions;
 pub(crate) use registers::NativeFloat;
 use registers::Registers;
 
@@ -105,32 +105,48 @@ impl Level {
         }
     }
 
-    /// Runs `work`, inlined into a function that enables the instructions.
-    pub(crate) fn run<W: WithSimd>(self, work: W) -> W::Output {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2(simd) => Simd::vectorize(simd, work),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512(simd) => Simd::vectorize(simd, work),
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon(simd) => Simd::vectorize(simd, work),
-        }
-    }
-
-    /// Converts whole registers, and returns the rest.
+    /// Does `work`, inlined into a function that enables the instructions.
     #[cfg_attr(
         not(any(target_arch = "x86_64", target_arch = "aarch64")),
         expect(unused_variables, reason = "no level exists on this target")
     )]
-    pub(crate) fn convert<C: Conversion>(self, conversion: C) -> C {
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2(simd) => simd.vectorize(Convert { simd, conversion }),
+            Level::Avx2(simd) => simd.vectorize(Ready { simd, work }),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(simd) => simd.vectorize(Convert { simd, conversion }),
+            Level::Avx512(simd) => simd.vectorize(Ready { simd, work }),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon(simd) => simd.vectorize(Convert { simd, conversion }),
+            Level::Neon(simd) => simd.vectorize(Ready { simd, work }),
         }
+    }
+
+    /// Converts whole registers, and returns the rest.
+    pub(crate) fn convert<C: Conversion>(self, conversion: C) -> C {
+        self.run(Convert(conversion))
+    }
+}
+
+/// Work that is compiled for each instruction set.
+pub(crate) trait Work {
+    type Output;
+
+    /// To be inlined always.
+    fn with<S: Instructions>(self, simd: S) -> Self::Output;
+}
+
+/// Work with the instruction set that does it.
+struct Ready<S, W> {
+    simd: S,
+    work: W,
+}
+
+impl<S: Instructions, W: Work> NullaryFnOnce for Ready<S, W> {
+    type Output = W::Output;
+
+    #[inline(always)]
+    fn call(self) -> W::Output {
+        self.work.with(self.simd)
     }
 }
 
@@ -208,17 +224,14 @@ where
 }
 
 /// A conversion, waiting for an instruction set.
-struct Convert<S, C> {
-    simd: S,
-    conversion: C,
-}
+struct Convert<C>(C);
 
-impl<S: Instructions, C: Conversion> NullaryFnOnce for Convert<S, C> {
+impl<C: Conversion> Work for Convert<C> {
     type Output = C;
 
     #[inline(always)]
-    fn call(self) -> C {
-        self.conversion.run::<Registers<f32, S, 2>>(self.simd)
+    fn with<S: Instructions>(self, simd: S) -> C {
+        self.0.run::<Registers<f32, S, 2>>(simd)
     }
 }
 

@@ -1,0 +1,247 @@
+//! Rows of `f32` whose squares are added side by side: in registers, or in arrays.
+
+use super::blocks::{Look, Sizes};
+use crate::backend::native::Instructions;
+
+/// What is done with all elements of a row at once: as many as keep the adders busy.
+pub(super) trait Arithmetic: Look<f32> {
+    type Row;
+    /// A row as `f64`, in any order.
+    type Doubles: Copy;
+
+    /// Whole rows, and the rest.
+    fn rows(block: &[f32]) -> (&[Self::Row], &[f32]);
+    /// Less than a row, and zeros.
+    fn row_of(self, rest: &[f32]) -> Self::Row;
+    fn doubles(self, row: &Self::Row) -> Self::Doubles;
+    fn splat(self, x: f64) -> Self::Doubles;
+    fn plus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles;
+    fn minus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles;
+    /// g² + x, rounded once: the square of an `f32` is exact in an `f64`.
+    fn square_plus(self, g: Self::Doubles, x: Self::Doubles) -> Self::Doubles;
+    /// g² − x, likewise.
+    fn square_minus(self, g: Self::Doubles, x: Self::Doubles) -> Self::Doubles;
+    /// Of all lanes, if that is exact in any order.
+    fn sum(self, a: Self::Doubles) -> f64;
+}
+
+/// Registers of `f32` in a row: of 128 bits on aarch64, which has twice as many of them as AVX2.
+const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
+
+#[derive(Clone, Copy)]
+pub(super) struct ByRegisters<S>(pub S);
+
+impl<S: Instructions> ByRegisters<S> {
+    #[inline(always)]
+    fn zip(
+        self,
+        mut a: [[S::f64s; 2]; REGISTERS],
+        b: [[S::f64s; 2]; REGISTERS],
+        f: impl Fn(S, S::f64s, S::f64s) -> S::f64s,
+    ) -> [[S::f64s; 2]; REGISTERS] {
+        for (a, b) in a.as_flattened_mut().iter_mut().zip(b.as_flattened()) {
+            *a = f(self.0, *a, *b);
+        }
+        a
+    }
+}
+
+impl<S: Instructions> Look<f32> for ByRegisters<S> {
+    /// The sizes less one, of which that of a zero is the largest, and the sizes: the least and the largest in each lane.
+    type Seen = (S::u32s, S::u32s);
+
+    #[inline(always)]
+    fn nothing_seen(self) -> Self::Seen {
+        (self.0.splat_u32s(u32::MAX), self.0.splat_u32s(0))
+    }
+
+    #[inline(always)]
+    fn look(self, (mut least, mut most): Self::Seen, more: &[f32]) -> Self::Seen {
+        let simd = self.0;
+        let one = simd.splat_u32s(1);
+        let (registers, rest) = S::as_simd_f32s(more);
+        let mut see = |g| {
+            let bits = simd.transmute_u32s_f32s(g);
+            let size = simd.add_u32s(bits, bits);
+            least = simd.smaller_words(least, simd.sub_u32s(size, one));
+            most = simd.larger_words(most, size);
+        };
+        for &g in registers {
+            see(g);
+        }
+        if !rest.is_empty() {
+            see(simd.partial_load_f32s(rest));
+        }
+        (least, most)
+    }
+
+    #[inline(always)]
+    fn sizes(self, (least, most): Self::Seen) -> Sizes<f32> {
+        let mut sizes = Sizes::<f32>::none();
+        let [least, most]: [&[u32]; 2] =
+            [&least, &most].map(|words| bytemuck::cast_slice(core::slice::from_ref(words)));
+        for (&least, &most) in least.iter().zip(most) {
+            sizes.least = sizes.least.min(least.saturating_add(1));
+            sizes.most = sizes.most.max(most);
+        }
+        sizes
+    }
+}
+
+impl<S: Instructions> Arithmetic for ByRegisters<S> {
+    type Row = [S::f32s; REGISTERS];
+    type Doubles = [[S::f64s; 2]; REGISTERS];
+
+    #[inline(always)]
+    fn rows(block: &[f32]) -> (&[Self::Row], &[f32]) {
+        let (rows, _) = S::as_simd_f32s(block).0.as_chunks();
+        (rows, &block[rows.len() * REGISTERS * S::F32_LANES..])
+    }
+
+    #[inline(always)]
+    fn row_of(self, rest: &[f32]) -> Self::Row {
+        let mut row = [self.0.splat_f32s(0.0); REGISTERS];
+        for (register, rest) in row.iter_mut().zip(rest.chunks(S::F32_LANES)) {
+            *register = self.0.partial_load_f32s(rest);
+        }
+        row
+    }
+
+    #[inline(always)]
+    fn doubles(self, row: &Self::Row) -> Self::Doubles {
+        let mut doubles = self.splat(0.0);
+        for (doubles, register) in doubles.iter_mut().zip(row) {
+            *doubles = self.0.doubles(*register);
+        }
+        doubles
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f64) -> Self::Doubles {
+        [[self.0.splat_f64s(x); 2]; REGISTERS]
+    }
+
+    #[inline(always)]
+    fn plus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles {
+        self.zip(a, b, S::add_f64s)
+    }
+
+    #[inline(always)]
+    fn minus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles {
+        self.zip(a, b, S::sub_f64s)
+    }
+
+    #[inline(always)]
+    fn square_plus(self, g: Self::Doubles, x: Self::Doubles) -> Self::Doubles {
+        self.zip(g, x, |simd, g, x| simd.mul_add_f64s(g, g, x))
+    }
+
+    #[inline(always)]
+    fn square_minus(self, g: Self::Doubles, x: Self::Doubles) -> Self::Doubles {
+        self.zip(g, x, |simd, g, x| simd.mul_add_f64s(g, g, simd.neg_f64s(x)))
+    }
+
+    #[inline(always)]
+    fn sum(self, a: Self::Doubles) -> f64 {
+        let mut sum = self.0.splat_f64s(0.0);
+        for &a in a.as_flattened() {
+            sum = self.0.add_f64s(sum, a);
+        }
+        self.0.reduce_sum_f64s(sum)
+    }
+}
+
+/// Elements of a row where there are no registers.
+const ROW: usize = 16;
+
+#[derive(Clone, Copy)]
+pub(super) struct ByArrays;
+
+impl ByArrays {
+    #[inline(always)]
+    fn zip(self, mut a: [f64; ROW], b: [f64; ROW], f: impl Fn(f64, f64) -> f64) -> [f64; ROW] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = f(*a, b);
+        }
+        a
+    }
+}
+
+impl Look<f32> for ByArrays {
+    type Seen = Sizes<f32>;
+
+    #[inline(always)]
+    fn nothing_seen(self) -> Sizes<f32> {
+        Sizes::none()
+    }
+
+    #[inline(always)]
+    fn look(self, seen: Sizes<f32>, more: &[f32]) -> Sizes<f32> {
+        seen.and(more)
+    }
+
+    #[inline(always)]
+    fn sizes(self, seen: Sizes<f32>) -> Sizes<f32> {
+        seen
+    }
+}
+
+impl Arithmetic for ByArrays {
+    type Row = [f32; ROW];
+    type Doubles = [f64; ROW];
+
+    #[inline(always)]
+    fn rows(block: &[f32]) -> (&[[f32; ROW]], &[f32]) {
+        block.as_chunks()
+    }
+
+    #[inline(always)]
+    fn row_of(self, rest: &[f32]) -> [f32; ROW] {
+        let mut row = [0.0; ROW];
+        row[..rest.len()].copy_from_slice(rest);
+        row
+    }
+
+    #[inline(always)]
+    fn doubles(self, row: &[f32; ROW]) -> [f64; ROW] {
+        let mut doubles = [0.0; ROW];
+        for (double, g) in doubles.iter_mut().zip(row) {
+            *double = f64::from(*g);
+        }
+        doubles
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f64) -> [f64; ROW] {
+        [x; ROW]
+    }
+
+    #[inline(always)]
+    fn plus(self, a: [f64; ROW], b: [f64; ROW]) -> [f64; ROW] {
+        self.zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn minus(self, a: [f64; ROW], b: [f64; ROW]) -> [f64; ROW] {
+        self.zip(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn square_plus(self, g: [f64; ROW], x: [f64; ROW]) -> [f64; ROW] {
+        self.zip(g, x, |g, x| g * g + x)
+    }
+
+    #[inline(always)]
+    fn square_minus(self, g: [f64; ROW], x: [f64; ROW]) -> [f64; ROW] {
+        self.zip(g, x, |g, x| g * g - x)
+    }
+
+    #[inline(always)]
+    fn sum(self, a: [f64; ROW]) -> f64 {
+        let mut sum = 0.0;
+        for a in a {
+            sum += a;
+        }
+        sum
+    }
+}
