@@ -378,7 +378,7 @@ where
             store(alike, new, &mut state[lanes.clone()]);
         }
         if let Some(copy) = &mut copy {
-            L::fetch(copy, start, ahead);
+            // Not asked for: it is not read.
             store(alike, new_theta, &mut copy[lanes]);
         }
     }
