@@ -95,7 +95,8 @@
 //!
 //! # Features
 //!
-//! - `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool.
+//! - `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool, or on others
+//!   by [`on_threads`].
 //! - `checkpoint`: an [`Optimizer`]'s states in safetensors files.
 
 #![forbid(unsafe_code)]
@@ -112,6 +113,8 @@ mod optimizer;
 mod rules;
 mod scaled;
 mod step;
+#[cfg(feature = "parallel")]
+mod threads;
 mod types;
 
 pub use backend::Backend;
@@ -134,6 +137,8 @@ pub use rules::{
     RmsProp, Rule, Sgd, WithKernel,
 };
 pub use step::{Schedule, Step};
+#[cfg(feature = "parallel")]
+pub use threads::{Threads, on_threads};
 pub use types::{Copied, Parameter};
 
 /// The README's examples, run as tests.

@@ -18,7 +18,7 @@ use crate::{Adam, AdamW, Backend, Element, Error, Kernel, Rule, WithKernel};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Schedule {
-    /// Long buffers in chunks on the threads of the caller's rayon pool, short ones on the
+    /// Long buffers in chunks on the threads of the caller's rayon pool (or on others, by `on_threads`), short ones on the
     /// calling thread; without the feature `parallel` always on the calling thread. The default.
     ///
     /// A caller that is in no pool works too, beside the global one, and the step ends when that has had

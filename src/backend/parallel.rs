@@ -5,11 +5,12 @@
 //! the pool that the caller is in: the global one, or that of a `ThreadPool::install`. A caller
 //! that is in no pool works too, in place of one of the global pool's threads. It could hand all
 //! to the pool and sleep, but to wake a thread takes tens of microseconds, and then it would be
-//! woken after the others, and they one after the other.
+//! woken after the others, and they one after the other. A caller may also bring [threads](crate::threads) of its own.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::columns::Table;
+use crate::threads;
 
 /// Steps `table` in chunks of `chunk` rows (the last one shorter), each by `step`.
 pub(crate) fn sweep<T: Table>(chunk: usize, step: &(impl Fn(T) + Sync), table: T) {
@@ -53,7 +54,14 @@ impl<T, P, F: Fn(&mut Option<T>) -> Option<P>> Line<T, F> {
 /// Has `work` done on as many threads as the pool has, but no more than there are pieces, or fewer if
 /// others are busy: each call of it is to take its share of what is to be done, down to nothing.
 pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
-    let threads = rayon::current_num_threads().min(pieces);
+    let threads = num_threads().min(pieces);
+    if let Some(own) = threads::of_caller() {
+        if threads > 1 {
+            own.run(threads, work);
+        }
+        // What they may have left.
+        return work();
+    }
     if rayon::current_thread_index().is_some() || threads <= 1 {
         return crew(threads, work);
     }
@@ -61,6 +69,10 @@ pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
         scope.spawn(|_| crew(threads - 1, work));
         work();
     });
+}
+
+fn num_threads() -> usize {
+    threads::of_caller().map_or_else(rayon::current_num_threads, |own| own.count())
 }
 
 fn crew(threads: usize, work: &(impl Fn() + Sync)) {
@@ -93,9 +105,9 @@ pub(crate) fn auto<T: Table>(step: &(impl Fn(T) + Sync), table: T) {
 
 /// Bytes of θ in a chunk, of `bytes` in all: whole cache lines; none for a single thread.
 pub(crate) fn auto_chunk_bytes(bytes: usize) -> Option<usize> {
-    let threads = || rayon::current_num_threads();
-    (bytes >= SERIAL_BYTES && threads() > 1).then(|| {
-        let chunk = bytes.div_ceil(CHUNKS_PER_THREAD * threads());
+    let threads = if bytes < SERIAL_BYTES { 1 } else { num_threads() };
+    (threads > 1).then(|| {
+        let chunk = bytes.div_ceil(CHUNKS_PER_THREAD.saturating_mul(threads));
         chunk.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES).next_multiple_of(64)
     })
 }

@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::thread::{self, ThreadId};
 
-use fused_adam::{Backend, Error, Float, Kernel, Lanes, Rule, Schedule, Step, WithKernel};
+use fused_adam::{
+    Backend, Error, Float, Kernel, Lanes, Rule, Schedule, Step, Threads, WithKernel, on_threads,
+};
 
 /// A rule that does nothing to θ and notes which threads it runs on.
 #[derive(Clone, Copy)]
@@ -78,4 +80,49 @@ fn short_buffers_stay_on_the_calling_thread_and_long_ones_use_the_callers_pool()
 
     let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     assert_eq!(single.install(|| threads_of(LONG * 4, Schedule::Auto).len()), 1);
+}
+
+/// As many threads as the first number, of which the second are there; the calling thread is none of them.
+struct Scoped(usize, usize);
+
+impl Threads for Scoped {
+    fn count(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, count: usize, work: &(dyn Fn() + Sync)) {
+        assert!((2..=self.0).contains(&count));
+        thread::scope(|scope| {
+            for _ in 0..self.1.min(count) {
+                scope.spawn(work);
+            }
+        });
+    }
+}
+
+#[test]
+fn steps_run_on_the_threads_of_the_caller() {
+    let me = HashSet::from([thread::current().id()]);
+    let long = |schedule| threads_of(LONG * 8, schedule);
+    on_threads(&Scoped(3, 3), || {
+        assert_eq!(threads_of(LONG - 1, Schedule::Auto), me);
+        assert_eq!(long(Schedule::Serial), me);
+        let others = (0..50).map(|_| long(Schedule::Auto));
+        assert!(others.into_iter().any(|seen| seen.len() > 1 && seen.is_disjoint(&me)));
+        // The nearest counts.
+        on_threads(&Scoped(1, 0), || assert_eq!(long(Schedule::Auto), me));
+        assert!(!long(Schedule::Auto).is_subset(&me));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let of_pool: HashSet<_> = pool.broadcast(|_| thread::current().id()).into_iter().collect();
+        assert!(pool.install(|| long(Schedule::Auto)).is_subset(&of_pool));
+        let others = pool.install(|| on_threads(&Scoped(2, 2), || long(Schedule::Auto)));
+        assert!(others.is_disjoint(&of_pool));
+    });
+    // Threads that never come, and a number of them that is none.
+    on_threads(&Scoped(2, 0), || assert_eq!(long(Schedule::Auto), me));
+    on_threads(&Scoped(0, 0), || assert_eq!(long(Schedule::Auto), me));
+    let left = std::panic::catch_unwind(|| on_threads(&Scoped(2, 0), || panic!("in a step")));
+    assert!(left.is_err());
+    let after = (0..50).map(|_| long(Schedule::Auto));
+    assert!(rayon::current_num_threads() == 1 || after.into_iter().any(|seen| seen.len() > 1));
 }

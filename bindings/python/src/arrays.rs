@@ -111,7 +111,7 @@ impl Rule {
         theta
             .py()
             .detach(|| {
-                pool::run(bytes, |schedule| {
+                pool::run(bytes, None, |schedule| {
                     let options = StepOptions { schedule, ..options };
                     // SAFETY: `theta`, `grad` and `states` hold the arrays until this returns. That no other
                     // thread of Python touches them meanwhile is the caller's part, as for every

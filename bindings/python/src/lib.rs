@@ -20,6 +20,8 @@ mod _native {
     #[pymodule_export]
     use super::arrays::Rule;
     #[pymodule_export]
+    use super::border::use_torch_threads;
+    #[pymodule_export]
     use super::pool::{get_num_threads, set_num_threads};
     #[pymodule_export]
     use super::torch::torch_step;

@@ -1,12 +1,12 @@
-//! The threads that long steps run on: rayon's global pool, where the caller takes part; or, once
-//! a number was asked for, and in a process that was forked, a pool of our own.
+//! The threads that long steps run on: torch's own for its tensors, else rayon's global pool, where the caller takes part; or,
+//! once a number was asked for, and in a process that was forked, a pool of our own.
 //!
 //! The threads of a pool do not exist in a process that was forked after the pool was made.
 
 use std::process;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fused_adam::Schedule;
+use fused_adam::{Schedule, Threads, on_threads};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -26,10 +26,17 @@ struct Own {
 /// Below this many bytes of θ, to go to another pool costs more than it saves.
 const SERIAL_BYTES: usize = 1 << 20;
 
-/// Runs a step on `bytes` of θ.
-pub fn run<T: Send>(bytes: usize, work: impl FnOnce(Schedule) -> T + Send) -> PyResult<T> {
+/// Runs a step on `bytes` of θ: on `theirs`, if there are any, and no others were asked for.
+pub fn run<T: Send>(
+    bytes: usize,
+    theirs: Option<&'static dyn Threads>,
+    work: impl FnOnce(Schedule) -> T + Send,
+) -> PyResult<T> {
     match own()? {
-        None => Ok(work(Schedule::Auto)),
+        None => Ok(match theirs {
+            Some(threads) => on_threads(threads, || work(Schedule::Auto)),
+            None => work(Schedule::Auto),
+        }),
         Some(_) if bytes < SERIAL_BYTES => Ok(work(Schedule::Serial)),
         Some(pool) => Ok(pool.install(|| work(Schedule::Auto))),
     }
@@ -58,13 +65,14 @@ fn own() -> PyResult<Option<Arc<ThreadPool>>> {
     Ok(Some(pool))
 }
 
-/// How many threads long steps run on.
+/// How many threads long steps run on; those of torch's tensors only if a number was set, else on torch's own.
 #[pyfunction]
 pub fn get_num_threads() -> PyResult<usize> {
     Ok(own()?.map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads()))
 }
 
-/// Has long steps run on `n` threads; with 0, as at first, on one for each core, or on `RAYON_NUM_THREADS`. The results are the same.
+/// Has long steps run on `n` threads; with 0, as at first, on one for each core, or on `RAYON_NUM_THREADS`, and those of
+/// torch's tensors on torch's threads. The results are the same.
 #[pyfunction]
 pub fn set_num_threads(n: i64) -> PyResult<()> {
     let wanted = usize::try_from(n).map_err(|_| {

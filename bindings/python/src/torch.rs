@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyType};
 
-use crate::border::{Exchange, Slot, View, with_slices};
+use crate::border::{Exchange, Slot, View, of_torch, with_slices};
 use crate::pool;
 use crate::rules::{of_group, refused};
 
@@ -307,7 +307,7 @@ impl<'py> Call<'py> {
         let Call { slots, params, counters, copies, keep, .. } = self;
         let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
         let report = py.detach(|| {
-            pool::run(bytes, |schedule| {
+            pool::run(bytes, of_torch(), |schedule| {
                 let options = StepOptions { schedule, ..options };
                 // SAFETY: the parameters are kept by `params`, and all else by `keep` and `copies`. That nobody else touches their memory meanwhile is the part
                 // of whoever calls `step`, as with torch's own.

@@ -1,7 +1,14 @@
 from collections.abc import Sequence
 from typing import Any, final
 
-__all__ = ["Rule", "__version__", "get_num_threads", "set_num_threads", "torch_step"]
+__all__ = [
+    "Rule",
+    "__version__",
+    "get_num_threads",
+    "set_num_threads",
+    "torch_step",
+    "use_torch_threads",
+]
 
 __version__: str
 
@@ -34,6 +41,7 @@ class Rule:
 
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
+def use_torch_threads(parallel_for: int, get_num_threads: int) -> None: ...
 def torch_step(
     kind: str,
     groups: list[dict[str, Any]],

@@ -10,20 +10,23 @@ its error messages, and reads and writes its ``state_dict``. So the import is th
 What differs: a step is computed as fused-adam's ``kernels.md`` says, more exactly than torch's and with
 the same bits on every machine. Gradients are never written. ``foreach`` and ``fused`` are accepted and
 change nothing; ``capturable`` and ``differentiable`` are refused. Parameters are dense and on the CPU,
-of ``float32``, ``float64``, ``bfloat16`` or ``float16``, in any strides.
+of ``float32``, ``float64``, ``bfloat16`` or ``float16``, in any strides. Long steps run on torch's threads, whose number
+is that of ``torch.set_num_threads``, unless ``fused_adam.set_num_threads`` has set another.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.optim as _torch
 from torch import Tensor
 
-from ._native import torch_step
+from ._native import torch_step, use_torch_threads
 
 __all__ = [
     "AdaBound",
@@ -38,6 +41,21 @@ __all__ = [
     "SGD",
     "clip_grad_norm_and_step",
 ]
+
+
+def _functions(*names: str) -> list[int]:
+    """The addresses of functions in torch's library; 0 for one that is not there."""
+    files = {"darwin": "libtorch_cpu.dylib", "win32": "torch_cpu.dll"}
+    path = Path(torch.__file__).parent / "lib" / files.get(sys.platform, "libtorch_cpu.so")
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:
+        return [0] * len(names)
+    found = (getattr(library, name, None) for name in names)
+    return [ctypes.cast(function, ctypes.c_void_p).value or 0 if function else 0 for function in found]
+
+
+use_torch_threads(*_functions("torch_parallel_for", "torch_get_num_threads"))
 
 
 class _Fused(torch.optim.Optimizer):
