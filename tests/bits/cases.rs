@@ -23,7 +23,7 @@ pub struct Case {
     pub first: u64,
     /// Misalignment of θ, g and the states, in elements.
     pub offsets: [usize; 5],
-    /// Elements in a chunk, and which of the pools takes them.
+    /// Elements in a chunk, and which of the pools takes them, or none of them.
     #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no chunks"))]
     pub chunk: usize,
     #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no pools"))]
@@ -33,7 +33,7 @@ pub struct Case {
 pub fn case(rule: &str) -> impl Strategy<Value = Case> + use<> {
     let numbers = prop_oneof![Just(Numbers::Ordinary), Just(Numbers::Wild)];
     let chunk = prop_oneof![1..=9_usize, Just(64), Just(100), Just(1 << 10), 1..=5000_usize];
-    let rest = (step_number(), numbers, any::<u64>(), any::<[u8; 5]>(), chunk, 0..8_usize);
+    let rest = (step_number(), numbers, any::<u64>(), any::<[u8; 5]>(), chunk, 0..9_usize);
     (rules(rule), len(), rounding(), scale(), rest).prop_map(
         |(
             rule,

@@ -137,10 +137,32 @@ impl std::fmt::Display for Threads {
     }
 }
 
-/// Runs `f` in one of the pools, which the case chooses.
+/// Runs `f` in one of the pools, which the case chooses, or on threads that are in none.
 #[cfg(feature = "parallel")]
 fn on_pool<T: Send>(case: &Case, f: impl FnOnce() -> T + Send) -> T {
-    POOLS[case.pool].install(f)
+    match POOLS.get(case.pool) {
+        Some(pool) => pool.install(f),
+        None => fused_adam::on_threads(&Scoped, f),
+    }
+}
+
+/// Three new threads for each pass.
+#[cfg(feature = "parallel")]
+struct Scoped;
+
+#[cfg(feature = "parallel")]
+impl fused_adam::Threads for Scoped {
+    fn count(&self) -> usize {
+        3
+    }
+
+    fn run(&self, count: usize, work: &(dyn Fn() + Sync)) {
+        std::thread::scope(|scope| {
+            for _ in 0..count {
+                scope.spawn(work);
+            }
+        });
+    }
 }
 
 #[cfg(not(feature = "parallel"))]
