@@ -96,7 +96,7 @@
 //! # Features
 //!
 //! - `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool, or on others
-//!   by [`on_threads`].
+//!   by `on_threads`.
 //! - `checkpoint`: an [`Optimizer`]'s states in safetensors files.
 
 #![forbid(unsafe_code)]
