@@ -34,10 +34,11 @@ pub trait Threads: Sync {
     /// How many there are, with the calling one if it works too.
     fn count(&self) -> usize;
 
-    /// Calls `work` on `count` threads, or on fewer, and returns when all of them have.
+    /// Calls `work` on `count` threads, or on fewer, and returns when all of them have. `work` does not panic.
     ///
     /// Every call takes what there is to do piece by piece until nothing is left. So it is best to have all begin at
-    /// once, and a thread that comes late finds less to do; the calling thread does at last what nobody has.
+    /// once, and a thread that comes late finds less to do; the calling thread does at last what nobody has. A long step
+    /// that is taken in here on the calling thread comes here again.
     fn run(&self, count: usize, work: &(dyn Fn() + Sync));
 }
 
@@ -46,7 +47,10 @@ thread_local! {
 }
 
 /// Calls `work`, in which the steps that this thread takes run on `threads` and not on rayon's: short ones on the
-/// calling thread, as ever. The bits are the same. A rayon pool that is entered within `work` comes before them.
+/// calling thread, as ever. The bits are the same. Another rayon pool that is entered within `work` comes before them; and
+/// what a thread of rayon's takes up while it waits within `work` counts as within too.
+///
+/// Threads that are not in a `static` are to be kept for good, by `Box::leak`.
 pub fn on_threads<T>(threads: &'static dyn Threads, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<&'static dyn Threads>);
 

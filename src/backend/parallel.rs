@@ -5,12 +5,13 @@
 //! the pool that the caller is in: the global one, or that of a `ThreadPool::install`. A caller
 //! that is in no pool works too, in place of one of the global pool's threads. It could hand all
 //! to the pool and sleep, but to wake a thread takes tens of microseconds, and then it would be
-//! woken after the others, and they one after the other. A caller may also bring [threads](crate::threads) of its own.
+//! woken after the others, and they one after the other. A caller may also bring threads of its own ([`threads`]).
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use super::columns::Table;
-use crate::threads;
+use crate::threads::{self, Threads};
 
 /// Steps `table` in chunks of `chunk` rows (the last one shorter), each by `step`.
 pub(crate) fn sweep<T: Table>(chunk: usize, step: &(impl Fn(T) + Sync), table: T) {
@@ -57,7 +58,7 @@ pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
     let threads = num_threads().min(pieces);
     if let Some(own) = threads::of_caller() {
         if threads > 1 {
-            own.run(threads, work);
+            on_own(own, threads, work);
         }
         // What they may have left.
         return work();
@@ -69,6 +70,19 @@ pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
         scope.spawn(|_| crew(threads - 1, work));
         work();
     });
+}
+
+/// A panic is handed on to the caller, whatever its threads do with panics.
+fn on_own(own: &dyn Threads, threads: usize, work: &(impl Fn() + Sync)) {
+    let panic = Mutex::new(None);
+    own.run(threads, &|| {
+        if let Err(of_work) = catch_unwind(AssertUnwindSafe(work)) {
+            panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(of_work);
+        }
+    });
+    if let Some(panic) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        resume_unwind(panic);
+    }
 }
 
 fn num_threads() -> usize {

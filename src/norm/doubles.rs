@@ -3,11 +3,10 @@
 
 use core::ops::Range;
 
-use pulp::Simd;
-
 use super::GradNorm;
 use super::blocks::{Ahead, Look, Number, Rows, Sizes, Sum, add_all};
 use super::exact::ExactSum;
+use super::rows::ByRegisters;
 use crate::backend::native::{Instructions, Work};
 
 /// For an engine that has fused multiply-adds.
@@ -50,10 +49,7 @@ impl Number for f64 {
     }
 }
 
-#[derive(Clone, Copy)]
-struct ByRegisters<S>(S);
-
-impl<S: Simd> Look<f64> for ByRegisters<S> {
+impl<S: Instructions> Look<f64> for ByRegisters<S> {
     type Seen = Sizes<f64>;
 
     #[inline(always)]
@@ -72,7 +68,7 @@ impl<S: Simd> Look<f64> for ByRegisters<S> {
     }
 }
 
-impl<S: Simd> Sum<f64> for ByRegisters<S> {
+impl<S: Instructions> Sum<f64> for ByRegisters<S> {
     #[inline(always)]
     fn add(
         self,
@@ -121,7 +117,7 @@ impl Window {
 
 /// The sums of the parts in each lane of a register. What is rounded is on top of its `round`: a sum so far
 /// is what rounds the next.
-struct Sums<S: Simd> {
+struct Sums<S: Instructions> {
     simd: S,
     /// Σh.
     h: S::f64s,
@@ -133,7 +129,7 @@ struct Sums<S: Simd> {
     window: Window,
 }
 
-impl<S: Simd> Sums<S> {
+impl<S: Instructions> Sums<S> {
     #[inline(always)]
     fn of(
         simd: S,
@@ -161,7 +157,7 @@ impl<S: Simd> Sums<S> {
     }
 }
 
-impl<S: Simd> Rows<f64> for Sums<S> {
+impl<S: Instructions> Rows<f64> for Sums<S> {
     type Row = S::f64s;
 
     #[inline(always)]

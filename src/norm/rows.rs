@@ -28,10 +28,20 @@ pub(super) trait Arithmetic: Look<f32> {
 /// Registers of `f32` in a row: of 128 bits on aarch64, which has twice as many of them as AVX2.
 const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
 
+/// In the registers of an instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct ByRegisters<S>(pub S);
 
 impl<S: Instructions> ByRegisters<S> {
+    #[inline(always)]
+    fn see(self, (least, most): (S::u32s, S::u32s), g: S::f32s) -> (S::u32s, S::u32s) {
+        let simd = self.0;
+        let bits = simd.transmute_u32s_f32s(g);
+        let size = simd.add_u32s(bits, bits);
+        let less_one = simd.sub_u32s(size, simd.splat_u32s(1));
+        (simd.smaller_words(least, less_one), simd.larger_words(most, size))
+    }
+
     #[inline(always)]
     fn zip(
         self,
@@ -56,23 +66,15 @@ impl<S: Instructions> Look<f32> for ByRegisters<S> {
     }
 
     #[inline(always)]
-    fn look(self, (mut least, mut most): Self::Seen, more: &[f32]) -> Self::Seen {
-        let simd = self.0;
-        let one = simd.splat_u32s(1);
+    fn look(self, mut seen: Self::Seen, more: &[f32]) -> Self::Seen {
         let (registers, rest) = S::as_simd_f32s(more);
-        let mut see = |g| {
-            let bits = simd.transmute_u32s_f32s(g);
-            let size = simd.add_u32s(bits, bits);
-            least = simd.smaller_words(least, simd.sub_u32s(size, one));
-            most = simd.larger_words(most, size);
-        };
         for &g in registers {
-            see(g);
+            seen = self.see(seen, g);
         }
         if !rest.is_empty() {
-            see(simd.partial_load_f32s(rest));
+            seen = self.see(seen, self.0.partial_load_f32s(rest));
         }
-        (least, most)
+        seen
     }
 
     #[inline(always)]
@@ -154,6 +156,7 @@ impl<S: Instructions> Arithmetic for ByRegisters<S> {
 /// Elements of a row where there are no registers.
 const ROW: usize = 16;
 
+/// In arrays, of which the compiler makes what it can.
 #[derive(Clone, Copy)]
 pub(super) struct ByArrays;
 

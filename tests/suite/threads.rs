@@ -126,3 +126,63 @@ fn steps_run_on_the_threads_of_the_caller() {
     let after = (0..50).map(|_| long(Schedule::Auto));
     assert!(rayon::current_num_threads() == 1 || after.into_iter().any(|seen| seen.len() > 1));
 }
+
+/// A kernel that panics on another thread than this one.
+#[derive(Clone, Copy)]
+struct Bomb(ThreadId);
+
+impl Rule for Bomb {
+    fn state_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+        then.with(self)
+    }
+}
+
+impl<F: Float> Kernel<F, 0> for Bomb {
+    fn update<L: Lanes<Float = F>>(&self, theta: L, _: L, _: [L; 0]) -> (L, [L; 0]) {
+        (theta, [])
+    }
+
+    fn reference(&self, theta: F, _: F, _: [F; 0]) -> (F, [F; 0]) {
+        assert_eq!(thread::current().id(), self.0, "not here");
+        (theta, [])
+    }
+}
+
+/// A thread that goes on after a panic, as those of many pools do.
+struct Calm;
+
+impl Threads for Calm {
+    fn count(&self) -> usize {
+        2
+    }
+
+    fn run(&self, _: usize, work: &(dyn Fn() + Sync)) {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let work = std::panic::AssertUnwindSafe(work);
+                std::panic::catch_unwind(work).is_ok()
+            });
+        });
+    }
+}
+
+#[test]
+fn a_panic_comes_to_the_caller_whatever_its_threads_do() {
+    let bomb = Bomb(thread::current().id());
+    let left = std::panic::catch_unwind(|| {
+        let (mut theta, grad) = (vec![0.0_f32; LONG], vec![0.0; LONG]);
+        let step = Step::new(&bomb, 1).backend(Backend::Scalar);
+        on_threads(&Calm, || step.run(&mut theta, &grad, &mut []))
+    });
+    let panic = left.unwrap_err();
+    let text = panic.downcast_ref::<String>().map_or("", |text| text);
+    assert!(text.contains("not here"), "{text}");
+}

@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// The process in which the global pool was first used.
+/// The process in which a step was first taken.
 static GLOBAL: OnceLock<u32> = OnceLock::new();
 
 /// A pool of our own.

@@ -77,3 +77,13 @@ if pid == 0:
     os._exit(0 if len(set(p.detach().numpy().tolist()) - {1.0}) == 1 else 3)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """)
+    # Where only torch has used its threads before. Without a state, which torch would make on them.
+    run("""
+opt = fused_adam.torch.SGD([p], lr=0.1)
+p.grad.cos_()
+pid = os.fork()
+if pid == 0:
+    opt.step()
+    os._exit(0 if len(set(p.detach().numpy().tolist()) - {1.0}) == 1 else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+""")

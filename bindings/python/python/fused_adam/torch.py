@@ -11,7 +11,8 @@ What differs: a step is computed as fused-adam's ``kernels.md`` says, more exact
 the same bits on every machine. Gradients are never written. ``foreach`` and ``fused`` are accepted and
 change nothing; ``capturable`` and ``differentiable`` are refused. Parameters are dense and on the CPU,
 of ``float32``, ``float64``, ``bfloat16`` or ``float16``, in any strides. Long steps run on torch's threads, whose number
-is that of ``torch.set_num_threads``, unless ``fused_adam.set_num_threads`` has set another.
+is that of ``torch.set_num_threads``, unless ``fused_adam.set_num_threads`` has set another; in a forked process on threads
+of its own.
 """
 
 from __future__ import annotations
@@ -45,10 +46,12 @@ __all__ = [
 
 def _functions(*names: str) -> list[int]:
     """The addresses of functions in torch's library; 0 for one that is not there."""
-    files = {"darwin": "libtorch_cpu.dylib", "win32": "torch_cpu.dll"}
-    path = Path(torch.__file__).parent / "lib" / files.get(sys.platform, "libtorch_cpu.so")
+    # Elsewhere than on Windows a name is also looked for in what a library stands on.
+    path = torch._C.__file__
+    if sys.platform == "win32":
+        path = str(Path(torch.__file__).parent / "lib" / "torch_cpu.dll")
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(path)
     except OSError:
         return [0] * len(names)
     found = (getattr(library, name, None) for name in names)
