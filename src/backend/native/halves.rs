@@ -1,5 +1,5 @@
 //! Registers of `f32` filled from 16-bit elements and written to them: the bits of their lanes, and what
-//! each instruction set has to widen and narrow them.
+//! each instruction set has to widen and narrow and compare them.
 
 use pulp::Simd;
 
