@@ -10,10 +10,12 @@ use crate::backend::tiles::fetch_lines;
 /// `f32` or `f64`, and of which of its elements squares can be summed exactly.
 pub(super) trait Number: Copy + Default + Into<f64> {
     /// The bits of an absolute value, times two: numbers in the order of the absolute values.
-    type Size: Copy + Ord + Default;
+    type Size: Copy + Ord;
 
     /// Elements of a block, [`MOST`] at the most.
     const BLOCK: usize;
+    /// The size of zero.
+    const ZERO: Self::Size;
     const INFINITE: Self::Size;
     const NO_SIZE: Self::Size;
 
@@ -30,18 +32,17 @@ const MOST: usize = 4096;
 /// How many blocks past the next one memory is asked for: far enough for it to answer, near enough for the second cache.
 const AHEAD: usize = 4;
 
-/// How the sizes of elements are found.
-pub(super) trait Look<T: Number>: Copy {
-    /// What is known of the sizes of some elements.
-    type Seen: Copy;
-
-    fn nothing_seen(self) -> Self::Seen;
-    fn look(self, seen: Self::Seen, more: &[T]) -> Self::Seen;
-    fn sizes(self, seen: Self::Seen) -> Sizes<T>;
+/// What is known of the sizes of some elements, found by `By`.
+pub(super) trait Seen<T: Number, By>: Copy {
+    fn nothing(by: By) -> Self;
+    fn and(self, more: &[T]) -> Self;
+    fn sizes(self) -> Sizes<T>;
 }
 
 /// How a block of one window is summed.
-pub(super) trait Sum<T: Number>: Look<T> {
+pub(super) trait Sum<T: Number>: Copy {
+    type Seen: Seen<T, Self>;
+
     /// Adds the squares of elements that are zero or of sizes in `sizes`, and looks `ahead` meanwhile.
     fn add(
         self,
@@ -73,15 +74,19 @@ pub(super) struct Sizes<T: Number> {
 
 impl<T: Number> Sizes<T> {
     /// Of no elements.
+    pub const NONE: Self = Sizes { least: T::NO_SIZE, most: T::ZERO };
+}
+
+/// By anything, with what the compiler makes of a plain loop.
+impl<T: Number, By> Seen<T, By> for Sizes<T> {
     #[inline(always)]
-    pub(super) fn none() -> Self {
-        Sizes { least: T::NO_SIZE, most: T::Size::default() }
+    fn nothing(_: By) -> Self {
+        Self::NONE
     }
 
-    /// Of these and more.
     #[inline(always)]
-    pub(super) fn and(self, more: &[T]) -> Self {
-        let none = T::Size::default();
+    fn and(self, more: &[T]) -> Self {
+        let none = T::ZERO;
         let Sizes { mut least, mut most } = self;
         for g in more {
             let size = g.size();
@@ -90,12 +95,16 @@ impl<T: Number> Sizes<T> {
         }
         Sizes { least, most }
     }
+
+    #[inline(always)]
+    fn sizes(self) -> Self {
+        self
+    }
 }
 
 /// What comes after the block that is being summed. A block's sizes must be known before it is summed; to find those of
 /// the next one meanwhile keeps memory busy.
-pub(super) struct Ahead<'a, T: Number, M: Look<T>> {
-    by: M,
+pub(super) struct Ahead<'a, T: Number, M: Sum<T>> {
     /// What has not been looked at of the next block.
     next: &'a [T],
     /// Of the rest.
@@ -104,12 +113,12 @@ pub(super) struct Ahead<'a, T: Number, M: Look<T>> {
     later: &'a [T],
 }
 
-impl<'a, T: Number, M: Look<T>> Ahead<'a, T, M> {
+impl<'a, T: Number, M: Sum<T>> Ahead<'a, T, M> {
     #[inline(always)]
     fn of(by: M, next: &'a [T], after: &'a [T]) -> Self {
         let later = after.get((AHEAD - 1) * T::BLOCK..).unwrap_or_default();
         let later = &later[..T::BLOCK.min(later.len())];
-        Ahead { by, next, seen: by.nothing_seen(), later }
+        Ahead { next, seen: M::Seen::nothing(by), later }
     }
 
     /// Has a block added, and meanwhile looks at the next one, some rows at a time, and asks for what is `later`, row by
@@ -141,14 +150,14 @@ impl<'a, T: Number, M: Look<T>> Ahead<'a, T, M> {
     #[inline(always)]
     fn look(&mut self, count: usize) {
         let (now, next) = self.next.split_at(count.min(self.next.len()));
-        self.seen = self.by.look(self.seen, now);
+        self.seen = self.seen.and(now);
         self.next = next;
     }
 
     #[inline(always)]
     fn sizes(mut self) -> Sizes<T> {
         self.look(self.next.len());
-        self.by.sizes(self.seen)
+        self.seen.sizes()
     }
 }
 
@@ -156,9 +165,9 @@ impl<'a, T: Number, M: Look<T>> Ahead<'a, T, M> {
 const LOOK_BYTES: usize = 1024;
 
 #[inline(always)]
-pub(super) fn add_all<T: Number>(by: impl Sum<T>, norm: &mut GradNorm, grad: &[T]) {
+pub(super) fn add_all<T: Number, M: Sum<T>>(by: M, norm: &mut GradNorm, grad: &[T]) {
     let (mut block, mut rest) = cut(grad);
-    let mut sizes = by.sizes(by.look(by.nothing_seen(), block));
+    let mut sizes = M::Seen::nothing(by).and(block).sizes();
     while !block.is_empty() {
         let (next, after) = cut(rest);
         let mut ahead = Ahead::of(by, next, after);
@@ -181,7 +190,7 @@ fn add_block<T: Number, M: Sum<T>>(
     sizes: Sizes<T>,
     ahead: &mut Ahead<'_, T, M>,
 ) {
-    let none = T::Size::default();
+    let none = T::ZERO;
     let mut most = sizes.most;
     if most >= T::INFINITE {
         return one_by_one(norm, block);
@@ -216,10 +225,10 @@ fn one_by_one<T: Number>(norm: &mut GradNorm, block: &[T]) {
 /// The largest size that is less than `limit`.
 #[inline(always)]
 fn largest_below<T: Number>(block: &[T], limit: T::Size) -> T::Size {
-    let mut most = T::Size::default();
+    let mut most = T::ZERO;
     for g in block {
         let size = g.size();
-        most = most.max(if size < limit { size } else { T::Size::default() });
+        most = most.max(if size < limit { size } else { T::ZERO });
     }
     most
 }

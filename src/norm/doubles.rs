@@ -4,7 +4,7 @@
 use core::ops::Range;
 
 use super::GradNorm;
-use super::blocks::{Ahead, Look, Number, Rows, Sizes, Sum, add_all};
+use super::blocks::{Ahead, Number, Rows, Sizes, Sum, add_all};
 use super::exact::ExactSum;
 use super::rows::ByRegisters;
 use crate::backend::native::{Instructions, Work};
@@ -27,6 +27,7 @@ impl Work for AddDoubles<'_> {
 impl Number for f64 {
     type Size = u64;
     const BLOCK: usize = 2048;
+    const ZERO: u64 = 0;
     const INFINITE: u64 = f64::INFINITY.to_bits() << 1;
     const NO_SIZE: u64 = u64::MAX;
 
@@ -49,26 +50,9 @@ impl Number for f64 {
     }
 }
 
-impl<S: Instructions> Look<f64> for ByRegisters<S> {
+impl<S: Instructions> Sum<f64> for ByRegisters<S> {
     type Seen = Sizes<f64>;
 
-    #[inline(always)]
-    fn nothing_seen(self) -> Sizes<f64> {
-        Sizes::none()
-    }
-
-    #[inline(always)]
-    fn look(self, seen: Sizes<f64>, more: &[f64]) -> Sizes<f64> {
-        seen.and(more)
-    }
-
-    #[inline(always)]
-    fn sizes(self, seen: Sizes<f64>) -> Sizes<f64> {
-        seen
-    }
-}
-
-impl<S: Instructions> Sum<f64> for ByRegisters<S> {
     #[inline(always)]
     fn add(
         self,

@@ -1,10 +1,11 @@
 //! Rows of `f32` whose squares are added side by side: in registers, or in arrays.
 
-use super::blocks::{Look, Sizes};
+use super::blocks::{Seen, Sizes};
 use crate::backend::native::Instructions;
 
 /// What is done with all elements of a row at once: as many as keep the adders busy.
-pub(super) trait Arithmetic: Look<f32> {
+pub(super) trait Arithmetic: Copy {
+    type Seen: Seen<f32, Self>;
     type Row;
     /// A row as `f64`, in any order.
     type Doubles: Copy;
@@ -34,15 +35,6 @@ pub(super) struct ByRegisters<S>(pub S);
 
 impl<S: Instructions> ByRegisters<S> {
     #[inline(always)]
-    fn see(self, (least, most): (S::u32s, S::u32s), g: S::f32s) -> (S::u32s, S::u32s) {
-        let simd = self.0;
-        let bits = simd.transmute_u32s_f32s(g);
-        let size = simd.add_u32s(bits, bits);
-        let less_one = simd.sub_u32s(size, simd.splat_u32s(1));
-        (simd.smaller_words(least, less_one), simd.larger_words(most, size))
-    }
-
-    #[inline(always)]
     fn zip(
         self,
         mut a: [[S::f64s; 2]; REGISTERS],
@@ -56,34 +48,56 @@ impl<S: Instructions> ByRegisters<S> {
     }
 }
 
-impl<S: Instructions> Look<f32> for ByRegisters<S> {
-    /// The sizes less one, of which that of a zero is the largest, and the sizes: the least and the largest in each lane.
-    type Seen = (S::u32s, S::u32s);
+/// In each lane of a register.
+#[derive(Clone, Copy)]
+pub(super) struct SeenByLanes<S: Instructions> {
+    by: ByRegisters<S>,
+    /// The least of the sizes less one, of which that of a zero is the largest.
+    least_less_one: S::u32s,
+    most: S::u32s,
+}
 
+impl<S: Instructions> SeenByLanes<S> {
     #[inline(always)]
-    fn nothing_seen(self) -> Self::Seen {
-        (self.0.splat_u32s(u32::MAX), self.0.splat_u32s(0))
+    fn and_register(self, g: S::f32s) -> Self {
+        let simd = self.by.0;
+        let bits = simd.transmute_u32s_f32s(g);
+        let size = simd.add_u32s(bits, bits);
+        let less_one = simd.sub_u32s(size, simd.splat_u32s(1));
+        SeenByLanes {
+            least_less_one: simd.smaller_words(self.least_less_one, less_one),
+            most: simd.larger_words(self.most, size),
+            ..self
+        }
+    }
+}
+
+impl<S: Instructions> Seen<f32, ByRegisters<S>> for SeenByLanes<S> {
+    #[inline(always)]
+    fn nothing(by: ByRegisters<S>) -> Self {
+        let (least_less_one, most) = (by.0.splat_u32s(u32::MAX), by.0.splat_u32s(0));
+        SeenByLanes { by, least_less_one, most }
     }
 
     #[inline(always)]
-    fn look(self, mut seen: Self::Seen, more: &[f32]) -> Self::Seen {
+    fn and(mut self, more: &[f32]) -> Self {
         let (registers, rest) = S::as_simd_f32s(more);
         for &g in registers {
-            seen = self.see(seen, g);
+            self = self.and_register(g);
         }
         if !rest.is_empty() {
-            seen = self.see(seen, self.0.partial_load_f32s(rest));
+            self = self.and_register(self.by.0.partial_load_f32s(rest));
         }
-        seen
+        self
     }
 
     #[inline(always)]
-    fn sizes(self, (least, most): Self::Seen) -> Sizes<f32> {
-        let mut sizes = Sizes::<f32>::none();
-        let [least, most]: [&[u32]; 2] =
-            [&least, &most].map(|words| bytemuck::cast_slice(core::slice::from_ref(words)));
-        for (&least, &most) in least.iter().zip(most) {
-            sizes.least = sizes.least.min(least.saturating_add(1));
+    fn sizes(self) -> Sizes<f32> {
+        let mut sizes = Sizes::<f32>::NONE;
+        let [least_less_one, most]: [&[u32]; 2] = [&self.least_less_one, &self.most]
+            .map(|words| bytemuck::cast_slice(core::slice::from_ref(words)));
+        for (&less_one, &most) in least_less_one.iter().zip(most) {
+            sizes.least = sizes.least.min(less_one.saturating_add(1));
             sizes.most = sizes.most.max(most);
         }
         sizes
@@ -91,6 +105,7 @@ impl<S: Instructions> Look<f32> for ByRegisters<S> {
 }
 
 impl<S: Instructions> Arithmetic for ByRegisters<S> {
+    type Seen = SeenByLanes<S>;
     type Row = [S::f32s; REGISTERS];
     type Doubles = [[S::f64s; 2]; REGISTERS];
 
@@ -170,26 +185,8 @@ impl ByArrays {
     }
 }
 
-impl Look<f32> for ByArrays {
-    type Seen = Sizes<f32>;
-
-    #[inline(always)]
-    fn nothing_seen(self) -> Sizes<f32> {
-        Sizes::none()
-    }
-
-    #[inline(always)]
-    fn look(self, seen: Sizes<f32>, more: &[f32]) -> Sizes<f32> {
-        seen.and(more)
-    }
-
-    #[inline(always)]
-    fn sizes(self, seen: Sizes<f32>) -> Sizes<f32> {
-        seen
-    }
-}
-
 impl Arithmetic for ByArrays {
+    type Seen = Sizes<f32>;
     type Row = [f32; ROW];
     type Doubles = [f64; ROW];
 

@@ -31,6 +31,7 @@ pub(super) fn add_by_arrays(norm: &mut GradNorm, grad: &[f32]) {
 impl Number for f32 {
     type Size = u32;
     const BLOCK: usize = 4096;
+    const ZERO: u32 = 0;
     const INFINITE: u32 = f32::INFINITY.to_bits() << 1;
     const NO_SIZE: u32 = u32::MAX;
 
@@ -51,6 +52,8 @@ impl Number for f32 {
 }
 
 impl<A: Arithmetic> Sum<f32> for A {
+    type Seen = A::Seen;
+
     #[inline(always)]
     fn add(
         self,

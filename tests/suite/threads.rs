@@ -9,9 +9,9 @@ use fused_adam::{
     Backend, Error, Float, Kernel, Lanes, Rule, Schedule, Step, Threads, WithKernel, on_threads,
 };
 
-/// A rule that does nothing to θ and notes which threads it runs on.
+/// A rule that does nothing to θ and calls a function, for each element, on the thread that it runs on.
 #[derive(Clone, Copy)]
-struct Spy<'a>(&'a Mutex<HashSet<ThreadId>>);
+struct Spy<'a>(&'a (dyn Fn() + Sync));
 
 impl Rule for Spy<'_> {
     fn state_names(&self) -> &'static [&'static str] {
@@ -33,16 +33,19 @@ impl<F: Float> Kernel<F, 0> for Spy<'_> {
     }
 
     fn reference(&self, theta: F, _: F, _: [F; 0]) -> (F, [F; 0]) {
-        self.0.lock().unwrap().insert(thread::current().id());
+        (self.0)();
         (theta, [])
     }
 }
 
 /// The threads that step `len` elements.
 fn threads_of(len: usize, schedule: Schedule) -> HashSet<ThreadId> {
-    let seen = Mutex::default();
+    let seen: Mutex<HashSet<ThreadId>> = Mutex::default();
     let (mut theta, grad) = (vec![0.0_f32; len], vec![0.0; len]);
-    let spy = Spy(&seen);
+    let note = || {
+        seen.lock().unwrap().insert(thread::current().id());
+    };
+    let spy = Spy(&note);
     let step = Step::new(&spy, 1).backend(Backend::Scalar).schedule(schedule);
     step.run(&mut theta, &grad, &mut []).unwrap();
     seen.into_inner().unwrap()
@@ -127,35 +130,6 @@ fn steps_run_on_the_threads_of_the_caller() {
     assert!(rayon::current_num_threads() == 1 || after.into_iter().any(|seen| seen.len() > 1));
 }
 
-/// A kernel that panics on another thread than this one.
-#[derive(Clone, Copy)]
-struct Bomb(ThreadId);
-
-impl Rule for Bomb {
-    fn state_names(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
-        then.with(self)
-    }
-}
-
-impl<F: Float> Kernel<F, 0> for Bomb {
-    fn update<L: Lanes<Float = F>>(&self, theta: L, _: L, _: [L; 0]) -> (L, [L; 0]) {
-        (theta, [])
-    }
-
-    fn reference(&self, theta: F, _: F, _: [F; 0]) -> (F, [F; 0]) {
-        assert_eq!(thread::current().id(), self.0, "not here");
-        (theta, [])
-    }
-}
-
 /// A thread that goes on after a panic, as those of many pools do.
 struct Calm;
 
@@ -176,10 +150,12 @@ impl Threads for Calm {
 
 #[test]
 fn a_panic_comes_to_the_caller_whatever_its_threads_do() {
-    let bomb = Bomb(thread::current().id());
+    let me = thread::current().id();
+    let panic_elsewhere = move || assert_eq!(thread::current().id(), me, "not here");
     let left = std::panic::catch_unwind(|| {
+        let spy = Spy(&panic_elsewhere);
         let (mut theta, grad) = (vec![0.0_f32; LONG], vec![0.0; LONG]);
-        let step = Step::new(&bomb, 1).backend(Backend::Scalar);
+        let step = Step::new(&spy, 1).backend(Backend::Scalar);
         on_threads(&Calm, || step.run(&mut theta, &grad, &mut []))
     });
     let panic = left.unwrap_err();
