@@ -93,10 +93,10 @@ impl<'a> Lent<'a> {
 ///
 /// # Errors
 ///
-/// All are found before anything is written, and name a tensor by its number in the list:
+/// All are found before anything is written:
 /// [`Error::UnknownGroup`] for a rule that is not in `rules`, [`Error::StepNumber`] for t = 0,
 /// [`Error::MissingState`], [`Error::SuperfluousState`], and those of
-/// [`Optimizer::step`](super::Optimizer::step).
+/// [`Optimizer::step`](super::Optimizer::step), where a tensor's number in the list stands for its name.
 pub fn step_all<'a, R: NamedRule>(
     rules: &[R],
     options: &StepOptions,

@@ -28,7 +28,7 @@ pub struct LossScale {
     pub growth_factor: f64,
     /// What it is multiplied with after a step that was not finite. Default: 0.5.
     pub backoff_factor: f64,
-    /// Default: 2000.
+    /// At least 1. Default: 2000.
     pub growth_interval: u64,
     /// Finite steps since the scale changed last.
     pub finite_steps: u64,
@@ -63,14 +63,19 @@ impl LossScale {
             "a finite number of at least 1",
         )?;
         let shrinks = backoff_factor > 0.0 && backoff_factor <= 1.0;
-        check("backoff_factor", backoff_factor, shrinks, "a number in (0, 1]")
+        check("backoff_factor", backoff_factor, shrinks, "a number in (0, 1]")?;
+        let interval = self.growth_interval;
+        check("growth_interval", interval as f64, interval > 0, "at least 1")
     }
 
     /// What follows from the gradients of a step: whether all were finite. A scale that would
-    /// outgrow `f32` stays.
+    /// outgrow `f32`, or fall below its least normal number, stays.
     pub fn update(&mut self, finite: bool) {
         if !finite {
-            self.scale *= self.backoff_factor;
+            let shrunk = self.scale * self.backoff_factor;
+            if shrunk >= f64::from(f32::MIN_POSITIVE) {
+                self.scale = shrunk;
+            }
             self.finite_steps = 0;
             return;
         }

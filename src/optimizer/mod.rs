@@ -302,7 +302,7 @@ impl<R: NamedRule> Optimizer<R> {
         self.groups.get(group.0)
     }
 
-    /// A group's rule, to be changed between steps. It is checked on the next one, and if it then
+    /// A group's rule, to be changed between steps. It is checked on the next one of one of its parameters, and if it then
     /// keeps other states than before, that step is refused.
     pub fn rule_mut(&mut self, group: GroupId) -> Option<&mut R> {
         self.groups.get_mut(group.0)
@@ -310,10 +310,9 @@ impl<R: NamedRule> Optimizer<R> {
 
     /// A parameter's state of this name, such as `m`, if it has one by now and it is of type `S`.
     pub fn state<S: Element>(&self, id: ParamId, name: &str) -> Option<&[S]> {
-        let param = self.params.get(id.0)?;
-        let names = self.groups[param.group].state_names();
-        let i = names.iter().position(|&state| state == name)?;
-        S::of(param.states.as_ref()?.get(i)?)
+        let states = self.params.get(id.0)?.states.as_ref()?;
+        let i = states.names().iter().position(|&state| state == name)?;
+        S::of(states.get(i)?)
     }
 
     /// What a parameter's random bits are drawn from when it is rounded stochastically with `seed`:

@@ -13,8 +13,8 @@ pub struct StepOptions {
     pub clip_norm: Option<ClipNorm>,
     /// Holds every gradient within ± this, after it has been scaled. Default: none.
     pub clip_value: Option<f64>,
-    /// Takes no step if a gradient is infinite or NaN. Default: `false`, unless there is a loss
-    /// scale.
+    /// Takes no step if a gradient is infinite or NaN, or if the norm of finite `f64` gradients is past the largest
+    /// `f64`. Default: `false`, unless there is a loss scale.
     pub skip_nonfinite: bool,
     /// Reports the norm of the gradients also where nothing else needs it; this reads them once
     /// more. Default: `false`.
@@ -68,7 +68,7 @@ pub struct Report {
     pub clip_factor: f64,
     /// How many gradients were infinite or NaN. None if nothing asked for it.
     pub nonfinite: Option<u64>,
-    /// That no step was taken, since a gradient was not finite.
+    /// That no step was taken, since a gradient was not finite, or their norm.
     pub skipped: bool,
     /// The largest |Δθ|; one that is NaN does not count. None if it was not asked for.
     pub largest_update: Option<f64>,

@@ -226,6 +226,92 @@ fn what_does_not_fit() {
     assert_eq!(file.names(), ["w.m", "w.v"]);
 }
 
+/// A tensor that is kept under the name of a state which its parameter does not have so far would be taken for that.
+#[test]
+fn kept_tensors_are_no_states() {
+    let (_dir, path) = temporary();
+    let kept = [7.0_f32; 4];
+    for name in ["w.m", "w.v"] {
+        let opt = adamw(4);
+        let error = opt.checkpoint().with(name, &kept).save(&path).unwrap_err().to_string();
+        let why = format!("a tensor has the name of a parameter's state, `{name}`");
+        assert_eq!(error, format!("{}: {why}", path.display()));
+        assert!(!path.exists());
+    }
+    for name in ["w.exp_avg", "w.exp_avg_sq", "w.step"] {
+        let error = adamw(4).torch_checkpoint().with(name, &kept).save(&path).unwrap_err();
+        assert!(error.to_string().contains("the name of a parameter's state"), "{error}");
+    }
+    adamw(4).checkpoint().with("w", &kept).with("w.step", &kept).save(&path).unwrap();
+    let mut loaded = stepped(4);
+    load(&path, &mut loaded).unwrap();
+    let w = loaded.id("w").unwrap();
+    assert_eq!((loaded.t(w), loaded.state::<f32>(w, "m")), (0, None));
+}
+
+/// A file of something else is not one in which nothing has been stepped.
+#[test]
+fn what_is_not_torchs() {
+    let (_dir, path) = temporary();
+    let refused = |why: &str| {
+        let mut opt = stepped(4);
+        let w = opt.id("w").unwrap();
+        let m = opt.state::<f32>(w, "m").unwrap().to_vec();
+        let error = CheckpointReader::open(&path).unwrap().load_torch(&mut opt).unwrap_err();
+        assert_eq!(error.to_string(), format!("{}: {why}", path.display()));
+        assert_eq!((opt.t(w), opt.state::<f32>(w, "m")), (1, Some(&m[..])));
+    };
+    let none = "has no tensor `<param>.step` of a parameter";
+    stepped(4).checkpoint().save(&path).unwrap();
+    refused(none);
+    let weights = [1.0_f32; 4].map(f32::to_le_bytes).concat();
+    let view = |name| {
+        let shape = vec![4];
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &weights);
+        (name, view.unwrap())
+    };
+    safetensors::serialize_to_file([view("w")], None, &path).unwrap();
+    refused(none);
+    safetensors::serialize_to_file([view("w.exp_avg"), view("w.exp_avg_sq")], None, &path).unwrap();
+    refused("lacks the tensor `w.step`");
+
+    // One that is written here may hold no states.
+    adamw(4).torch_checkpoint().with("w", &[1.0_f32; 4]).save(&path).unwrap();
+    let mut opt = stepped(4);
+    CheckpointReader::open(&path).unwrap().load_torch(&mut opt).unwrap();
+    assert_eq!((opt.t(opt.id("w").unwrap()), opt.steps()), (0, 0));
+}
+
+/// Steps that an `f32` cannot count are written with more digits, and refused where `f64` ends.
+#[test]
+fn torchs_step_numbers() {
+    let (_dir, path) = temporary();
+    stepped(4).checkpoint().save(&path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    for t in [1, 1 << 24, (1 << 24) + 1, 8_999_999_999_999_999, 9_000_000_000_000_000_u64] {
+        let text = String::from_utf8_lossy(&bytes[8..]).into_owned();
+        let end = text.rfind("}}").expect("the header ends in two braces") + 2;
+        let header = text[..end].replacen("\\\"t\\\":1", &format!("\\\"t\\\":{t}"), 1);
+        let data = &bytes[bytes.len() - 32..];
+        let new = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+        fs::write(&path, new).unwrap();
+        let mut opt = adamw(4);
+        load(&path, &mut opt).unwrap();
+        let w = opt.id("w").unwrap();
+        assert_eq!(opt.t(w), t);
+        let saved = opt.torch_checkpoint().save(&path);
+        if t >= 9_000_000_000_000_000 {
+            let error = saved.unwrap_err().to_string();
+            assert!(error.contains(&format!("step number `t` is {t}, expected less")), "{error}");
+            continue;
+        }
+        saved.unwrap();
+        let mut back = adamw(4);
+        CheckpointReader::open(&path).unwrap().load_torch(&mut back).unwrap();
+        assert_eq!(back.t(w), t);
+    }
+}
+
 /// Metadata that were tampered with, one value at a time.
 #[test]
 fn metadata_are_checked() {

@@ -1,8 +1,8 @@
 //! What is done to gradients before a step, and what a step says of them.
 
 use fused_adam::{
-    AdamW, Backend, ClipNorm, GradNorm, GroupId, LossScale, Optimizer, ParamId, Parameter, Report,
-    Schedule, Sgd, Tensor, bf16,
+    Adam, AdamW, AnyRule, Backend, ClipNorm, GradNorm, GroupId, LossScale, Optimizer, ParamId,
+    Parameter, Report, RmsProp, Schedule, Sgd, Tensor, bf16,
 };
 
 use crate::common::{Bits, Numbers, Random};
@@ -148,6 +148,44 @@ fn the_scale_follows() {
     let mut large = LossScale { scale: 3e38, growth_interval: 1, ..LossScale::default() };
     large.update(true);
     assert_eq!(large.scale, 3e38);
+}
+
+/// However long gradients are not finite, steps are skipped, and the first finite one is taken.
+#[test]
+fn the_scale_stays_a_scale() {
+    let (mut opt, _) = sgd(2);
+    opt.loss_scale = Some(LossScale::default());
+    let mut theta = [1.0; 2];
+    for _ in 0..300 {
+        assert!(step(&mut opt, &mut theta, &[f32::NAN; 2]).skipped);
+    }
+    let scale = opt.loss_scale.unwrap().scale;
+    assert_eq!(scale, f64::from(f32::MIN_POSITIVE));
+    assert!(!step(&mut opt, &mut theta, &[scale as f32; 2]).skipped);
+    assert_eq!(theta, [0.0; 2]);
+
+    let never = LossScale { growth_interval: 0, ..LossScale::default() };
+    opt.loss_scale = Some(never);
+    let id = opt.id("w").unwrap();
+    let error = opt.step([Tensor::new(id, &mut theta, &[1.0_f32; 2])]).unwrap_err();
+    assert_eq!(error.to_string(), "`growth_interval` is 0.0, expected at least 1");
+    assert_eq!((theta, opt.loss_scale), ([0.0; 2], Some(never)));
+}
+
+/// States are found by the names under which they were made, also while the rule has others.
+#[test]
+fn states_keep_their_names() {
+    let mut opt = Optimizer::<AnyRule>::new(Adam::default().into()).unwrap();
+    let id = opt.add::<f32>(GroupId::default(), "w", 2).unwrap();
+    opt.step([Tensor::new(id, &mut [1.0_f32; 2], &[2.0_f32; 2])]).unwrap();
+    let states = |opt: &Optimizer<AnyRule>| {
+        ["m", "v"].map(|name| opt.state::<f32>(id, name).unwrap().to_vec())
+    };
+    let before = states(&opt);
+    assert_ne!(before[0], before[1]);
+    *opt.rule_mut(GroupId::default()).unwrap() =
+        RmsProp { centered: true, ..RmsProp::default() }.into();
+    assert_eq!(states(&opt), before);
 }
 
 /// Frozen parameters keep their state and their count, and need none before their first gradient.

@@ -32,6 +32,12 @@ const VERSION: u32 = 1;
 /// Where in the metadata the description is.
 const KEY: &str = "fused_adam";
 
+/// In the metadata of a file of torch's layout: that it was written here, and lacks what has not been stepped.
+const TORCH_KEY: &str = "fused_adam_torch";
+
+/// The first number of steps that torch's layout is not trusted with: past it, an `f64` has no halves.
+const MOST_STEPS: u64 = 9_000_000_000_000_000;
+
 /// The longest header that is written or read: 32 MiB, enough for some hundred thousand tensors.
 const LONGEST_HEADER: u64 = 32 << 20;
 

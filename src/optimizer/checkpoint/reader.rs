@@ -8,8 +8,8 @@ use safetensors::tensor::{Dtype, Metadata};
 use serde::de::DeserializeOwned;
 
 use super::{
-    CheckpointError, Description, KEY, LONGEST_HEADER, Result, VERSION, Version, dtype, is_torchs,
-    little_endian, torch_name,
+    CheckpointError, Description, KEY, LONGEST_HEADER, MOST_STEPS, Result, TORCH_KEY, VERSION,
+    Version, dtype, is_torchs, little_endian, torch_name,
 };
 use crate::optimizer::tensor::{States, Type};
 use crate::optimizer::{NamedRule, Optimizer, Param};
@@ -70,7 +70,7 @@ impl CheckpointReader {
 
     /// Has an optimizer go on from here: its parameters' states and step counts, its groups' rules, the
     /// number of its steps, and its loss scale become those of the file. Its parameters and groups
-    /// must be those that were saved, and be of the same types.
+    /// must be those that were saved, and be of the same types, and of the same lengths where they have states.
     ///
     /// If the optimizer has states already, they are replaced when all have been read; a new optimizer
     /// needs no second copy in memory.
@@ -142,32 +142,41 @@ impl CheckpointReader {
 
     /// Has an optimizer go on from the states of torch's Adam, AdamW or RAdam, as
     /// [`Optimizer::torch_checkpoint`] names them, in tensors of any shape with as many elements. Its
-    /// steps become the largest of its parameters'. Parameters that the file does not know have not been stepped. Rules and options are not in
-    /// the file, and stay.
+    /// steps become the largest of its parameters'. Parameters that the file does not know have not been stepped, but it has to know one, unless
+    /// it is empty or was written by [`Optimizer::torch_checkpoint`]. Rules and options are not in the file, and stay.
     ///
     /// # Errors
     ///
     /// [`CheckpointError`] says what does not fit. Then nothing has changed.
     pub fn load_torch<R: NamedRule>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
         let mut states = Vec::with_capacity(opt.params.len());
+        let mut any = self.metadata.tensors().is_empty() || self.metadata_of(TORCH_KEY).is_some();
         for own in &opt.params {
             let rule = &opt.groups[own.group];
             let step = format!("{}.step", own.name);
+            let name = |state: &str| format!("{}.{}", own.name, torch_name(state).unwrap_or(state));
             if self.metadata.info(&step).is_none() {
+                let has = |state: &&str| self.metadata.info(&name(state)).is_some();
+                if is_torchs(rule) && rule.state_names().iter().any(has) {
+                    return Err(self.format(format!("lacks the tensor `{step}`")));
+                }
                 states.push((0, None));
                 continue;
             }
+            any = true;
             if !is_torchs(rule) {
                 let what = format!("the rule of `{}`", own.name);
                 let found = "adam, adamw or radam".to_owned();
                 return Err(self.mismatch(what, found, rule.name().to_owned()));
             }
             let t = self.step_number(&step)?;
-            let name = |state: &str| format!("{}.{}", own.name, torch_name(state).unwrap_or(state));
             for state in rule.state_names() {
                 self.info(&name(state), own.types.state, own.len)?;
             }
             states.push((t, Some(self.states(own, rule, name)?)));
+        }
+        if !any {
+            return Err(self.format("has no tensor `<param>.step` of a parameter".to_owned()));
         }
         opt.steps = states.iter().map(|(t, _)| *t).max().unwrap_or(0);
         for (own, (t, new)) in opt.params.iter_mut().zip(states) {
@@ -193,14 +202,17 @@ impl CheckpointReader {
     }
 
     fn description<R: DeserializeOwned>(&self) -> Result<Description<R>> {
-        let json = self.metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
-        let Some(json) = json else {
+        let Some(json) = self.metadata_of(KEY) else {
             return Err(self.format(format!("is not a checkpoint: its metadata lack `{KEY}`")));
         };
         let invalid = |error| self.format(format!("its metadata `{KEY}` are not valid: {error}"));
         let version: Version = serde_json::from_str(json).map_err(invalid)?;
         self.fits("the version", version.version, VERSION)?;
         serde_json::from_str(json).map_err(invalid)
+    }
+
+    fn metadata_of(&self, key: &str) -> Option<&String> {
+        self.metadata.metadata().as_ref()?.get(key)
     }
 
     /// Where a tensor begins, if it is of this type and length.
@@ -263,7 +275,7 @@ impl CheckpointReader {
             }
             _ => f64::NAN,
         };
-        if t >= 0.0 && t.fract() == 0.0 && t < 9e15 {
+        if t >= 0.0 && t.fract() == 0.0 && t < MOST_STEPS as f64 {
             return Ok(t as u64);
         }
         Err(self.mismatch(format!("`{name}`"), t.to_string(), "one number of steps".into()))

@@ -9,8 +9,8 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
 
 use super::{
-    CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, ParamDescription, Result,
-    VERSION, dtype, is_torchs, little_endian, torch_name,
+    CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, MOST_STEPS,
+    ParamDescription, Result, TORCH_KEY, VERSION, dtype, is_torchs, little_endian, torch_name,
 };
 use crate::backend::columns::AnySlice;
 use crate::optimizer::tensor::Type;
@@ -23,6 +23,8 @@ use crate::{Element, Error};
 pub struct CheckpointWriter<'a> {
     metadata: serde_json::Result<HashMap<String, String>>,
     tensors: Vec<Saved<'a>>,
+    /// Names of states that parameters do not have so far: a tensor of such a name would be taken for one.
+    taken: HashSet<String>,
     /// That it is well formed, and would be read again.
     valid: std::result::Result<(), Error>,
 }
@@ -36,7 +38,7 @@ struct Saved<'a> {
 
 enum Bytes<'a> {
     Of(&'a [u8]),
-    Number([u8; 4]),
+    Number(Vec<u8>),
 }
 
 impl Bytes<'_> {
@@ -89,18 +91,13 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
             groups: groups.collect(),
             params: self.params.iter().map(describe).collect(),
         };
-        let mut tensors = Vec::new();
-        for param in &self.params {
-            let names = self.groups[param.group].state_names();
-            for (i, state) in names.iter().enumerate() {
-                if let Some(slice) = param.states.as_ref().and_then(|states| states.get(i)) {
-                    tensors.push(Saved::new(format!("{}.{state}", param.name), slice));
-                }
-            }
-        }
         let json = serde_json::to_string(&description);
         let metadata = json.map(|json| HashMap::from([(KEY.to_owned(), json)]));
-        CheckpointWriter { metadata, tensors, valid: self.valid() }
+        let mut writer = CheckpointWriter::new(metadata, self.valid());
+        for param in &self.params {
+            writer.add_states(self, param, |state| state);
+        }
+        writer
     }
 }
 
@@ -120,28 +117,26 @@ impl<R: NamedRule> Optimizer<R> {
     }
 
     /// The states of Adam, AdamW or RAdam as torch keeps them: `<param>.exp_avg`, `<param>.exp_avg_sq`,
-    /// with AMSGrad `<param>.max_exp_avg_sq`, and `<param>.step`, an `f32`. Parameters without a step so
-    /// far are left out, as in torch, and so are those of other rules.
+    /// with AMSGrad `<param>.max_exp_avg_sq`, and `<param>.step`, an `f32`, or an `f64` where that has not enough
+    /// digits. Parameters without a step so far are left out, as in torch, and so are those of other rules.
     pub fn torch_checkpoint(&self) -> CheckpointWriter<'_> {
-        let mut tensors = Vec::new();
+        let metadata = [("format", "pt"), (TORCH_KEY, "1")].map(|(k, v)| (k.into(), v.into()));
+        let mut writer = CheckpointWriter::new(Ok(HashMap::from(metadata)), self.valid());
         let has_layout = |param: &&Param<'_, R>| is_torchs(&self.groups[param.group]);
-        for param in self.params.iter().filter(has_layout).filter(|param| param.t > 0) {
-            let names = self.groups[param.group].state_names();
-            for (i, state) in names.iter().enumerate() {
-                if let Some(slice) = param.states.as_ref().and_then(|states| states.get(i)) {
-                    let state = torch_name(state).unwrap_or(state);
-                    tensors.push(Saved::new(format!("{}.{state}", param.name), slice));
-                }
+        for param in self.params.iter().filter(has_layout) {
+            let step = format!("{}.step", param.name);
+            if param.t > 0 {
+                writer.tensors.push(Saved::step_number(step, param.t));
+            } else {
+                writer.taken.insert(step);
             }
-            tensors.push(Saved {
-                name: format!("{}.step", param.name),
-                shape: Vec::new(),
-                dtype: Dtype::F32,
-                bytes: Bytes::Number((param.t as f32).to_le_bytes()),
-            });
+            if param.t >= MOST_STEPS {
+                let expected = "less than 9e15 to be written as torch does";
+                writer.valid = Err(Error::StepNumber { t: param.t, expected });
+            }
+            writer.add_states(self, param, |state| torch_name(state).unwrap_or(state));
         }
-        let metadata = Ok(HashMap::from([("format".into(), "pt".into())]));
-        CheckpointWriter { metadata, tensors, valid: self.valid() }
+        writer
     }
 }
 
@@ -150,9 +145,42 @@ impl<'a> Saved<'a> {
         let dtype = dtype(Type::of_slice(slice));
         Saved { name, shape: vec![slice.len()], dtype, bytes: Bytes::Of(slice.bytes()) }
     }
+
+    /// As torch keeps it, or with twice the digits if it needs them.
+    fn step_number(name: String, t: u64) -> Self {
+        let single = t as f32;
+        let (dtype, bytes) = match single as u64 == t {
+            true => (Dtype::F32, single.to_le_bytes().to_vec()),
+            false => (Dtype::F64, (t as f64).to_le_bytes().to_vec()),
+        };
+        Saved { name, shape: Vec::new(), dtype, bytes: Bytes::Number(bytes) }
+    }
 }
 
 impl<'a> CheckpointWriter<'a> {
+    fn new(
+        metadata: serde_json::Result<HashMap<String, String>>,
+        valid: std::result::Result<(), Error>,
+    ) -> Self {
+        CheckpointWriter { metadata, tensors: Vec::new(), taken: HashSet::new(), valid }
+    }
+
+    /// The states of a parameter; of those that it does not have so far, the names, by which the file calls them.
+    fn add_states<R: NamedRule>(
+        &mut self,
+        opt: &Optimizer<R>,
+        param: &'a Param<'_, R>,
+        called: impl Fn(&'static str) -> &'static str,
+    ) {
+        for (i, state) in opt.groups[param.group].state_names().iter().enumerate() {
+            let name = format!("{}.{}", param.name, called(state));
+            match param.states.as_ref().and_then(|states| states.get(i)) {
+                Some(slice) => self.tensors.push(Saved::new(name, slice)),
+                None => _ = self.taken.insert(name),
+            }
+        }
+    }
+
     /// Keeps another tensor in the same file, such as the parameter itself, under this name.
     pub fn with<E: Element>(mut self, name: &str, tensor: &'a [E]) -> Self {
         self.tensors.push(Saved::new(name.to_owned(), E::any(tensor)));
@@ -164,7 +192,8 @@ impl<'a> CheckpointWriter<'a> {
     /// # Errors
     ///
     /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if what would be written could not
-    /// be loaded: hyper-parameters outside their range, states of another rule, two tensors of one name.
+    /// be loaded: hyper-parameters outside their range, states of another rule, two tensors of one name, one of the
+    /// name of a state that its parameter does not have so far.
     /// [`CheckpointError::Io`]. Then the old file is as it was, unless the new one is whole in its place and
     /// only bringing the directory to the disk has failed.
     pub fn save(mut self, path: impl AsRef<Path>) -> Result<()> {
@@ -180,6 +209,10 @@ impl<'a> CheckpointWriter<'a> {
         let mut names = HashSet::from(["__metadata__"]);
         if let Some(twice) = self.tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
             return Err(format(format!("there are two tensors `{}`", twice.name)));
+        }
+        if let Some(state) = self.tensors.iter().find(|tensor| self.taken.contains(&tensor.name)) {
+            let why = format!("a tensor has the name of a parameter's state, `{}`", state.name);
+            return Err(format(why));
         }
         let metadata = self.metadata.map_err(|error| failed(error.into()))?;
         let header = header(metadata, &self.tensors).map_err(failed)?;
