@@ -220,7 +220,7 @@ typedef struct FusedAdamLossScale {
    */
   double backoff_factor;
   /**
-   * 2000 as a rule.
+   * 2000 as a rule, and at least 1.
    */
   uint64_t growth_interval;
   /**

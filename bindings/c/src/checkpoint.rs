@@ -91,7 +91,12 @@ impl<'a> Kept<'a> {
             buffer: Buffer,
             file: &mut CheckpointReader,
         ) -> Result<Box<dyn FnOnce()>, Failure> {
-            let mut values = vec![E::from_f64(0.0); buffer.len];
+            let mut values = Vec::new();
+            values.try_reserve_exact(buffer.len).map_err(|_| {
+                let message = format!("`{name}` has {} elements, more than memory", buffer.len);
+                Failure::new(FusedAdamStatus::Length, message)
+            })?;
+            values.resize(buffer.len, E::from_f64(0.0));
             file.read(name, &mut values)?;
             // SAFETY: its buffer has passed the checks, and the caller promises the rest.
             Ok(Box::new(move || unsafe { slice_mut::<E>(buffer) }.copy_from_slice(&values)))

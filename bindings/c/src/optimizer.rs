@@ -8,7 +8,7 @@ use fused_adam::{
     f16,
 };
 
-use crate::buffers::{self, FusedAdamType, handle, handle_mut, place};
+use crate::buffers::{self, Buffer, FusedAdamType, handle, handle_mut, place};
 use crate::options::{FusedAdamOptions, or_default};
 use crate::rule::{self, FusedAdamRule};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
@@ -47,7 +47,7 @@ pub struct FusedAdamLossScale {
     pub growth_factor: f64,
     /// What it is multiplied with after a step that was not finite: 0.5 as a rule, 1 for one that stays.
     pub backoff_factor: f64,
-    /// 2000 as a rule.
+    /// 2000 as a rule, and at least 1.
     pub growth_interval: u64,
     /// Finite steps since the scale changed last: 0 at first.
     pub finite_steps: u64,
@@ -57,6 +57,34 @@ impl FusedAdamOptimizer {
     pub(crate) fn param(&self, number: usize) -> Result<&Param, Failure> {
         let unknown = || Error::UnknownParam { param: format!("number {number}") };
         Ok(self.params.get(number).ok_or_else(unknown)?)
+    }
+
+    /// Where a parameter's state of this name is, if it has one by now.
+    fn state_address(&self, own: &Param, name: &str) -> Option<*const c_void> {
+        fn address<E: Element>(
+            opt: &Optimizer<AnyRule>,
+            id: ParamId,
+            name: &str,
+        ) -> Option<*const c_void> {
+            opt.state::<E>(id, name).map(|state| state.as_ptr().cast())
+        }
+        let of = match own.state {
+            FusedAdamType::F32 => address::<f32>,
+            FusedAdamType::F64 => address::<f64>,
+            FusedAdamType::Bf16 => address::<bf16>,
+            FusedAdamType::F16 => address::<f16>,
+        };
+        of(&self.core, own.id, name)
+    }
+
+    /// The states that a step of a parameter writes, so far.
+    pub(crate) fn states(&self, own: &Param) -> impl Iterator<Item = Buffer> {
+        let names = self.rule(own.group).map_or(&[][..], AnyRule::state_names);
+        names.iter().filter_map(|name| {
+            let pointer = self.state_address(own, name)?.cast_mut();
+            let (len, of) = (own.len, own.state);
+            Some(Buffer { pointer, len, of, name, tensor: None, written: true })
+        })
     }
 
     fn group(&self, number: usize) -> Result<GroupId, Failure> {
@@ -426,13 +454,6 @@ pub unsafe extern "C" fn fused_adam_optimizer_state(
     name: *const c_char,
     state: *mut *const c_void,
 ) -> FusedAdamStatus {
-    fn address<E: Element>(
-        opt: &Optimizer<AnyRule>,
-        id: ParamId,
-        name: &str,
-    ) -> Option<*const c_void> {
-        opt.state::<E>(id, name).map(|state| state.as_ptr().cast())
-    }
     guarded(|| {
         // SAFETY: the caller's promise.
         let (opt, name) = unsafe { (handle("opt", opt)?, text::borrowed("name", name)?) };
@@ -443,13 +464,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_state(
             let message = format!("there is no state `{name}`, expected one of {known:?}");
             return Err(Failure::new(FusedAdamStatus::Unknown, message));
         }
-        let of = match own.state {
-            FusedAdamType::F32 => address::<f32>,
-            FusedAdamType::F64 => address::<f64>,
-            FusedAdamType::Bf16 => address::<bf16>,
-            FusedAdamType::F16 => address::<f16>,
-        };
-        let found = of(&opt.core, own.id, name).unwrap_or(std::ptr::null());
+        let found = opt.state_address(own, name).unwrap_or(std::ptr::null());
         // SAFETY: it is not NULL, so the caller promises that it may be written.
         unsafe { place.write(found) };
         Ok(())

@@ -80,6 +80,10 @@ impl Job {
         if let Some(copy) = copy {
             spans.push(copy.span()?);
         }
+        // Where they are can be asked for, so they could be handed in.
+        for state in opt.states(own) {
+            spans.push(Buffer { tensor: tensor_number, ..state }.span()?);
+        }
         Ok(Job { id: own.id, theta, grad, copy })
     }
 

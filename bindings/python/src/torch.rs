@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyType};
 
-use crate::border::{Exchange, Slot, View, of_torch, with_slices};
+use crate::border::{Exchange, Slot, View, of_torch, refuse_negated, with_slices};
 use crate::pool;
 use crate::rules::{of_group, refused};
 
@@ -61,7 +61,12 @@ pub fn torch_step<'py>(
         let names: Vec<_> = names.iter().map(|name| (*name, PyString::intern(py, name))).collect();
         let params = group.get_item(intern!(py, "params"))?;
         let params = params.ok_or_else(|| PyValueError::new_err("a group has no \"params\""))?;
-        for param in params.cast_into::<PyList>()? {
+        let params = match params.cast_into::<PyList>() {
+            Ok(params) => params,
+            // Groups that were put together by hand may have a tuple.
+            Err(other) => PyList::new(py, other.into_inner().extract::<Vec<Bound<'py, PyAny>>>()?)?,
+        };
+        for param in params {
             let found = states.next_if_of(&param);
             let grad = param.getattr(intern!(py, "grad"))?;
             if grad.is_none() {
@@ -171,12 +176,11 @@ impl<'py> Call<'py> {
             ));
         }
         check_shape("a gradient", &grad_view, &theta)?;
-        // torch's public views with a sign that is not in memory have gaps, unless they are of one element,
-        // and a copy of them has the sign.
-        if grad_view.len() == 1 && grad.call_method0("is_neg")?.is_truthy()? {
-            return Err(PyRuntimeError::new_err(
-                "a gradient is a negated view, expected one after `resolve_neg`",
-            ));
+        // torch's views with a sign that is not in memory are parts of complex numbers: they have gaps, and a copy of them
+        // has the sign, unless they are of one element (or made by `as_strided`).
+        if theta.len() == 1 {
+            refuse_negated("a parameter", param)?;
+            refuse_negated("a gradient", &grad)?;
         }
         let mut states = [const { None }; 3];
         for (place, (name, key)) in states.iter_mut().zip(names) {
@@ -185,6 +189,9 @@ impl<'py> Call<'py> {
             };
             let view = self.view(name, &state)?;
             check_shape(name, &view, &theta)?;
+            if view.len() == 1 {
+                refuse_negated(name, &state)?;
+            }
             if view.is_repeated() {
                 return Err(PyRuntimeError::new_err(format!(
                     "{name} has several elements in one place of memory, expected each in its own"

@@ -297,10 +297,23 @@ def strided_pair(shift: int) -> list[torch.Tensor]:
     return [with_grad(memory[:8:2]), with_grad(memory[shift:][:8:2])]
 
 
-def freed() -> list[torch.Tensor]:
-    param = with_grad(torch.ones(4))
-    param.untyped_storage().resize_(0)
-    return [param]
+def freed(start: int, of: str = "param") -> list[torch.Tensor]:
+    """With a parameter, or a gradient, whose memory was freed, at an offset in it."""
+    memory = torch.ones(start + 4)
+    part = memory[start:]
+    tensors = [with_grad(part) if of == "param" else with_grad(torch.ones(4), part)]
+    memory.untyped_storage().resize_(0)
+    return tensors
+
+
+def halves() -> list[torch.Tensor]:
+    """The upper halves of the elements of another parameter, as numbers of 16 bits."""
+    memory = torch.ones(8)
+    return [with_grad(memory[::2]), with_grad(memory.view(torch.bfloat16)[1::4])]
+
+
+def negated() -> torch.Tensor:
+    return torch.tensor([1 + 2j]).conj().imag.detach()
 
 
 BAD_STEPS = [
@@ -311,9 +324,56 @@ BAD_STEPS = [
     (shared, ValueError, "arrays overlap in memory"),
     (lambda: strided_pair(0), ValueError, "arrays overlap in memory, expected"),
     (lambda: [with_grad(torch.zeros(5).as_strided((3, 3), (1, 1)))], ValueError, "overlap in memory, expected what"),
-    (lambda: freed(), ValueError, "has no memory"),
-    (lambda: [with_grad(torch.ones(1), torch.tensor([1 + 2j]).conj().imag)], RuntimeError, "negated view"),
+    (lambda: freed(0), ValueError, "an array has no memory"),
+    (lambda: freed(4), ValueError, "has no memory: it"),
+    (lambda: freed(4, "grad"), ValueError, "no memory"),
+    (lambda: [with_grad(torch.ones(4), torch._efficientzerotensor(8)[4:])], ValueError, "has no"),
+    (halves, ValueError, "overlap in memory, expected what is written"),
+    (lambda: [with_grad(torch.ones(1), negated())], RuntimeError, "gradient is a negated view"),
+    (lambda: [with_grad(negated())], RuntimeError, "parameter is a negated view"),
 ]
+
+
+def test_a_step_number_without_memory():
+    param = with_grad(torch.ones(4))
+    optimizer = fused.AdamW([param])
+    optimizer.step()
+    before = param.detach().clone()
+    memory = torch.ones(4)
+    optimizer.state[param]["step"] = memory[2]
+    memory.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="has no memory"):
+        optimizer.step()
+    assert torch.equal(param.detach(), before)
+
+
+def test_what_others_put_into_groups_and_states():
+    """A tuple of parameters, entries that torch keeps, and hooks that make something else of a state."""
+    param = with_grad(torch.ones(4))
+    optimizer = fused.NAdam([param], lr=0.1)
+    optimizer.param_groups[0]["params"] = (param,)
+    optimizer.step()
+    assert not torch.equal(param.detach(), torch.ones(4))
+    state = optimizer.state_dict()
+    state["state"]["epoch"] = 3
+    other = fused.NAdam([param], lr=0.1)
+    other.load_state_dict(state)
+    other.step()
+    assert other.state[param]["step"] == 2
+    wrapped = fused.RMSprop([param])
+    wrapped.register_state_dict_post_hook(lambda _, state: {"inner": state})
+    assert list(wrapped.state_dict()) == ["inner"]
+
+
+def test_numbers_have_the_type_of_torchs():
+    torch.set_default_dtype(torch.float64)
+    try:
+        param = with_grad(torch.ones(4))
+        optimizer = fused.NAdam([param])
+        optimizer.step()
+        assert {optimizer.state[param][name].dtype for name in ("step", "mu_product")} == {torch.float64}
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("make, error, message", BAD_STEPS, ids=[bad[2] for bad in BAD_STEPS])

@@ -294,6 +294,12 @@ static void wrong_steps(void) {
   wrong = right;
   wrong.grad = mine.theta;
   REFUSE(step_tensor(wrong), OVERLAP, "share 32 bytes");
+  /* The optimizer's own state, which a step writes. */
+  const void *m = NULL;
+  OK(fused_adam_optimizer_state(opt, right.param, "m", &m));
+  CHECK(m != NULL);
+  wrong.grad = m;
+  REFUSE(step_tensor(wrong), OVERLAP, "`m` of tensor `0`");
   wrong = right;
   wrong.zero_grad = 2;
   REFUSE(step_tensor(wrong), VALUE, "`zero_grad` is 2.0, expected 0 or 1");
@@ -335,6 +341,8 @@ static void wrong_files(const char *path) {
   wrong = kept;
   wrong.len = 7;
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), CHECKPOINT, "the length of `w` is 8, expected 7");
+  wrong.len = (size_t)1 << 50;
+  REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), LENGTH, "more than memory");
   wrong = kept;
   wrong.values = mine.doubles;
   wrong.element_type = FUSED_ADAM_TYPE_F64;

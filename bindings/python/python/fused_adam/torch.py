@@ -61,6 +61,11 @@ def _functions(*names: str) -> list[int]:
 use_torch_threads(*_functions("torch_parallel_for", "torch_get_num_threads"))
 
 
+def _scalar_dtype() -> torch.dtype:
+    """That of torch's own step numbers."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
 class _Fused(torch.optim.Optimizer):
     """What all of them share: ``step``, in one call, and where states come from."""
 
@@ -87,7 +92,7 @@ class _Fused(torch.optim.Optimizer):
     def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         """Fill in what ``state`` lacks, in the layout of torch."""
         if "step" not in state and self._kind != "sgd":
-            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
+            state["step"] = torch.tensor(0.0, dtype=_scalar_dtype(), device="cpu")
         for name in self._buffer_names(group):
             if state.get(name) is None:
                 state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -151,22 +156,28 @@ class AdamW(Adam, _torch.AdamW):
 
 
 class NAdam(_Fused, _torch.NAdam):
-    """``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016)."""
+    """``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016).
+
+    The product of its momenta follows from the number of steps and the present ``betas`` and ``momentum_decay``; torch
+    keeps a running product. So they part where a schedule changes ``betas``, as ``OneCycleLR`` and ``CyclicLR`` do unless they
+    are told ``cycle_momentum=False``.
+    """
 
     _kind = "nadam"
 
     def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         super()._init_state(param, group, state)
         if "mu_product" not in state:
-            state["mu_product"] = torch.tensor(1.0, dtype=torch.float32, device="cpu")
+            state["mu_product"] = torch.tensor(1.0, dtype=_scalar_dtype(), device="cpu")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load torch's ``state_dict``, or this class's."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
-            if "mu_product" in state:
+            # Of entries of others' too, which are kept.
+            if isinstance(state, dict) and "mu_product" in state:
                 # torch makes it of the parameter's type.
-                state["mu_product"] = torch.as_tensor(state["mu_product"]).float()
+                state["mu_product"] = torch.as_tensor(state["mu_product"]).to(_scalar_dtype())
 
 
 class RAdam(_Fused, _torch.RAdam):
@@ -198,8 +209,9 @@ class RMSprop(_Fused, _torch.RMSprop):
     def state_dict(self) -> dict[str, Any]:
         """torch's ``state_dict``; with ``centered`` it holds ``square_avg`` beside ``variance``."""
         packed = super().state_dict()
-        for number, state in packed["state"].items():
-            if "variance" in state:
+        # Hooks may have made anything of it.
+        for number, state in packed.get("state", {}).items():
+            if isinstance(state, dict) and "variance" in state:
                 packed["state"][number] = {**state, "square_avg": self._square(state)}
         return packed
 
@@ -339,11 +351,11 @@ def _are_apart(tensors: list[Tensor]) -> bool:
 
 
 def _places(tensor: Tensor) -> Tensor:
-    """The address of each element."""
+    """The address of each byte."""
     places = torch.tensor(tensor.data_ptr(), dtype=torch.int64, device="cpu")
-    for n, stride in zip(tensor.shape, tensor.stride()):
-        step = stride * tensor.element_size()
-        places = places[..., None] + step * torch.arange(n, device="cpu")
+    size = tensor.element_size()
+    for n, stride in [*zip(tensor.shape, (size * stride for stride in tensor.stride())), (size, 1)]:
+        places = places[..., None] + stride * torch.arange(n, dtype=torch.int64, device="cpu")
     return places.flatten()
 
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -67,7 +67,9 @@ impl DlTensor {
         // SAFETY: the producer has `ndim` numbers there, or none for a scalar.
         let (shape, strides) =
             unsafe { (numbers(self.shape, dimensions), numbers(self.strides, dimensions)) };
-        let data = self.data.cast::<u8>().wrapping_add(self.byte_offset as usize);
+        // No memory is none at any offset.
+        let offset = if self.data.is_null() { 0 } else { self.byte_offset as usize };
+        let data = self.data.cast::<u8>().wrapping_add(offset);
         View::new(data, kind, shape.unwrap_or_default(), strides, writable)
     }
 }
@@ -133,8 +135,34 @@ impl Exchange {
             return Err(PyErr::take(py)
                 .unwrap_or_else(|| PyValueError::new_err("a tensor has no memory to look at")));
         }
+        if (described.data as usize) < LOW && !has_memory(tensor) {
+            described.data = std::ptr::null_mut();
+        }
         described.view(true)
     }
+}
+
+/// Where a storage has no memory, torch says that a tensor lies at its offset in it: some low address, of which the
+/// tensor is asked. Below this are offsets of up to a tebibyte; on most systems memory is above.
+const LOW: usize = 1 << 40;
+
+/// Whether there is memory behind a tensor, if it can say.
+#[cold]
+fn has_memory(tensor: &Bound<'_, PyAny>) -> bool {
+    let Ok(storage) = tensor.getattr("untyped_storage") else { return true };
+    let address = storage.call0().and_then(|storage| storage.call_method0("data_ptr"));
+    address.and_then(|address| address.extract()).is_ok_and(|address: usize| address != 0)
+}
+
+/// torch's tensors that are views of others with the sign turned have it turned in no memory.
+pub fn refuse_negated(what: &str, tensor: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Ok(is_neg) = tensor.getattr(pyo3::intern!(tensor.py(), "is_neg")) else { return Ok(()) };
+    if is_neg.call0()?.is_truthy()? {
+        return Err(PyRuntimeError::new_err(format!(
+            "{what} is a negated view, expected one after `resolve_neg`"
+        )));
+    }
+    Ok(())
 }
 
 /// NumPy's array structure.
@@ -169,6 +197,7 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
     }
     if let Some(exchange) = Exchange::of(&array.get_type())? {
         let view = exchange.view(array)?;
+        refuse_negated("an array", array)?;
         return Ok(Held { view, keep: (array.clone(), None) });
     }
     if array.hasattr("__dlpack__")? {
