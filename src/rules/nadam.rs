@@ -11,11 +11,12 @@
 //! a  = lr·(1−μ_t)/(1−μ_1⋯μ_t),   b = lr·μ_{t+1}/(1−μ_1⋯μ_{t+1}),   μ_t = β1·(1 − ½·0.96^(t·ψ))
 //! ```
 //!
-//! One division, where the textbook's two terms take one each.
+//! One division, where the textbook's two terms take one each. With a `mu_product` the product of the momenta before
+//! μ_t is that one.
 
 use super::moments::{Moments, Quotient};
 use super::{
-    Ends, Rate, Rule, WithKernel, check_at_least_0, check_averages, powers, round, round_eps,
+    Ends, Rate, Rule, WithKernel, check, check_at_least_0, check_averages, powers, round, round_eps,
 };
 use crate::{Error, Float, Lanes};
 
@@ -54,6 +55,11 @@ pub struct NAdam {
     pub decoupled_weight_decay: bool,
     /// ψ, how fast the momentum grows from half of β1 to β1: finite and ≥ 0. Default 4e-3.
     pub momentum_decay: f64,
+    /// μ_1⋯μ_{t−1}, the product of the momenta of the steps before this one, where they were not those of the present β1
+    /// and ψ: for a step after one of the two was changed, if it is to follow the momenta that there were, as torch's does.
+    /// In [0, 1], and to be set anew for each step. Default: none, the product is what the present β1 and ψ make of it.
+    #[cfg_attr(feature = "checkpoint", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub mu_product: Option<f64>,
     /// Climbs along the gradient, not down. Default false.
     pub maximize: bool,
 }
@@ -68,12 +74,18 @@ impl Default for NAdam {
             weight_decay: 0.0,
             decoupled_weight_decay: false,
             momentum_decay: 4e-3,
+            mu_product: None,
             maximize: false,
         }
     }
 }
 
 impl NAdam {
+    /// μ_1⋯μ_t of the present β1 and ψ.
+    pub fn mu_product_after(&self, t: u64) -> f64 {
+        self.momenta(t).2
+    }
+
     /// μ_t, μ_{t+1}, and the product of μ_1 to μ_t.
     ///
     /// The product takes a loop, of at most a few thousand turns whatever t is: it ends where the
@@ -107,11 +119,15 @@ impl Rule for NAdam {
 
     fn check(&self) -> Result<(), Error> {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)?;
-        check_at_least_0("momentum_decay", self.momentum_decay)
+        check_at_least_0("momentum_decay", self.momentum_decay)?;
+        self.mu_product.map_or(Ok(()), |product| {
+            check("mu_product", product, (0.0..=1.0).contains(&product), "a number in [0, 1]")
+        })
     }
 
     fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
         let (mu, mu_next, product) = self.momenta(t);
+        let product = self.mu_product.map_or(product, |before| before * mu);
         let [power, _] = powers([self.beta2, 0.0], t);
         let of_grad = self.lr * (1.0 - mu) / (1.0 - product);
         let of_m = self.lr * mu_next / (1.0 - product * mu_next);

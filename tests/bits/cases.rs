@@ -172,6 +172,7 @@ fn rules(name: &str) -> BoxedStrategy<AnyRule> {
                 weight_decay,
                 decoupled_weight_decay,
                 momentum_decay: if flag { 4e-3 } else { more },
+                mu_product: maximize.then_some(beta2),
                 maximize,
             }
             .into(),

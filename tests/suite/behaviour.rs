@@ -186,6 +186,37 @@ fn nadam_takes_any_step_number() {
     }
 }
 
+/// Momenta that were others before: those of torch, which multiplies them up.
+#[test]
+fn nadam_goes_on_from_other_momenta() {
+    let [mut theta, mut m, mut v] = [[1.0_f64], [0.0], [0.0]];
+    let (mut expected, mut mean, mut square, mut product) = (1.0_f64, 0.0, 0.0, 1.0_f64);
+    for t in 1..=20_u64 {
+        let beta1 = 0.5 + 0.02 * t as f64;
+        let rule = NAdam { beta1, mu_product: Some(product), ..NAdam::default() };
+        let grad = (t as f64).cos();
+        Step::new(&rule, t).run(&mut theta, &[grad], &mut [&mut m, &mut v]).unwrap();
+
+        let mu = |t: u64| beta1 * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * rule.momentum_decay));
+        product *= mu(t);
+        mean = beta1 * mean + (1.0 - beta1) * grad;
+        square = rule.beta2 * square + (1.0 - rule.beta2) * grad * grad;
+        let root = (square / (1.0 - rule.beta2.powi(t as i32))).sqrt() + rule.eps;
+        expected -= rule.lr * (1.0 - mu(t)) / (1.0 - product) * grad / root;
+        expected -= rule.lr * mu(t + 1) / (1.0 - product * mu(t + 1)) * mean / root;
+        assert!((theta[0] - expected).abs() < 1e-13, "{t}: {} for {expected}", theta[0]);
+    }
+    // Where they were the same there is no difference.
+    let rule = NAdam::default();
+    let same = NAdam { mu_product: Some(rule.mu_product_after(9)), ..rule };
+    let [one, other] = [rule, same].map(|rule| {
+        let mut theta = [1.0_f64];
+        Step::new(&rule, 10).run(&mut theta, &[0.1], &mut [&mut [0.1], &mut [0.01]]).unwrap();
+        theta[0]
+    });
+    assert!((one - other).abs() < 1e-15, "{one} for {other}");
+}
+
 /// A landscape of two parameters, its gradient, a start, and where it is lowest.
 struct Landscape {
     name: &'static str,

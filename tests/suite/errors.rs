@@ -92,6 +92,10 @@ fn hyper_parameters() -> Vec<(&'static str, &'static str, Set)> {
         ("nadam", "eps", field!(NAdam, eps)),
         ("nadam", "weight_decay", field!(NAdam, weight_decay)),
         ("nadam", "momentum_decay", field!(NAdam, momentum_decay)),
+        ("nadam", "mu_product", |rule, value| {
+            let AnyRule::NAdam(rule) = rule else { unreachable!("another rule") };
+            rule.mu_product = Some(value);
+        }),
         ("radam", "lr", field!(RAdam, lr)),
         ("radam", "beta1", field!(RAdam, beta1)),
         ("radam", "beta2", field!(RAdam, beta2)),
@@ -126,7 +130,7 @@ fn hyper_parameters_of_every_rule() {
     for (rule, name, set) in hyper_parameters() {
         let (expected, values) = match name {
             "beta1" | "beta2" | "alpha" | "gamma" => UNIT,
-            "momentum" | "dampening" => CLOSED,
+            "momentum" | "dampening" | "mu_product" => CLOSED,
             "eps" => POSITIVE,
             _ => OTHER,
         };

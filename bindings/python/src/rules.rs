@@ -102,6 +102,7 @@ pub fn of_group(
                 decoupled_weight_decay,
                 momentum_decay,
                 maximize,
+                ..NAdam::default()
             };
             (rule.into(), MOMENTS)
         }

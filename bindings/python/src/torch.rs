@@ -43,6 +43,8 @@ pub fn torch_step<'py>(
     let py = groups.py();
     let mut call = Call {
         exchange: exchange(py)?,
+        groups: groups.len(),
+        own_rules: Vec::new(),
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
         slots: Vec::new(),
         params: Vec::new(),
@@ -93,6 +95,7 @@ pub fn torch_step<'py>(
         skip_nonfinite,
         ..StepOptions::default()
     };
+    rules.append(&mut call.own_rules);
     let report = call.run(py, &rules, options)?;
     Ok((missing, report.grad_norm, report.skipped))
 }
@@ -135,6 +138,9 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
 /// A step that is being put together.
 struct Call<'py> {
     exchange: &'static Exchange,
+    /// How many groups there are, each with a rule; the others come after those.
+    groups: usize,
+    own_rules: Vec<AnyRule>,
     /// The parameters whose state was made for this step.
     fresh: HashSet<usize>,
     slots: Vec<Slot>,
@@ -200,6 +206,14 @@ impl<'py> Call<'py> {
             *place = Some((state, view));
         }
         let Some(t) = self.step_number(rule, param, state)? else { return Ok(false) };
+        let own = match rule {
+            AnyRule::NAdam(rule) => self.mu_product(rule, t, state)?,
+            _ => None,
+        };
+        let number = match own {
+            Some(own) => self.own_rule(own)?,
+            None => number,
+        };
 
         let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
         let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
@@ -221,6 +235,16 @@ impl<'py> Call<'py> {
         self.keep.push(grad);
         self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
         Ok(true)
+    }
+
+    /// The number of a rule that is not that of a group.
+    fn own_rule(&mut self, rule: AnyRule) -> PyResult<usize> {
+        rule.check().map_err(refused)?;
+        // Parameters were mostly stepped alike.
+        if self.own_rules.last() != Some(&rule) {
+            self.own_rules.push(rule);
+        }
+        Ok(self.groups + self.own_rules.len() - 1)
     }
 
     /// Which step it is; none if the state does not say.
@@ -246,18 +270,33 @@ impl<'py> Call<'py> {
         })?;
         self.counters.push((view, steps + 1.0));
         self.keep.push(counter);
-        if let AnyRule::NAdam(NAdam { beta1, momentum_decay, .. }) = rule
-            && let Some(product) = state.get_item(intern!(py, "mu_product"))?
-        {
-            // For torch to go on from; here it follows from the step number.
-            let view = self.view("mu_product", &product)?;
-            let mu = beta1 * (1.0 - 0.5 * 0.96_f64.powf((steps + 1.0) * momentum_decay));
-            if let Some(old) = view.number() {
-                self.counters.push((view, old * mu));
-                self.keep.push(product);
-            }
-        }
         Ok(Some(steps as u64 + 1))
+    }
+
+    /// NAdam's product of momenta, which torch goes on from. Here it follows from the step number, but where the momenta were
+    /// others before, by a schedule of `betas`, say: then the rule of this parameter alone has that product.
+    fn mu_product(
+        &mut self,
+        rule: &NAdam,
+        t: u64,
+        state: &Bound<'py, PyDict>,
+    ) -> PyResult<Option<AnyRule>> {
+        let Some(product) = state.get_item(intern!(state.py(), "mu_product"))? else {
+            return Ok(None);
+        };
+        let view = self.view("mu_product", &product)?;
+        let Some(old) = view.number() else { return Ok(None) };
+        let mu = rule.beta1 * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * rule.momentum_decay));
+        self.counters.push((view, old * mu));
+        self.keep.push(product);
+        let usual = rule.mu_product_after(t - 1);
+        // More than what a product of as many `f32` is off by.
+        let rounding =
+            2.0 * f64::from(f32::EPSILON) * t as f64 * usual + f64::from(f32::MIN_POSITIVE);
+        Ok(((old - usual).abs() > rounding).then(|| {
+            let rule = NAdam { mu_product: Some(old), ..*rule };
+            rule.into()
+        }))
     }
 
     /// A tensor in row-major order: itself, or a copy, which goes back if the tensor is written.

@@ -365,6 +365,41 @@ def test_what_others_put_into_groups_and_states():
     assert list(wrapped.state_dict()) == ["inner"]
 
 
+@pytest.mark.parametrize("schedule", ["one cycle", "cyclic", "by hand", "loaded"])
+def test_nadam_under_changing_betas(schedule):
+    """torch multiplies up the momenta that there were, and so does this one when they were not the present ones."""
+
+    def trained(optimizer_class, first_class=None):
+        torch.manual_seed(3)
+        params = [torch.nn.Parameter(torch.rand(5, dtype=torch.float64)) for _ in range(3)]
+        options = {"lr": 0.05, "betas": (0.6, 0.99)} if schedule == "loaded" else {"lr": 0.05}
+        optimizer = (first_class or optimizer_class)(params, **options)
+        lrs = torch.optim.lr_scheduler
+        scheduler = {
+            "one cycle": lambda: lrs.OneCycleLR(optimizer, 0.1, total_steps=20),
+            "cyclic": lambda: lrs.CyclicLR(optimizer, 0.01, 0.1, step_size_up=4),
+        }.get(schedule, lambda: None)()
+        for step in range(20):
+            if schedule == "by hand" and step == 7:
+                optimizer.param_groups[0].update(betas=(0.7, 0.99), momentum_decay=0.1)
+            if schedule == "loaded" and step == 7:
+                state = optimizer.state_dict()
+                optimizer = optimizer_class(params, lr=0.05)
+                state["param_groups"][0]["betas"] = (0.9, 0.999)
+                optimizer.load_state_dict(state)
+            for number, param in enumerate(params):
+                param.grad = torch.sin(param.detach() * (step + number + 1)) if step or number else None
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+        return torch.stack([param.detach() for param in params])
+
+    theirs = trained(torch.optim.NAdam)
+    assert (trained(fused.NAdam) - theirs).abs().max() < 1e-6
+    if schedule == "loaded":
+        assert (trained(fused.NAdam, torch.optim.NAdam) - theirs).abs().max() < 1e-6
+
+
 def test_numbers_have_the_type_of_torchs():
     torch.set_default_dtype(torch.float64)
     try:

@@ -231,6 +231,7 @@ pub fn random_rule(name: &str, random: &mut Random) -> AnyRule {
                 decoupled_weight_decay,
                 momentum_decay,
                 maximize,
+                ..NAdam::default()
             }
             .into()
         }

@@ -156,12 +156,7 @@ class AdamW(Adam, _torch.AdamW):
 
 
 class NAdam(_Fused, _torch.NAdam):
-    """``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016).
-
-    The product of its momenta follows from the number of steps and the present ``betas`` and ``momentum_decay``; torch
-    keeps a running product. So they part where a schedule changes ``betas``, as ``OneCycleLR`` and ``CyclicLR`` do unless they
-    are told ``cycle_momentum=False``.
-    """
+    """``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016)."""
 
     _kind = "nadam"
 
