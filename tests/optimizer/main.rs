@@ -9,3 +9,4 @@ mod errors;
 mod gradients;
 mod lent;
 mod schedules;
+mod torchs_layout;

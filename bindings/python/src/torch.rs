@@ -45,6 +45,7 @@ pub fn torch_step<'py>(
         exchange: exchange(py)?,
         groups: groups.len(),
         own_rules: Vec::new(),
+        usual: None,
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
         slots: Vec::new(),
         params: Vec::new(),
@@ -141,6 +142,8 @@ struct Call<'py> {
     /// How many groups there are, each with a rule; the others come after those.
     groups: usize,
     own_rules: Vec<AnyRule>,
+    /// The product of momenta before a step of a rule, which is looked for once for all parameters.
+    usual: Option<(NAdam, u64, f64)>,
     /// The parameters whose state was made for this step.
     fresh: HashSet<usize>,
     slots: Vec<Slot>,
@@ -289,7 +292,11 @@ impl<'py> Call<'py> {
         let mu = rule.beta1 * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * rule.momentum_decay));
         self.counters.push((view, old * mu));
         self.keep.push(product);
-        let usual = rule.mu_product_after(t - 1);
+        let usual = match self.usual {
+            Some((of, at, usual)) if of == *rule && at == t => usual,
+            _ => rule.mu_product_after(t - 1),
+        };
+        self.usual = Some((*rule, t, usual));
         // More than what a product of as many `f32` is off by.
         let rounding =
             2.0 * f64::from(f32::EPSILON) * t as f64 * usual + f64::from(f32::MIN_POSITIVE);
