@@ -1,7 +1,5 @@
 //! What can be wrong with a call, told before anything is written.
 
-use crate::{AnyRule, Backend};
-
 /// Why a step was refused.
 ///
 /// Every check runs before the first write: after an error no buffer, step count or state has
@@ -41,7 +39,7 @@ pub enum Error {
         expected: usize,
     },
 
-    /// The rule, with its options, keeps a state that was not handed in.
+    /// The rule, with its options, keeps a state that was not given.
     #[error("state `{name}` is missing, expected the {expected} states {names:?}")]
     MissingState {
         /// The first state that is missing.
@@ -49,10 +47,10 @@ pub enum Error {
         /// How many states the rule keeps.
         expected: usize,
         /// Their names, in order.
-        names: &'static [&'static str],
+        names: Vec<&'static str>,
     },
 
-    /// More states were handed in than the rule, with its options, keeps.
+    /// More states were given than the rule, with its options, keeps.
     #[error("{given} states were given, expected the {expected} states {names:?}")]
     SuperfluousState {
         /// How many states were given.
@@ -60,11 +58,22 @@ pub enum Error {
         /// How many states the rule keeps.
         expected: usize,
         /// Their names, in order.
+        names: Vec<&'static str>,
+    },
+
+    /// The scalars that were given are not as many as the rule keeps.
+    #[error("{given} scalars were given, expected the {expected} scalars {names:?}")]
+    Scalars {
+        /// How many scalars were given.
+        given: usize,
+        /// How many scalars the rule keeps.
+        expected: usize,
+        /// Their names, in order.
         names: &'static [&'static str],
     },
 
-    /// The rule is at odds with itself: its kernel keeps another number of states than it names.
-    /// No rule of this crate is.
+    /// The rule contradicts itself: its kernel keeps another number of states than it names. No
+    /// rule of this crate does.
     #[error(
         "the rule's kernel keeps {kernel} states, expected those that the rule names, {names:?}"
     )]
@@ -72,26 +81,28 @@ pub enum Error {
         /// How many states the kernel keeps.
         kernel: usize,
         /// The names of those that the rule keeps.
-        names: &'static [&'static str],
+        names: Vec<&'static str>,
     },
 
     /// This CPU, or this build's target, lacks the backend that was asked for.
     #[error(
         "backend `{backend}` is not available on this CPU, expected one of {}",
-        list(available)
+        available.join(", ")
     )]
     BackendNotAvailable {
-        /// What was asked for.
-        backend: Backend,
-        /// What could have been asked for here.
-        available: Vec<Backend>,
+        /// The name of what was asked for.
+        backend: &'static str,
+        /// The names of what could have been asked for here.
+        available: Vec<&'static str>,
     },
 
     /// No backend has this name.
-    #[error("there is no backend `{name}`, expected one of {}", list(&Backend::ALL))]
+    #[error("there is no backend `{name}`, expected one of {}", known.join(", "))]
     UnknownBackend {
         /// The name that was given.
         name: String,
+        /// The names of all backends.
+        known: Vec<&'static str>,
     },
 
     /// Two parameters of an optimizer would have one name.
@@ -158,10 +169,12 @@ pub enum Error {
     },
 
     /// No rule has this name.
-    #[error("there is no rule `{name}`, expected one of {}", AnyRule::NAMES.join(", "))]
+    #[error("there is no rule `{name}`, expected one of {}", known.join(", "))]
     UnknownRule {
         /// The name that was given.
         name: String,
+        /// The names of all rules.
+        known: &'static [&'static str],
     },
 }
 
@@ -173,9 +186,4 @@ impl Error {
         }
         self
     }
-}
-
-fn list(backends: &[Backend]) -> String {
-    let names: Vec<String> = backends.iter().map(Backend::to_string).collect();
-    names.join(", ")
 }

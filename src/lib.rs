@@ -12,7 +12,7 @@
 //! let (mut theta, grad) = (vec![0.5_f32; 1000], vec![1.0_f32; 1000]);
 //! let (mut m, mut v) = (vec![0.0; 1000], vec![0.0; 1000]);
 //!
-//! adamw.step(1, &mut theta, &grad, &mut m, &mut v)?;
+//! adamw.step(1, &mut theta, &grad, [&mut m, &mut v])?;
 //! # assert!((theta[0] - 0.48995).abs() < 1e-6);
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
@@ -39,7 +39,7 @@
 //! # let region: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
 //!
 //! let theta: &mut [f32] = bytemuck::try_cast_slice_mut(region)?; // region: &mut [u8]
-//! AdamW::default().step(1, theta, &grad, &mut m, &mut v)?;
+//! AdamW::default().step(1, theta, &grad, [&mut m, &mut v])?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -80,10 +80,10 @@
 //!
 //! # Three axes
 //!
-//! A [`Rule`] says what happens to one element ([`Sgd`], [`RmsProp`], [`AdaGrad`], [`Adam`],
-//! [`AdamW`], [`AdaMax`], [`NAdam`], [`RAdam`], [`AdaBound`], [`AdaBelief`], [`Lion`], or
-//! [`AnyRule`] of them), an [`Element`] what a buffer stores, a [`Backend`] how many elements are
-//! computed at once; and a [`Schedule`] on which threads. [`Step`] puts them together for a call:
+//! A [`Rule`] says what happens to one element: one of the crate's, [`AnyRule`] of them, or
+//! [one of your own](rules). An [`Element`] is what a buffer stores. A [`Backend`] is how many
+//! elements are computed at once, and a [`Schedule`] on which threads. [`Step`] puts them together
+//! for a call:
 //!
 //! ```text
 //! hyper-parameters (f64, checked)
@@ -95,51 +95,45 @@
 //!
 //! # Features
 //!
-//! - `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool, or on others
-//!   by `on_threads`.
+//! - `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool, or
+//!   on others by `on_threads`.
 //! - `checkpoint`: an [`Optimizer`]'s states in safetensors files.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod backend;
+// From the bottom up: each module imports from those above it in this list.
 mod elements;
 mod error;
-mod flat;
-mod lanes;
 mod norm;
-mod optimizer;
-mod rules;
-mod scaled;
-mod step;
+mod simd;
 #[cfg(feature = "parallel")]
 mod threads;
-mod types;
+#[macro_use]
+pub mod rules;
+mod optimizer;
+mod step;
 
-pub use backend::Backend;
 pub use bytemuck;
 pub use elements::rounding::Rounding;
-pub use elements::{Element, Float, Half, Single};
+pub use elements::{Element, Half};
 pub use error::Error;
-pub use flat::Flat;
 pub use half::{bf16, f16};
-pub use lanes::Lanes;
 pub use norm::GradNorm;
 #[cfg(feature = "checkpoint")]
 pub use optimizer::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter};
 pub use optimizer::{
-    ClipNorm, GroupId, Key, Lent, LossScale, LrSchedule, NamedRule, Optimizer, ParamId, Report,
-    StepOptions, Tensor, step_all,
+    ClipNorm, GroupId, Key, Lent, LossScale, LrSchedule, Optimizer, ParamId, Report, StepOptions,
+    Tensor, step_all,
 };
-pub use rules::{
-    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Kernel, Lion, NAdam, RAdam,
-    RmsProp, Rule, Sgd, WithKernel,
-};
-pub use step::{Schedule, Step};
+pub use rules::all::*;
+pub use rules::{AnyRule, Kernel, Rule, State, WithKernel};
+pub use simd::dispatch::Backend;
+pub use simd::{Float, Lanes, Real};
+pub use step::{Flat, Schedule, Step};
 #[cfg(feature = "parallel")]
 pub use threads::{Threads, on_threads};
-pub use types::{Copied, Parameter};
 
 /// The README's examples, run as tests.
 #[cfg(doctest)]

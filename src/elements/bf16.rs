@@ -2,15 +2,10 @@
 
 use half::bf16;
 
-use super::storage::Storage;
-use super::words::{Representation, Words};
-use super::{Element, Half, Single, to_odd};
-use crate::backend::columns::{Column, ColumnMut};
+use super::{Element, Half, columns, to_odd};
+use crate::simd::{F32Register, Isa, Real, U32Lanes};
 
-impl Element for bf16 {
-    type Float = f32;
-    const NAME: &'static str = "bf16";
-
+impl Real for bf16 {
     fn from_f64(x: f64) -> Self {
         bf16::from_f32(to_odd(x))
     }
@@ -18,6 +13,11 @@ impl Element for bf16 {
     fn to_f64(self) -> f64 {
         bf16::to_f64(self)
     }
+}
+
+impl Element for bf16 {
+    type Float = f32;
+    const NAME: &'static str = "bf16";
 
     fn from_float(x: f32) -> Self {
         bf16::from_f32(x)
@@ -26,44 +26,51 @@ impl Element for bf16 {
     fn to_float(self) -> f32 {
         bf16::to_f32(self)
     }
+
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, from: &[Self]) -> I::F32 {
+        decode(I::F32::load_upper(isa, bytemuck::cast_slice(from)))
+    }
+
+    #[inline(always)]
+    fn store<I: Isa>(lanes: I::F32, to: &mut [Self]) {
+        I::F32::store_upper(nearest(lanes), bytemuck::cast_slice_mut(to));
+    }
+
+    #[inline(always)]
+    fn load_unordered<I: Isa>(isa: I, from: &[Self]) -> I::F32 {
+        decode(I::F32::load_upper_unordered(isa, bytemuck::cast_slice(from)))
+    }
+
+    #[inline(always)]
+    fn store_unordered<I: Isa>(lanes: I::F32, to: &mut [Self]) {
+        // The lower half of any NaN is zero here: it stays NaN.
+        I::F32::store_nearest_unordered(lanes.to_bits(), bytemuck::cast_slice_mut(to));
+    }
+
+    columns!(Bf16);
 }
 
-impl Single for bf16 {}
 impl Half for bf16 {}
 
-impl Storage for bf16 {
-    fn column(buffer: &[Self]) -> Column<'_> {
-        Column::Bf16(buffer)
-    }
-    fn column_mut(buffer: &mut [Self]) -> ColumnMut<'_> {
-        ColumnMut::Bf16(buffer)
-    }
-    fn of_column(column: Column<'_>) -> Option<&[Self]> {
-        if let Column::Bf16(buffer) = column { Some(buffer) } else { None }
-    }
-    fn of_column_mut(column: ColumnMut<'_>) -> Option<&mut [Self]> {
-        if let ColumnMut::Bf16(buffer) = column { Some(buffer) } else { None }
-    }
-}
-
-/// The `f32` of bits in the upper halves of `words`, where the lower ones are zero. Exact.
+/// The `f32` of bits in the upper halves of `bits`, where the lower ones are zero. Exact.
 #[inline(always)]
-pub(crate) fn decode<L: Representation>(words: L::Words) -> L {
-    L::from_words(words)
+pub(crate) fn decode<L: F32Register>(bits: L::Bits) -> L {
+    L::from_bits(bits)
 }
 
 /// The bits nearest to `lanes`, ties to even, in the upper halves; below them is anything.
 #[inline(always)]
-pub(crate) fn nearest<L: Representation>(lanes: L) -> L::Words {
+pub(crate) fn nearest<L: F32Register>(lanes: L) -> L::Bits {
     // The upper half of a NaN could be an infinity, or the sum overflow.
-    lanes.unless_nan(lanes.to_words().nearest_upper())
+    lanes.unless_nan(lanes.to_bits().nearest_upper())
 }
 
 /// One of the two neighbours of `lanes`: the one away from zero with a probability that is the
 /// distance from the other, if the lower halves of `noise` are random bits. An exact value stays.
 /// In the upper halves.
 #[inline(always)]
-pub(crate) fn stochastic<L: Representation>(lanes: L, noise: L::Words) -> L::Words {
-    let bits = lanes.to_words();
+pub(crate) fn stochastic<L: F32Register>(lanes: L, noise: L::Bits) -> L::Bits {
+    let bits = lanes.to_bits();
     lanes.unless_nan(bits.plus(noise.masked(0xFFFF)))
 }

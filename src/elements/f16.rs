@@ -6,15 +6,10 @@
 
 use half::f16;
 
-use super::storage::Storage;
-use super::words::{Representation, Words};
-use super::{Element, Half, Single, to_odd};
-use crate::backend::columns::{Column, ColumnMut};
+use super::{Element, Half, columns, to_odd};
+use crate::simd::{F32Register, Isa, Real, U32Lanes};
 
-impl Element for f16 {
-    type Float = f32;
-    const NAME: &'static str = "f16";
-
+impl Real for f16 {
     fn from_f64(x: f64) -> Self {
         f16::from_f32(to_odd(x))
     }
@@ -22,6 +17,11 @@ impl Element for f16 {
     fn to_f64(self) -> f64 {
         f16::to_f64(self)
     }
+}
+
+impl Element for f16 {
+    type Float = f32;
+    const NAME: &'static str = "f16";
 
     fn from_float(x: f32) -> Self {
         f16::from_f32(x)
@@ -30,25 +30,21 @@ impl Element for f16 {
     fn to_float(self) -> f32 {
         f16::to_f32(self)
     }
+
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, from: &[Self]) -> I::F32 {
+        decode(I::F32::load_lower(isa, bytemuck::cast_slice(from)))
+    }
+
+    #[inline(always)]
+    fn store<I: Isa>(lanes: I::F32, to: &mut [Self]) {
+        I::F32::store_lower(nearest(lanes), bytemuck::cast_slice_mut(to));
+    }
+
+    columns!(F16);
 }
 
-impl Single for f16 {}
 impl Half for f16 {}
-
-impl Storage for f16 {
-    fn column(buffer: &[Self]) -> Column<'_> {
-        Column::F16(buffer)
-    }
-    fn column_mut(buffer: &mut [Self]) -> ColumnMut<'_> {
-        ColumnMut::F16(buffer)
-    }
-    fn of_column(column: Column<'_>) -> Option<&[Self]> {
-        if let Column::F16(buffer) = column { Some(buffer) } else { None }
-    }
-    fn of_column_mut(column: ColumnMut<'_>) -> Option<&mut [Self]> {
-        if let ColumnMut::F16(buffer) = column { Some(buffer) } else { None }
-    }
-}
 
 /// The difference of the two exponents' biases, where `f32` has its exponent.
 const BIAS: u32 = (127 - 15) << 23;
@@ -64,27 +60,27 @@ const MAGIC: f32 = 0.75;
 /// The least subnormal, 2^-24.
 const UNIT: f32 = f32::from_bits((127 - 24) << 23);
 
-/// The `f32` of bits in the lower halves of `words`. Exact.
+/// The `f32` of bits in the lower halves of `bits`. Exact.
 #[inline(always)]
-pub(crate) fn decode<L: Representation>(words: L::Words) -> L {
-    let magnitude = words.masked(0x7FFF);
-    let sign = words.masked(0x8000).left(16);
+pub(crate) fn decode<L: F32Register>(bits: L::Bits) -> L {
+    let magnitude = bits.masked(0x7FFF);
+    let sign = bits.masked(0x8000).left(16);
     let normal = magnitude.left(13).plus_all(BIAS);
     // Infinity and NaN have the top exponent in either format.
     let finite = magnitude.if_below(INFINITY, normal, normal.plus_all(BIAS));
     // 2^23 + n, less 2^23, is n as a number.
-    let count = L::from_words(magnitude.or(magnitude.splat(0x4B00_0000))) + -8_388_608.0;
-    let subnormal = (count * UNIT).to_words();
-    L::from_words(magnitude.if_below(0x0400, subnormal, finite).or(sign))
+    let count = L::from_bits(magnitude.or(magnitude.splat(0x4B00_0000))) + -8_388_608.0;
+    let subnormal = (count * UNIT).to_bits();
+    L::from_bits(magnitude.if_below(0x0400, subnormal, finite).or(sign))
 }
 
 /// The bits nearest to `lanes`, ties to even, in the lower halves.
 #[inline(always)]
-pub(crate) fn nearest<L: Representation>(lanes: L) -> L::Words {
-    let magnitude = lanes.to_words().masked(0x7FFF_FFFF);
+pub(crate) fn nearest<L: F32Register>(lanes: L) -> L::Bits {
+    let magnitude = lanes.to_bits().masked(0x7FFF_FFFF);
     let last = magnitude.right(13).masked(1);
     let normal = magnitude.plus_all(0x0FFF).plus(last);
-    let subnormal = L::from_words(magnitude) + MAGIC;
+    let subnormal = L::from_bits(magnitude) + MAGIC;
     finish(lanes, magnitude, normal, subnormal)
 }
 
@@ -94,31 +90,26 @@ pub(crate) fn nearest<L: Representation>(lanes: L) -> L::Words {
 /// Thirteen random bits decide: as many as a normal number loses. Among the subnormals a
 /// probability is rounded to a multiple of 2^-13.
 #[inline(always)]
-pub(crate) fn stochastic<L: Representation>(lanes: L, noise: L::Words) -> L::Words {
-    let magnitude = lanes.to_words().masked(0x7FFF_FFFF);
+pub(crate) fn stochastic<L: F32Register>(lanes: L, noise: L::Bits) -> L::Bits {
+    let magnitude = lanes.to_bits().masked(0x7FFF_FFFF);
     let noise = noise.right(3).masked(0x1FFF);
     let normal = magnitude.plus(noise);
     // The middle of one of 2^13 parts of −½ to ½, in units: it cannot make a tie with the sum's
     // rounding.
-    let within_unit = L::from_words(noise.left(10).or(noise.splat(0x3F80_0200))) + -1.5;
-    let subnormal = L::from_words(magnitude) + within_unit * UNIT + MAGIC;
+    let within_unit = L::from_bits(noise.left(10).or(noise.splat(0x3F80_0200))) + -1.5;
+    let subnormal = L::from_bits(magnitude) + within_unit * UNIT + MAGIC;
     finish(lanes, magnitude, normal, subnormal)
 }
 
 /// Puts the cases together: `normal` is an `f32`'s bits, to be cut, and `subnormal` a number 0.75
 /// too large.
 #[inline(always)]
-fn finish<L: Representation>(
-    lanes: L,
-    magnitude: L::Words,
-    normal: L::Words,
-    subnormal: L,
-) -> L::Words {
+fn finish<L: F32Register>(lanes: L, magnitude: L::Bits, normal: L::Bits, subnormal: L) -> L::Bits {
     let normal = normal.plus_all(BIAS.wrapping_neg()).right(13);
-    let subnormal = subnormal.to_words().plus_all(MAGIC.to_bits().wrapping_neg());
+    let subnormal = subnormal.to_bits().plus_all(MAGIC.to_bits().wrapping_neg());
     let too_large =
         magnitude.if_below(0x7F80_0001, magnitude.splat(INFINITY), magnitude.splat(NAN));
-    let sign = lanes.to_words().right(16).masked(0x8000);
+    let sign = lanes.to_bits().right(16).masked(0x8000);
     let large = magnitude.if_below(INFINITE, normal, too_large);
     magnitude.if_below(LEAST_NORMAL, subnormal, large).or(sign)
 }

@@ -7,7 +7,7 @@
 //! come out each buffer has its own sixteen. So nothing depends on threads, chunks, splits or
 //! registers.
 
-use super::words::Words;
+use crate::simd::U32Lanes;
 
 /// How what is stored in 16 bits is rounded.
 ///
@@ -34,14 +34,18 @@ pub enum Rounding {
 /// The random bits of one step on a range of elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Noise {
-    key: [u32; 2],
+    pub(crate) seed: u64,
+    pub(crate) t: u64,
     /// The index of the range's first element.
-    first: u64,
+    pub(crate) first: u64,
+    /// What the generator makes of `t` under `seed`.
+    key: [u32; 2],
 }
 
 impl Noise {
     pub fn new(seed: u64, t: u64, first: u64) -> Self {
-        Noise { key: reference(halves(seed), halves(t)), first }
+        let [low, high] = halves(t);
+        Noise { seed, t, first, key: threefry(halves(seed), low, high) }
     }
 
     /// The same for the range without its first `rows` elements.
@@ -53,21 +57,13 @@ impl Noise {
     /// The two words of each element, whose halves go to the buffers of a group of four: θ is
     /// buffer 0, the states follow. `at` counts the elements of the range, and `iota` the lanes.
     #[inline(always)]
-    pub fn words<W: Words>(&self, iota: W, at: usize, group: usize) -> [W; 2] {
+    pub fn words<W: U32Lanes>(&self, iota: W, at: usize, group: usize) -> [W; 2] {
         let [low, high] = halves(self.first.wrapping_add(at as u64));
         let counter_low = iota.plus_all(low);
         // Lanes that are past a multiple of 2^32 have wrapped around.
         let counter_high =
             counter_low.if_below(low, iota.splat(high.wrapping_add(1)), iota.splat(high));
         threefry(self.key_of(group), counter_low, counter_high)
-    }
-
-    /// The sixteen bits of one element of one buffer, in plain arithmetic.
-    pub fn one(&self, at: usize, buffer: usize) -> u16 {
-        let counter = halves(self.first.wrapping_add(at as u64));
-        let words = reference(self.key_of(buffer / 4), counter);
-        let [low, high] = [words[buffer % 4 / 2] & 0xFFFF, words[buffer % 4 / 2] >> 16];
-        (if buffer.is_multiple_of(2) { low } else { high }) as u16
     }
 
     #[inline(always)]
@@ -84,7 +80,7 @@ fn halves(x: u64) -> [u32; 2] {
 
 /// Threefry-2x32 with 13 rounds.
 #[inline(always)]
-fn threefry<W: Words>(key: [u32; 2], low: W, high: W) -> [W; 2] {
+fn threefry<W: U32Lanes>(key: [u32; 2], low: W, high: W) -> [W; 2] {
     const PARITY: u32 = 0x1BD1_1BDA;
     const EVEN: [u32; 4] = [13, 15, 26, 6];
     const ODD: [u32; 4] = [17, 29, 16, 24];
@@ -98,32 +94,14 @@ fn threefry<W: Words>(key: [u32; 2], low: W, high: W) -> [W; 2] {
 }
 
 #[inline(always)]
-fn four_rounds<W: Words>(x: [W; 2], [r0, r1, r2, r3]: [u32; 4]) -> [W; 2] {
+fn four_rounds<W: U32Lanes>(x: [W; 2], [r0, r1, r2, r3]: [u32; 4]) -> [W; 2] {
     round(round(round(round(x, r0), r1), r2), r3)
 }
 
 #[inline(always)]
-fn round<W: Words>([a, b]: [W; 2], by: u32) -> [W; 2] {
+fn round<W: U32Lanes>([a, b]: [W; 2], by: u32) -> [W; 2] {
     let a = a.plus(b);
     [a, b.rotate(by).xor(a)]
-}
-
-/// Threefry-2x32 with 13 rounds, written out for one counter, with nothing of the code above.
-fn reference([k0, k1]: [u32; 2], [c0, c1]: [u32; 2]) -> [u32; 2] {
-    let k2 = 0x1BD1_1BDA ^ k0 ^ k1;
-    let mix = |(a, b): (u32, u32), rotations: [u32; 4]| {
-        rotations.into_iter().fold((a, b), |(a, b), by| {
-            let a = a.wrapping_add(b);
-            (a, b.rotate_left(by) ^ a)
-        })
-    };
-    let add = |(a, b): (u32, u32), x: u32, y: u32| (a.wrapping_add(x), b.wrapping_add(y));
-    let x = add((c0, c1), k0, k1);
-    let x = add(mix(x, [13, 15, 26, 6]), k1, k2.wrapping_add(1));
-    let x = add(mix(x, [17, 29, 16, 24]), k2, k0.wrapping_add(2));
-    let (a, b) = add(mix(x, [13, 15, 26, 6]), k0, k1.wrapping_add(3));
-    let a = a.wrapping_add(b);
-    [a, b.rotate_left(17) ^ a]
 }
 
 #[cfg(test)]
@@ -139,7 +117,6 @@ mod tests {
             (([!0, !0], [!0, !0]), [0xFD36_D048, 0x2D17_272C]),
             (pi, [0xBA3E_4725, 0xF27D_669E]),
         ] {
-            assert_eq!(reference(key, counter), answer);
             assert_eq!(threefry(key, counter[0], counter[1]), answer);
         }
     }

@@ -1,11 +1,12 @@
-//! A gradient by blocks. A block whose elements are of like sizes is summed at once; another one window by window,
-//! each with the elements whose sizes lie in it; and what no window holds goes to the sum one by one.
+//! A gradient by blocks. A block whose elements are of like sizes is summed at once; another one
+//! window by window, each with the elements whose sizes lie in it; and what no window holds goes to
+//! the sum one by one.
 
 use core::ops::Range;
 
 use super::GradNorm;
 use super::exact::ExactSum;
-use crate::backend::tiles::fetch_lines;
+use crate::simd::native::prefetch_lines;
 
 /// `f32` or `f64`, and of which of its elements squares can be summed exactly.
 pub(super) trait Number: Copy + Default + Into<f64> {
@@ -22,14 +23,16 @@ pub(super) trait Number: Copy + Default + Into<f64> {
     fn size(self) -> Self::Size;
     fn of_size(size: Self::Size) -> Self;
 
-    /// The sizes that may be in one sum with `most`, which is the largest. None if there is no such sum.
+    /// The sizes that may be in one sum with `most`, which is the largest. None if there is no such
+    /// sum.
     fn window(most: Self::Size) -> Option<Range<Self::Size>>;
 }
 
 /// The most elements of a block.
 const MOST: usize = 4096;
 
-/// How many blocks past the next one memory is asked for: far enough for it to answer, near enough for the second cache.
+/// How many blocks past the next one memory is asked for: far enough for it to answer, near enough
+/// for the second cache.
 const AHEAD: usize = 4;
 
 /// What is known of the sizes of some elements, found by `By`.
@@ -43,7 +46,8 @@ pub(super) trait Seen<T: Number, By>: Copy {
 pub(super) trait Sum<T: Number>: Copy {
     type Seen: Seen<T, Self>;
 
-    /// Adds the squares of elements that are zero or of sizes in `sizes`, and looks `ahead` meanwhile.
+    /// Adds the squares of elements that are zero or of sizes in `sizes`, and looks `ahead`
+    /// meanwhile.
     fn add(
         self,
         block: &[T],
@@ -54,7 +58,7 @@ pub(super) trait Sum<T: Number>: Copy {
 }
 
 /// Sums to which elements are added by rows.
-pub(super) trait Rows<T> {
+pub(super) trait AddRows<T> {
     /// Elements that are added side by side.
     type Row;
 
@@ -102,8 +106,8 @@ impl<T: Number, By> Seen<T, By> for Sizes<T> {
     }
 }
 
-/// What comes after the block that is being summed. A block's sizes must be known before it is summed; to find those of
-/// the next one meanwhile keeps memory busy.
+/// What comes after the block that is being summed. A block's sizes must be known before it is
+/// summed; to find those of the next one meanwhile keeps memory busy.
 pub(super) struct Ahead<'a, T: Number, M: Sum<T>> {
     /// What has not been looked at of the next block.
     next: &'a [T],
@@ -121,19 +125,19 @@ impl<'a, T: Number, M: Sum<T>> Ahead<'a, T, M> {
         Ahead { next, seen: M::Seen::nothing(by), later }
     }
 
-    /// Has a block added, and meanwhile looks at the next one, some rows at a time, and asks for what is `later`, row by
-    /// row: the CPU's own prefetchers stop at each page.
+    /// Has a block added, and meanwhile looks at the next one, some rows at a time, and asks for
+    /// what is `later`, row by row: the CPU's own prefetchers stop at each page.
     #[inline(always)]
-    pub(super) fn while_adding<S: Rows<T>>(&mut self, block: &[T], sums: &mut S) {
-        let (rows, rest) = S::rows(block);
-        let row_len = const { size_of::<S::Row>() / size_of::<T>() };
-        let few = const { LOOK_BYTES / size_of::<S::Row>() };
+    pub(super) fn while_adding<R: AddRows<T>>(&mut self, block: &[T], sums: &mut R) {
+        let (rows, rest) = R::rows(block);
+        let row_len = const { size_of::<R::Row>() / size_of::<T>() };
+        let few = const { LOOK_BYTES / size_of::<R::Row>() };
         let mut later = self.later.chunks_exact(few * row_len);
         for rows in rows.chunks(few) {
             self.look(few * row_len);
             if let Some(later) = later.next() {
                 for (row, later) in rows.iter().zip(later.chunks_exact(row_len)) {
-                    fetch_lines(later);
+                    prefetch_lines(later);
                     sums.add(row);
                 }
             } else {

@@ -1,13 +1,14 @@
-//! The sum of the squares of `f64`, by blocks: as for [`singles`](super::singles), with parts enough for squares
-//! of 106 bits.
+//! The sum of the squares of `f64`, by blocks: as for [`singles`](super::singles), with parts
+//! enough for squares of 106 bits.
 
 use core::ops::Range;
 
 use super::GradNorm;
-use super::blocks::{Ahead, Number, Rows, Sizes, Sum, add_all};
+use super::blocks::{AddRows, Ahead, Number, Sizes, Sum, add_all};
 use super::exact::ExactSum;
 use super::rows::ByRegisters;
-use crate::backend::native::{Instructions, Work};
+use crate::simd::dispatch::WithSimd;
+use crate::simd::native::NativeSimd;
 
 /// For an engine that has fused multiply-adds.
 pub(super) struct AddDoubles<'a> {
@@ -15,11 +16,11 @@ pub(super) struct AddDoubles<'a> {
     pub grad: &'a [f64],
 }
 
-impl Work for AddDoubles<'_> {
+impl WithSimd for AddDoubles<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with<S: Instructions>(self, simd: S) {
+    fn with<P: NativeSimd>(self, simd: P) {
         add_all(ByRegisters(simd), self.norm, self.grad);
     }
 }
@@ -50,7 +51,7 @@ impl Number for f64 {
     }
 }
 
-impl<S: Instructions> Sum<f64> for ByRegisters<S> {
+impl<P: NativeSimd> Sum<f64> for ByRegisters<P> {
     type Seen = Sizes<f64>;
 
     #[inline(always)]
@@ -68,15 +69,19 @@ impl<S: Instructions> Sum<f64> for ByRegisters<S> {
 /// Binades of a window.
 const BINADES: u32 = 31;
 
-/// The binades from the topmost of a block down of which 2048 squares can be summed exactly in four `f64`.
+/// The binades from the topmost of a block down of which 2048 squares can be summed exactly in four
+/// `f64`.
 ///
-/// Let |g| < 2^(E+1), and let g² = p + e where p is its square as rounded, so that p ≤ 2^(2E+2) and |e| ≤ 2^(2E−52).
+/// Let |g| < 2^(E+1), and let g² = p + e where p is its square as rounded, so that p ≤ 2^(2E+2) and
+/// |e| ≤ 2^(2E−52).
 /// - h is p rounded to a multiple of 2^(2E−39). The h sum up to 2^(2E+13) at most: 52 bits.
-/// - i and j are what h leaves of p, at most 2^(2E−40), and e, each rounded to a multiple of 2^(2E−81). The i sum up to 2^(2E−29): 52
-///   bits. The j are less.
-/// - k is what i leaves of p, at most 2^(2E−82), and l is what j leaves of e, as much, rounded to a multiple of 2^(2E−122). With
-///   |g| ≥ 2^(E−30), p is a multiple of 2^(2E−112), so k is as it is. Each sum up to 2^(2E−71): 51 bits.
-/// - What l leaves of e is at most 2^(2E−123), and a multiple of 2^(2E−164). It sums up to 2^(2E−112): 52 bits.
+/// - i and j are what h leaves of p, at most 2^(2E−40), and e, each rounded to a multiple of
+///   2^(2E−81). The i sum up to 2^(2E−29): 52 bits. The j are less.
+/// - k is what i leaves of p, at most 2^(2E−82), and l is what j leaves of e, as much, rounded to a
+///   multiple of 2^(2E−122). With |g| ≥ 2^(E−30), p is a multiple of 2^(2E−112), so k is as it is.
+///   Each sum up to 2^(2E−71): 51 bits.
+/// - What l leaves of e is at most 2^(2E−123), and a multiple of 2^(2E−164). It sums up to
+///   2^(2E−112): 52 bits.
 #[derive(Clone, Copy)]
 struct Window {
     /// E, biased as in the format.
@@ -90,7 +95,8 @@ impl Window {
         Window { top: (most >> 53) as u32 }
     }
 
-    /// 1.5·2^52 times the units of h, of i and j, and of k and l: what is added to it is rounded to that unit.
+    /// 1.5·2^52 times the units of h, of i and j, and of k and l: what is added to it is rounded to
+    /// that unit.
     #[inline(always)]
     fn rounds(self) -> [f64; 3] {
         let top = self.top as i32 - 1023;
@@ -99,27 +105,27 @@ impl Window {
     }
 }
 
-/// The sums of the parts in each lane of a register. What is rounded is on top of its `round`: a sum so far
-/// is what rounds the next.
-struct Sums<S: Instructions> {
-    simd: S,
+/// The sums of the parts in each lane of a register. What is rounded is on top of its `round`: a
+/// sum so far is what rounds the next.
+struct Sums<P: NativeSimd> {
+    simd: P,
     /// Σh.
-    h: S::f64s,
+    h: P::f64s,
     /// Σi and Σj.
-    ij: [S::f64s; 2],
+    ij: [P::f64s; 2],
     /// Σk and Σl.
-    kl: [S::f64s; 2],
-    rest: S::f64s,
+    kl: [P::f64s; 2],
+    rest: P::f64s,
     window: Window,
 }
 
-impl<S: Instructions> Sums<S> {
+impl<P: NativeSimd> Sums<P> {
     #[inline(always)]
     fn of(
-        simd: S,
+        simd: P,
         block: &[f64],
         window: Window,
-        ahead: &mut Ahead<'_, f64, ByRegisters<S>>,
+        ahead: &mut Ahead<'_, f64, ByRegisters<P>>,
     ) -> Self {
         let [h, ij, kl] = window.rounds().map(|round| simd.splat_f64s(round));
         let rest = simd.splat_f64s(0.0);
@@ -141,12 +147,12 @@ impl<S: Instructions> Sums<S> {
     }
 }
 
-impl<S: Instructions> Rows<f64> for Sums<S> {
-    type Row = S::f64s;
+impl<P: NativeSimd> AddRows<f64> for Sums<P> {
+    type Row = P::f64s;
 
     #[inline(always)]
-    fn rows(block: &[f64]) -> (&[S::f64s], &[f64]) {
-        S::as_simd_f64s(block)
+    fn rows(block: &[f64]) -> (&[P::f64s], &[f64]) {
+        P::as_simd_f64s(block)
     }
 
     #[inline(always)]
@@ -156,10 +162,10 @@ impl<S: Instructions> Rows<f64> for Sums<S> {
     }
 
     #[inline(always)]
-    fn add(&mut self, &g: &S::f64s) {
+    fn add(&mut self, &g: &P::f64s) {
         let simd = self.simd;
         // Adds to `sum` as much of `x` as its unit has digits for, and returns the rest.
-        let take = |sum: &mut S::f64s, x| {
+        let take = |sum: &mut P::f64s, x| {
             let new = simd.add_f64s(*sum, x);
             let taken = simd.sub_f64s(new, *sum);
             *sum = new;

@@ -1,9 +1,10 @@
 //! Norms of gradients that do not depend on the order of their elements, to the bit.
 //!
-//! The squares are added without rounding. A block of `f32` is added in two or three parts for each element,
-//! each of which is a multiple of so large a power of two that its sum over the block is exact in
-//! an `f64`, whatever the order; so it is done in registers ([`singles`], [`rows`]). The blocks' sums
-//! go to one long integer ([`exact`]). How blocks are cut is the same for all types ([`blocks`]). 16-bit elements are `f32` first; `f64` takes more parts ([`doubles`]).
+//! The squares are added without rounding. A block of `f32` is added in two or three parts for each
+//! element, each of which is a multiple of so large a power of two that its sum over the block is
+//! exact in an `f64`, whatever the order; so it is done in registers ([`singles`], [`rows`]). The
+//! blocks' sums go to one long integer ([`exact`]). How blocks are cut is the same for all types
+//! ([`blocks`]). 16-bit elements are `f32` first; `f64` takes more parts ([`doubles`]).
 
 mod blocks;
 mod doubles;
@@ -11,10 +12,10 @@ mod exact;
 mod rows;
 mod singles;
 
-use crate::Element;
-use crate::backend::Engine;
-use crate::backend::columns::{AnySlice, Column};
-use crate::backend::tiles::{Scratch, TILE, stage};
+use crate::elements::Element;
+use crate::elements::column::Column;
+use crate::elements::convert;
+use crate::simd::dispatch::Engine;
 use doubles::AddDoubles;
 use exact::ExactSum;
 use singles::AddSingles;
@@ -55,11 +56,12 @@ impl GradNorm {
         GradNorm { squares: ExactSum::ZERO, largest: 0.0, infinite: 0, nan: 0 }
     }
 
-    /// Adds the elements of a gradient, on the calling thread: at about memory's pace on a CPU with AVX2, AVX-512 or NEON. It
-    /// takes longer where neighbours are of very different sizes (over 38 powers of two in `f32`, over 31 in `f64`); and some
-    /// nanoseconds for an element that has one which is not finite near it, or is an `f64` past 2^±450 or on another CPU.
+    /// Adds the elements of a gradient, on the calling thread: at about memory's pace on a CPU with
+    /// AVX2, AVX-512 or NEON. It takes longer where neighbours are of very different sizes (over 38
+    /// powers of two in `f32`, over 31 in `f64`); and some nanoseconds for an element that has one
+    /// which is not finite near it, or is an `f64` past 2^±450 or on another CPU.
     pub fn add<E: Element>(&mut self, grad: &[E]) {
-        self.add_any(Engine::best(), E::any(grad));
+        self.add_column(Engine::best(), E::column(grad));
     }
 
     /// Adds what another has added.
@@ -70,7 +72,8 @@ impl GradNorm {
         self.nan = self.nan.saturating_add(other.nan);
     }
 
-    /// √Σg², correctly rounded: the `f64` nearest to the root of the exact sum. Infinite if an element is; NaN if one is.
+    /// √Σg², correctly rounded: the `f64` nearest to the root of the exact sum. Infinite if an
+    /// element is; NaN if one is.
     pub fn two_norm(&self) -> f64 {
         self.unless_not_finite(|| self.squares.sqrt())
     }
@@ -93,37 +96,35 @@ impl GradNorm {
         }
     }
 
-    pub(crate) fn add_any(&mut self, engine: Engine, grad: AnySlice<'_>) {
+    pub(crate) fn add_column(&mut self, engine: Engine, grad: Column<'_>) {
+        /// 16-bit elements that are widened at a time.
+        const TILE: usize = 512;
         match grad {
-            AnySlice::Single(column) => self.add_column(engine, column),
-            AnySlice::Double(grad) => self.add_doubles(engine, grad),
-        }
-    }
-
-    fn add_column(&mut self, engine: Engine, column: Column<'_>) {
-        if let Column::F32(grad) = column {
-            return self.add_singles(engine, grad);
-        }
-        let mut scratch = Scratch::ZERO;
-        for start in (0..column.len()).step_by(TILE) {
-            let rows = start..column.len().min(start + TILE);
-            let grad = stage(engine, column, rows, &mut scratch);
-            self.add_singles(engine, grad);
+            Column::F32(grad) => self.add_singles(engine, grad),
+            Column::F64(grad) => self.add_doubles(engine, grad),
+            Column::Bf16(_) | Column::F16(_) => {
+                let (mut wide, mut rest) = ([0.0; TILE], grad);
+                while rest.len() > 0 {
+                    let (tile, after) = rest.split_at(TILE.min(rest.len()));
+                    let wide = &mut wide[..tile.len()];
+                    convert::widen(engine, tile, wide);
+                    self.add_singles(engine, wide);
+                    rest = after;
+                }
+            }
         }
     }
 
     fn add_singles(&mut self, engine: Engine, grad: &[f32]) {
-        match engine {
-            Engine::Native(level) => level.run(AddSingles { norm: self, grad }),
-            Engine::Scalar | Engine::Wide => singles::add_by_arrays(self, grad),
+        if let Err(AddSingles { norm, grad }) = engine.vectorize(AddSingles { norm: self, grad }) {
+            singles::add_by_arrays(norm, grad);
         }
     }
 
     fn add_doubles(&mut self, engine: Engine, grad: &[f64]) {
-        match engine {
-            Engine::Native(level) => level.run(AddDoubles { norm: self, grad }),
+        if let Err(AddDoubles { norm, grad }) = engine.vectorize(AddDoubles { norm: self, grad }) {
             // What the rounding of a square leaves takes a fused multiply-add to find.
-            Engine::Scalar | Engine::Wide => grad.iter().for_each(|&g| self.add_number(g)),
+            grad.iter().for_each(|&g| norm.add_number(g));
         }
     }
 
@@ -148,10 +149,11 @@ impl GradNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Backend;
+    use crate::simd::dispatch::Backend;
 
-    /// On each engine that this CPU has, neighbours of all sizes add up to the same number, to its last bit: so many
-    /// that blocks of one window follow others, with a rest at the end. A norm is too short to show that.
+    /// On each engine that this CPU has, neighbours of all sizes add up to the same number, to its
+    /// last bit: so many that blocks of one window follow others, with a rest at the end. A norm is
+    /// too short to show that.
     #[test]
     fn every_engine_is_exact() {
         let mut state = 1_u64;
@@ -178,8 +180,8 @@ mod tests {
                 continue;
             };
             let mut got = [GradNorm::new(), GradNorm::new()];
-            got[0].add_any(engine, AnySlice::Single(Column::F32(&singles)));
-            got[1].add_any(engine, AnySlice::Double(&doubles));
+            got[0].add_column(engine, Column::F32(&singles));
+            got[1].add_column(engine, Column::F64(&doubles));
             assert!(got == expected, "{backend}");
         }
     }

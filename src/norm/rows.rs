@@ -1,7 +1,7 @@
 //! Rows of `f32` whose squares are added side by side: in registers, or in arrays.
 
 use super::blocks::{Seen, Sizes};
-use crate::backend::native::Instructions;
+use crate::simd::native::NativeSimd;
 
 /// What is done with all elements of a row at once: as many as keep the adders busy.
 pub(super) trait Arithmetic: Copy {
@@ -31,16 +31,16 @@ const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
 
 /// In the registers of an instruction set.
 #[derive(Clone, Copy)]
-pub(super) struct ByRegisters<S>(pub S);
+pub(super) struct ByRegisters<P>(pub P);
 
-impl<S: Instructions> ByRegisters<S> {
+impl<P: NativeSimd> ByRegisters<P> {
     #[inline(always)]
     fn zip(
         self,
-        mut a: [[S::f64s; 2]; REGISTERS],
-        b: [[S::f64s; 2]; REGISTERS],
-        f: impl Fn(S, S::f64s, S::f64s) -> S::f64s,
-    ) -> [[S::f64s; 2]; REGISTERS] {
+        mut a: [[P::f64s; 2]; REGISTERS],
+        b: [[P::f64s; 2]; REGISTERS],
+        f: impl Fn(P, P::f64s, P::f64s) -> P::f64s,
+    ) -> [[P::f64s; 2]; REGISTERS] {
         for (a, b) in a.as_flattened_mut().iter_mut().zip(b.as_flattened()) {
             *a = f(self.0, *a, *b);
         }
@@ -50,16 +50,16 @@ impl<S: Instructions> ByRegisters<S> {
 
 /// In each lane of a register.
 #[derive(Clone, Copy)]
-pub(super) struct SeenByLanes<S: Instructions> {
-    by: ByRegisters<S>,
+pub(super) struct SeenByLanes<P: NativeSimd> {
+    by: ByRegisters<P>,
     /// The least of the sizes less one, of which that of a zero is the largest.
-    least_less_one: S::u32s,
-    most: S::u32s,
+    least_less_one: P::u32s,
+    most: P::u32s,
 }
 
-impl<S: Instructions> SeenByLanes<S> {
+impl<P: NativeSimd> SeenByLanes<P> {
     #[inline(always)]
-    fn and_register(self, g: S::f32s) -> Self {
+    fn and_register(self, g: P::f32s) -> Self {
         let simd = self.by.0;
         let bits = simd.transmute_u32s_f32s(g);
         let size = simd.add_u32s(bits, bits);
@@ -72,16 +72,16 @@ impl<S: Instructions> SeenByLanes<S> {
     }
 }
 
-impl<S: Instructions> Seen<f32, ByRegisters<S>> for SeenByLanes<S> {
+impl<P: NativeSimd> Seen<f32, ByRegisters<P>> for SeenByLanes<P> {
     #[inline(always)]
-    fn nothing(by: ByRegisters<S>) -> Self {
+    fn nothing(by: ByRegisters<P>) -> Self {
         let (least_less_one, most) = (by.0.splat_u32s(u32::MAX), by.0.splat_u32s(0));
         SeenByLanes { by, least_less_one, most }
     }
 
     #[inline(always)]
     fn and(mut self, more: &[f32]) -> Self {
-        let (registers, rest) = S::as_simd_f32s(more);
+        let (registers, rest) = P::as_simd_f32s(more);
         for &g in registers {
             self = self.and_register(g);
         }
@@ -104,21 +104,21 @@ impl<S: Instructions> Seen<f32, ByRegisters<S>> for SeenByLanes<S> {
     }
 }
 
-impl<S: Instructions> Arithmetic for ByRegisters<S> {
-    type Seen = SeenByLanes<S>;
-    type Row = [S::f32s; REGISTERS];
-    type Doubles = [[S::f64s; 2]; REGISTERS];
+impl<P: NativeSimd> Arithmetic for ByRegisters<P> {
+    type Seen = SeenByLanes<P>;
+    type Row = [P::f32s; REGISTERS];
+    type Doubles = [[P::f64s; 2]; REGISTERS];
 
     #[inline(always)]
     fn rows(block: &[f32]) -> (&[Self::Row], &[f32]) {
-        let (rows, _) = S::as_simd_f32s(block).0.as_chunks();
-        (rows, &block[rows.len() * REGISTERS * S::F32_LANES..])
+        let (rows, _) = P::as_simd_f32s(block).0.as_chunks();
+        (rows, &block[rows.len() * REGISTERS * P::F32_LANES..])
     }
 
     #[inline(always)]
     fn row_of(self, rest: &[f32]) -> Self::Row {
         let mut row = [self.0.splat_f32s(0.0); REGISTERS];
-        for (register, rest) in row.iter_mut().zip(rest.chunks(S::F32_LANES)) {
+        for (register, rest) in row.iter_mut().zip(rest.chunks(P::F32_LANES)) {
             *register = self.0.partial_load_f32s(rest);
         }
         row
@@ -140,12 +140,12 @@ impl<S: Instructions> Arithmetic for ByRegisters<S> {
 
     #[inline(always)]
     fn plus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles {
-        self.zip(a, b, S::add_f64s)
+        self.zip(a, b, P::add_f64s)
     }
 
     #[inline(always)]
     fn minus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles {
-        self.zip(a, b, S::sub_f64s)
+        self.zip(a, b, P::sub_f64s)
     }
 
     #[inline(always)]

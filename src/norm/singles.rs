@@ -3,10 +3,11 @@
 use core::ops::Range;
 
 use super::GradNorm;
-use super::blocks::{Ahead, Number, Rows, Sizes, Sum, add_all};
+use super::blocks::{AddRows, Ahead, Number, Sizes, Sum, add_all};
 use super::exact::ExactSum;
 use super::rows::{Arithmetic, ByArrays, ByRegisters};
-use crate::backend::native::{Instructions, Work};
+use crate::simd::dispatch::WithSimd;
+use crate::simd::native::NativeSimd;
 
 /// For an engine that has registers.
 pub(super) struct AddSingles<'a> {
@@ -14,11 +15,11 @@ pub(super) struct AddSingles<'a> {
     pub grad: &'a [f32],
 }
 
-impl Work for AddSingles<'_> {
+impl WithSimd for AddSingles<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with<S: Instructions>(self, simd: S) {
+    fn with<P: NativeSimd>(self, simd: P) {
         add_all(ByRegisters(simd), self.norm, self.grad);
     }
 }
@@ -71,15 +72,16 @@ impl<A: Arithmetic> Sum<f32> for A {
     }
 }
 
-/// Some binades of `f32` from the topmost of a block down, of which 4096 squares can be summed exactly in a few
-/// `f64`: 18 binades in two, 38 in three.
+/// Some binades of `f32` from the topmost of a block down, of which 4096 squares can be summed
+/// exactly in a few `f64`: 18 binades in two, 38 in three.
 ///
 /// Let |g| < 2^(E+1), so that g² < 2^(2E+2), and let g² = h + r where h is g² rounded to a multiple
 /// of 2^(2E−38). A sum of 4096 such h is at most 2^(2E+14): 52 bits. And |r| ≤ 2^(2E−39), so the r
-/// sum up to 2^(2E−27) at most. In two parts: with |g| ≥ 2^(E−17), whose last bit is no less than 2^(E−40), they
-/// are multiples of 2^(2E−80): 53 bits. In three parts: let r = i + s where i is r rounded to a multiple of 2^(2E−79). Then
-/// the i sum up to 52 bits, and |s| ≤ 2^(2E−80), so the s sum up to 2^(2E−68) at most; with |g| ≥ 2^(E−37) they are multiples of
-/// 2^(2E−120): 52 bits. Each h, r, i and s is exact: a square has 48 bits.
+/// sum up to 2^(2E−27) at most. In two parts: with |g| ≥ 2^(E−17), whose last bit is no less than
+/// 2^(E−40), they are multiples of 2^(2E−80): 53 bits. In three parts: let r = i + s where i is r
+/// rounded to a multiple of 2^(2E−79). Then the i sum up to 52 bits, and |s| ≤ 2^(2E−80), so the s
+/// sum up to 2^(2E−68) at most; with |g| ≥ 2^(E−37) they are multiples of 2^(2E−120): 52 bits. Each
+/// h, r, i and s is exact: a square has 48 bits.
 #[derive(Clone, Copy)]
 struct Window {
     /// E, biased as in the format. Subnormals count as of the least exponent.
@@ -146,7 +148,7 @@ impl<A: Arithmetic, const WIDE: bool> Sums<A, WIDE> {
     }
 }
 
-impl<A: Arithmetic, const WIDE: bool> Rows<f32> for Sums<A, WIDE> {
+impl<A: Arithmetic, const WIDE: bool> AddRows<f32> for Sums<A, WIDE> {
     type Row = A::Row;
 
     #[inline(always)]

@@ -3,20 +3,25 @@
 
 use core::sync::atomic::AtomicU64;
 
+use super::options::{ClipNorm, Report, StepOptions};
+use super::param::{Param, Plan};
+use super::pass;
 #[cfg(feature = "parallel")]
 use super::pieces::total_cost;
-use super::region::{Pass, norm};
-use super::tensor::{Grad, Job, Type};
-use super::{ClipNorm, Param, Report, StepOptions};
+use super::tensor::{Grad, TensorBuffers};
+use crate::elements::rounding::Rounding;
+use crate::error::Error;
+use crate::norm::GradNorm;
+use crate::rules::state::{State, names};
+use crate::rules::{Kernel, Rule, WithKernel, check_above_0, check_at_least_0};
+use crate::simd::Float;
+use crate::simd::dispatch::Engine;
 #[cfg(feature = "parallel")]
-use crate::Schedule;
-use crate::backend::Engine;
+use crate::step::Schedule;
+use crate::step::grad_scale::GradScale;
+use crate::step::{advance_scalars, check_same_states, scalars_after};
 #[cfg(feature = "parallel")]
-use crate::backend::parallel;
-use crate::rules::{check_above_0, check_at_least_0};
-use crate::scaled::GradScale;
-use crate::step::check_same_states;
-use crate::{Error, Float, GradNorm, Kernel, NamedRule, Rounding, WithKernel};
+use crate::threads::share;
 
 /// What a step is told beside its tensors.
 pub(super) struct Call<'c, R> {
@@ -29,33 +34,35 @@ pub(super) struct Call<'c, R> {
     pub skip: bool,
     /// What the schedule made of the rules, to be reported.
     pub lr_factor: f64,
+    /// The parameters' next scalars are the caller's, and not to be made of those before.
+    pub scalars_are_next: bool,
 }
 
-impl<R: NamedRule> Call<'_, R> {
-    /// Takes the step of every parameter that has a job, whose buffers have been checked.
+impl<R: Rule> Call<'_, R> {
+    /// Takes the step of every parameter that has buffers, which have been checked.
     pub fn run(
         &self,
         params: &mut [Param<'_, R>],
-        jobs: &mut [Option<Job<'_>>],
+        tensors: &mut [Option<TensorBuffers<'_>>],
     ) -> Result<Report, Error> {
         let engine = self.options.backend.resolve()?;
         self.check_bounds()?;
-        self.check_rules(params, jobs)?;
-        let chunk = self.chunk(jobs);
-        self.pass(params, jobs, engine, chunk)
+        self.check_rules(params, tensors)?;
+        let chunk = self.chunk(tensors);
+        self.pass(params, tensors, engine, chunk)
     }
 
     /// The norm first, if it is wanted; then the step.
     fn pass(
         &self,
         params: &mut [Param<'_, R>],
-        jobs: &mut [Option<Job<'_>>],
+        tensors: &mut [Option<TensorBuffers<'_>>],
         engine: Engine,
         chunk: Option<usize>,
     ) -> Result<Report, Error> {
         let Call { options, grad_scale, skip, lr_factor, .. } = *self;
         let wanted = skip || options.report_norm || options.clip_norm.is_some();
-        let norm = wanted.then(|| norm(engine, chunk, jobs));
+        let norm = wanted.then(|| pass::norm(engine, chunk, tensors));
         let grad_norm = norm.as_ref().map(|norm| self.norm_of(norm) * grad_scale);
         let nonfinite = norm.as_ref().map(GradNorm::nonfinite);
         // The norm of finite `f64`s may be past the largest.
@@ -72,7 +79,7 @@ impl<R: NamedRule> Call<'_, R> {
         };
 
         let measure = options.report_largest_update;
-        let pass = Pass {
+        let plan = Plan {
             rules: self.rules,
             engine,
             scale: self.scale(clip_factor),
@@ -80,23 +87,24 @@ impl<R: NamedRule> Call<'_, R> {
                 Rounding::Nearest => None,
                 Rounding::Stochastic { seed } => Some(seed),
             },
-            largest: measure.then(|| AtomicU64::new(0)),
+            largest_update: measure.then(|| AtomicU64::new(0)),
         };
         if skipped {
-            for grad in jobs.iter_mut().flatten().map(|job| &mut job.grad) {
+            for TensorBuffers { grad, .. } in tensors.iter_mut().flatten() {
                 if let Grad::Zero(grad) = grad {
                     grad.fill_with_zeros();
                 }
             }
         } else {
-            for (param, job) in params.iter_mut().zip(jobs.iter()) {
-                if job.is_some() && param.states.is_none() {
+            for (param, buffers) in params.iter_mut().zip(tensors.iter()) {
+                if buffers.is_some() && param.states.is_none() {
                     param.create_states(&self.rules[param.group]);
                 }
             }
-            pass.run(chunk, params, jobs)?;
+            pass::run(&plan, chunk, params, tensors)?;
         }
-        let largest_update = pass.largest.map(|largest| f64::from_bits(largest.into_inner()));
+        let largest_update =
+            plan.largest_update.map(|largest| f64::from_bits(largest.into_inner()));
         Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
     }
 
@@ -122,19 +130,27 @@ impl<R: NamedRule> Call<'_, R> {
     }
 
     /// Asks each rule for each kernel that this step will need, so that whatever can be refused is
-    /// refused before anything is written.
-    fn check_rules(&self, params: &[Param<'_, R>], jobs: &[Option<Job<'_>>]) -> Result<(), Error> {
+    /// refused before anything is written. Also finds the scalars after the step.
+    fn check_rules(
+        &self,
+        params: &mut [Param<'_, R>],
+        tensors: &[Option<TensorBuffers<'_>>],
+    ) -> Result<(), Error> {
         let scale = self.scale(1.0);
         scale.check()?;
         let mut checked = None;
-        for (param, _) in params.iter().zip(jobs).filter(|(_, job)| job.is_some()) {
+        for (param, _) in params.iter_mut().zip(tensors).filter(|(_, buffers)| buffers.is_some()) {
             let rule = &self.rules[param.group];
-            let names = rule.state_names();
-            if let Some(states) = &param.states {
-                check_same_states(names, states.names())?;
+            let states = rule.states();
+            if let Some(made) = &param.states {
+                check_same_states(states, made.declared())?;
             }
-            let kernel = (param.group, param.t, param.types.theta == Type::F64);
-            if checked == Some(kernel) {
+            let kernel = (param.group, param.t, param.types.theta.is_f64());
+            // Also those of a rule that was here before.
+            let has_scalars = !rule.scalars().is_empty()
+                || !param.scalars.is_empty()
+                || !param.next_scalars.is_empty();
+            if checked == Some(kernel) && !has_scalars {
                 continue;
             }
             rule.check()?;
@@ -142,11 +158,17 @@ impl<R: NamedRule> Call<'_, R> {
                 t: param.t,
                 expected: "less than u64::MAX for another step to follow",
             })?;
-            let dry = Dry { scale, names };
-            if param.types.theta == Type::F64 {
-                rule.with_kernel::<f64, _>(t, dry)?;
+            if has_scalars && !self.scalars_are_next {
+                if param.states.is_none() {
+                    param.scalars = scalars_after(rule, param.t);
+                }
+                advance_scalars(rule, t, &param.scalars, &mut param.next_scalars);
+            }
+            let check = CheckKernel { scale, states };
+            if param.types.theta.is_f64() {
+                rule.with_kernel::<f64, _>(t, &param.next_scalars, check)?;
             } else {
-                rule.with_kernel::<f32, _>(t, dry)?;
+                rule.with_kernel::<f32, _>(t, &param.next_scalars, check)?;
             }
             checked = Some(kernel);
         }
@@ -155,32 +177,32 @@ impl<R: NamedRule> Call<'_, R> {
 
     /// Bytes of θ in a piece of a step; none for the calling thread alone.
     #[cfg(feature = "parallel")]
-    fn chunk(&self, jobs: &[Option<Job<'_>>]) -> Option<usize> {
+    fn chunk(&self, tensors: &[Option<TensorBuffers<'_>>]) -> Option<usize> {
         match self.options.schedule {
             Schedule::Serial => None,
             Schedule::Chunks(chunk) => Some(chunk.get().saturating_mul(8)),
-            Schedule::Auto => parallel::auto_chunk_bytes(total_cost(jobs)),
+            Schedule::Auto => share::chunk_bytes(total_cost(tensors)),
         }
     }
 
     /// The calling thread alone.
     #[cfg(not(feature = "parallel"))]
-    fn chunk(&self, _: &[Option<Job<'_>>]) -> Option<usize> {
+    fn chunk(&self, _: &[Option<TensorBuffers<'_>>]) -> Option<usize> {
         None
     }
 }
 
-/// A kernel's coefficients are computed, and nothing is done with it.
-struct Dry {
+/// Computes a kernel's coefficients, and does nothing with them.
+struct CheckKernel {
     scale: GradScale,
-    names: &'static [&'static str],
+    states: &'static [State],
 }
 
-impl<F: Float> WithKernel<F> for Dry {
+impl<F: Float> WithKernel<F> for CheckKernel {
     fn with<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
         self.scale.before::<K, F>(*kernel)?;
-        if N != self.names.len() {
-            return Err(Error::KernelStates { kernel: N, names: self.names });
+        if N != self.states.len() {
+            return Err(Error::KernelStates { kernel: N, names: names(self.states) });
         }
         Ok(())
     }

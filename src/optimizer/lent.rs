@@ -4,13 +4,16 @@
 use half::bf16;
 
 use super::call::Call;
-use super::region::StepBatch;
-use super::tensor::{Grad, Job, MOST_LENT, States, Type, Types};
-use super::{Param, Report, StepOptions};
-use crate::backend::columns::AnySliceMut;
-use crate::step::check_states;
-use crate::types::Loop;
-use crate::{Element, Error, Half, NamedRule, Parameter};
+use super::options::{Report, StepOptions};
+use super::param::{Param, StepBatch, Types};
+use super::pass::step_batch;
+use super::states::{Columns, States};
+use super::tensor::{Grad, TensorBuffers};
+use crate::elements::column::DType;
+use crate::elements::{Element, Half};
+use crate::error::Error;
+use crate::rules::Rule;
+use crate::step::{Scalars, check_scalars, check_states, scalars_after};
 
 /// One tensor in a step of [`step_all`]: θ, its gradient, its states, its rule and its step number.
 pub struct Lent<'a> {
@@ -18,9 +21,9 @@ pub struct Lent<'a> {
     t: u64,
     seed: u64,
     offset: u64,
-    job: Job<'a>,
-    states: [AnySliceMut<'a>; MOST_LENT],
-    given: usize,
+    buffers: TensorBuffers<'a>,
+    states: Columns<'a>,
+    scalars: Option<Scalars>,
 }
 
 impl<'a> Lent<'a> {
@@ -31,26 +34,31 @@ impl<'a> Lent<'a> {
         theta: &'a mut [T],
         grad: &'a [G],
     ) -> Self {
-        let job = Job { theta: T::any_mut(theta), grad: Grad::Read(G::any(grad)), copy: None };
-        let states = [(); MOST_LENT].map(|()| AnySliceMut::default());
-        Lent { rule, t, seed: 0, offset: 0, job, states, given: 0 }
+        let grad = Grad::Read(G::column(grad));
+        let buffers = TensorBuffers { theta: T::column_mut(theta), grad, copy: None };
+        Lent { rule, t, seed: 0, offset: 0, buffers, states: Columns::new(), scalars: None }
     }
 
-    /// The next of the states that [`Rule::state_names`](crate::Rule::state_names) names, four at the most. All of a tensor are
-    /// of one type.
+    /// The next of the states that [`Rule::states`] names. All of a tensor are of one type.
     #[must_use]
     pub fn state<S: Element>(mut self, state: &'a mut [S]) -> Self {
-        if let Some(place) = self.states.get_mut(self.given) {
-            *place = S::any_mut(state);
-        }
-        self.given += 1;
+        self.states.push(S::column_mut(state));
         self
     }
 
-    /// Has the new θ, which is `f32`, stored a second time, rounded to the nearest.
+    /// The scalars that the rule keeps, as they are after this step: [`Rule::advance_scalars`]
+    /// makes them of those before it. Default: what they are after `t` steps with these
+    /// hyper-parameters, [`Rule::scalar_after`].
+    #[must_use]
+    pub fn scalars(mut self, scalars: &[f64]) -> Self {
+        self.scalars = Some(Scalars::from_slice(scalars));
+        self
+    }
+
+    /// Has the new θ, which is `f32`, stored a second time, rounded to nearest.
     #[must_use]
     pub fn copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
-        self.job.copy = Some(H::column_mut(copy));
+        self.buffers.copy = Some(H::column_mut(copy));
         self
     }
 
@@ -63,8 +71,8 @@ impl<'a> Lent<'a> {
     }
 
     /// Says that this is a part of a tensor, the shard of one machine, say, whose first element is
-    /// number `first` of the whole. It concerns stochastic rounding alone, whose random bits belong to the whole.
-    /// Default: 0.
+    /// number `first` of the whole. It concerns stochastic rounding alone, whose random bits belong
+    /// to the whole. Default: 0.
     #[must_use]
     pub fn offset(mut self, first: u64) -> Self {
         self.offset = first;
@@ -93,63 +101,64 @@ impl<'a> Lent<'a> {
 ///
 /// # Errors
 ///
-/// All are found before anything is written:
-/// [`Error::UnknownGroup`] for a rule that is not in `rules`, [`Error::StepNumber`] for t = 0,
-/// [`Error::MissingState`], [`Error::SuperfluousState`], and those of
-/// [`Optimizer::step`](super::Optimizer::step), where a tensor's number in the list stands for its name.
-pub fn step_all<'a, R: NamedRule>(
+/// All are found before anything is written: [`Error::UnknownGroup`] for a rule that is not in
+/// `rules`, [`Error::StepNumber`] for t = 0, [`Error::MissingState`], [`Error::SuperfluousState`],
+/// [`Error::Scalars`], and those of [`Optimizer::step`](super::Optimizer::step), where a tensor's
+/// number in the list stands for its name.
+pub fn step_all<'a, R: Rule>(
     rules: &[R],
     options: &StepOptions,
     tensors: impl IntoIterator<Item = Lent<'a>>,
 ) -> Result<Report, Error> {
     let tensors = tensors.into_iter();
     let mut params = Vec::with_capacity(tensors.size_hint().0);
-    let mut jobs = Vec::with_capacity(tensors.size_hint().0);
+    let mut all_buffers = Vec::with_capacity(tensors.size_hint().0);
     for (number, lent) in tensors.enumerate() {
-        let Lent { rule, t, seed, offset, job, states, given } = lent;
-        let names = rules
-            .get(rule)
-            .ok_or(Error::UnknownGroup { group: rule, groups: rules.len() })?
-            .state_names();
-        // A fifth has no place.
-        check_states(names, if names.len() > MOST_LENT { given.min(MOST_LENT) } else { given })?;
-        let t =
+        let Lent { rule: group, t, seed, offset, buffers, states, scalars } = lent;
+        let rule = rules.get(group).ok_or(Error::UnknownGroup { group, groups: rules.len() })?;
+        let declared = rule.states();
+        check_states(declared, states.len())?;
+        let before =
             t.checked_sub(1).ok_or(Error::StepNumber { t, expected: "1 for the first step" })?;
-        let theta = job.theta.read();
-        let len = theta.len();
-        let (theta, grad) = (Type::of_slice(theta), Type::of_slice(job.grad.read()));
-        let state = if given == 0 { theta } else { Type::of_slice(states[0].read()) };
-        let step = batches(theta, grad, state);
+        let next_scalars = match scalars {
+            Some(scalars) => {
+                check_scalars(rule.scalars(), scalars.len())?;
+                scalars
+            }
+            None => scalars_after(rule, t),
+        };
+        let (theta, grad) = (buffers.theta.dtype(), buffers.grad.column().dtype());
+        let state = states.first().map_or(theta, |state| state.dtype());
         let param = Param {
             // Its number stands for it, in errors alone.
             name: String::new(),
-            group: rule,
-            len,
-            types: Types { theta, grad, state, fused: step.is_some() },
-            step: step.unwrap_or(|_, _, _| Ok(())),
-            t,
+            group,
+            len: buffers.theta.len(),
+            types: Types { theta, grad, state },
+            step: step_of_types(Types { theta, grad, state }),
+            t: before,
             states: None,
+            scalars: Scalars::new(),
+            next_scalars,
             seed,
             offset,
         };
         let named = |error: Error| error.of_tensor(number);
-        param.check(&job).map_err(named)?;
-        for (&name, lent) in names.iter().zip(&states) {
-            let lent = lent.read();
+        param.check(&buffers).map_err(named)?;
+        for (name, lent) in declared.iter().map(|state| state.name()).zip(&states) {
             param.check_length(name, lent.len()).map_err(named)?;
-            let goes =
-                (Type::of_slice(lent) == state) && (state == Type::F64) == (theta == Type::F64);
-            if !goes {
+            let dtype = lent.dtype();
+            if dtype != state || dtype.is_f64() != theta.is_f64() {
                 let expected = match theta {
-                    Type::F64 => "f64",
-                    _ if state == Type::F64 => "f32, bf16 or f16",
+                    DType::F64 => "f64",
+                    _ if state.is_f64() => "f32, bf16 or f16",
                     _ => state.name(),
                 };
-                return Err(named(param.wrong_type(name, lent.type_name(), expected)));
+                return Err(named(param.wrong_type(name, dtype.name(), expected)));
             }
         }
-        params.push(Param { states: Some(States::lent(states, names)), ..param });
-        jobs.push(Some(job));
+        params.push(Param { states: Some(States::lent(states, declared)), ..param });
+        all_buffers.push(Some(buffers));
     }
     let call = Call {
         rules,
@@ -157,22 +166,20 @@ pub fn step_all<'a, R: NamedRule>(
         grad_scale: options.grad_scale,
         skip: options.skip_nonfinite,
         lr_factor: 1.0,
+        scalars_are_next: true,
     };
-    call.run(&mut params, &mut jobs)
+    call.run(&mut params, &mut all_buffers)
 }
 
-/// The loop of these types, if they have one of their own.
-fn batches<R: NamedRule>(theta: Type, grad: Type, state: Type) -> Option<StepBatch<R>> {
-    use Type::{Bf16, F32, F64};
-    fn of<T: Parameter<G, S>, G, S, R: NamedRule>() -> Option<StepBatch<R>> {
-        T::Loop::batches::<R>()
-    }
-    match (theta, grad, state) {
-        (F32, F32, F32) => of::<f32, f32, f32, R>(),
-        (F64, F64, F64) => of::<f64, f64, f64, R>(),
-        (F32, Bf16, F32) => of::<f32, bf16, f32, R>(),
-        (Bf16, Bf16, Bf16) => of::<bf16, bf16, bf16, R>(),
-        (Bf16, Bf16, F32) => of::<bf16, bf16, f32, R>(),
-        _ => None,
+/// The code for these types.
+fn step_of_types<R: Rule>(types: Types) -> StepBatch<R> {
+    use DType::{Bf16, F32, F64};
+    match (types.theta, types.grad, types.state) {
+        (F64, ..) => step_batch::<f64, f64, f64, R>,
+        (F32, Bf16, F32) => step_batch::<f32, bf16, f32, R>,
+        (Bf16, Bf16, Bf16) => step_batch::<bf16, bf16, bf16, R>,
+        (Bf16, Bf16, F32) => step_batch::<bf16, bf16, f32, R>,
+        // Those without a loop of their own too: see `step_of`.
+        _ => step_batch::<f32, f32, f32, R>,
     }
 }

@@ -1,6 +1,6 @@
 //! The factor by which a loss is multiplied so that its 16-bit gradients do not vanish.
 
-use crate::Error;
+use crate::error::Error;
 use crate::rules::{check, check_above_0};
 
 /// A loss scale that follows the gradients: it grows while they are finite and shrinks when one is

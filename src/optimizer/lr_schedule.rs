@@ -5,7 +5,8 @@ use core::f64::consts::PI;
 /// A factor for the step size, as a function of the number of steps taken so far.
 ///
 /// It has no state: a run that is resumed needs nothing but the number. The factors are those of
-/// torch's schedulers of the same names where torch has them; a group's own `lr` is what they multiply.
+/// torch's schedulers of the same names where torch has them; a group's own `lr` is what they
+/// multiply.
 ///
 /// ```
 /// use fused_adam::LrSchedule;
@@ -90,8 +91,8 @@ pub enum LrSchedule {
         /// The factor at last: `first` over torch's `final_div_factor`, `first`/10⁴ by default.
         last: f64,
     },
-    /// One after the other (`SequentialLR`): each of the first ones until the step number beside it, counted
-    /// from its own start, and then the last.
+    /// One after the other (`SequentialLR`): each of the first ones until the step number beside
+    /// it, counted from its own start, and then the last.
     Sequence {
         /// The first ones, and where each ends.
         until: Vec<(u64, LrSchedule)>,

@@ -2,7 +2,9 @@
 
 #[cfg(doc)]
 use super::Optimizer;
-use crate::{Backend, Rounding, Schedule};
+use crate::elements::rounding::Rounding;
+use crate::simd::dispatch::Backend;
+use crate::step::Schedule;
 
 /// What is done to the gradients of a step, and how it runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,8 +15,8 @@ pub struct StepOptions {
     pub clip_norm: Option<ClipNorm>,
     /// Holds every gradient within ± this, after it has been scaled. Default: none.
     pub clip_value: Option<f64>,
-    /// Takes no step if a gradient is infinite or NaN, or if the norm of finite `f64` gradients is past the largest
-    /// `f64`. Default: `false`, unless there is a loss scale.
+    /// Takes no step if a gradient is infinite or NaN, or if the norm of finite `f64` gradients is
+    /// past the largest `f64`. Default: `false`, unless there is a loss scale.
     pub skip_nonfinite: bool,
     /// Reports the norm of the gradients also where nothing else needs it; this reads them once
     /// more. Default: `false`.
@@ -26,8 +28,8 @@ pub struct StepOptions {
     /// With `Schedule::Chunks` pieces have eight bytes of θ for each element that is named, of
     /// whatever type. Default: [`Schedule::Auto`].
     pub schedule: Schedule,
-    /// How what is stored in 16 bits is rounded. The seed is combined with each parameter's name, as
-    /// [`Optimizer::seed`] says. Default: [`Rounding::Nearest`].
+    /// How what is stored in 16 bits is rounded. The seed is combined with each parameter's name,
+    /// as [`Optimizer::seed`] says. Default: [`Rounding::Nearest`].
     pub rounding: Rounding,
 }
 
@@ -60,9 +62,10 @@ pub enum ClipNorm {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The norm of all gradients, scaled but not clipped: the largest |g| with
-    /// [`ClipNorm::Inf`], else √Σg²: of the gradients as they were given, rounded once, then times
-    /// `grad_scale` over the loss scale. The same on every machine, whatever the number of threads. None if nothing asked for it.
+    /// The norm of all gradients, scaled but not clipped: the largest |g| with [`ClipNorm::Inf`],
+    /// else √Σg²: of the gradients as they were given, rounded once, then times `grad_scale` over
+    /// the loss scale. The same on every machine, whatever the number of threads. None if nothing
+    /// asked for it.
     pub grad_norm: Option<f64>,
     /// What the gradients were multiplied with to clip their norm: 1 if they were not.
     pub clip_factor: f64,

@@ -10,10 +10,11 @@
 //! θ' = θ − q
 //! ```
 
-use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_averages, corrections, round, round_eps,
-};
-use crate::{Error, Float, Lanes};
+use super::parts::{Descent, Ema, check_averages, corrections, round_coefficient, round_eps};
+use super::state::M;
+use super::{Kernel, Rule, State, WithKernel, reference};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// AdaBelief.
 ///
@@ -69,37 +70,55 @@ impl Default for AdaBelief {
 }
 
 impl Rule for AdaBelief {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["m", "s"]
+    fn name(&self) -> &'static str {
+        "adabelief"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        static STATES: [State; 2] = [M, State::non_negative("s").divisor()];
+        &STATES
     }
 
     fn check(&self) -> Result<(), Error> {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
-        then.with(&Fused {
-            ends: Ends::new(
+        then.with(&AdaBeliefKernel {
+            descent: Descent::new(
                 self.maximize,
                 self.lr,
                 self.weight_decay,
                 self.decoupled_weight_decay,
             )?,
-            m: Rate::new(self.beta1),
-            s: Rate::new(self.beta2),
-            root_scale: round(1.0 / correction2.sqrt(), "beta2", self.beta2)?,
+            m: Ema::new(self.beta1),
+            s: Ema::new(self.beta2),
+            root_scale: round_coefficient(1.0 / correction2.sqrt(), "beta2", self.beta2)?,
             eps: round_eps(self.eps)?,
-            step_size: round(self.lr / correction1, "lr", self.lr)?,
+            step_size: round_coefficient(self.lr / correction1, "lr", self.lr)?,
         })
     }
 }
 
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
-    m: Rate<F>,
-    s: Rate<F>,
+struct AdaBeliefKernel<F> {
+    descent: Descent<F>,
+    m: Ema<F>,
+    s: Ema<F>,
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
@@ -107,22 +126,24 @@ struct Fused<F> {
     step_size: F,
 }
 
-impl<F: Float> Kernel<F, 2> for Fused<F> {
+impl<F: Float> Kernel<F, 2> for AdaBeliefKernel<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, s]: [L; 2]) -> (L, [L; 2]) {
-        let g = self.ends.gradient(theta, grad);
+        let g = self.descent.gradient(theta, grad);
         let m = self.m.average(m, g);
         let off = g - m;
         let s = self.s.average(s, off * off) + self.eps;
         let d = s.sqrt() * self.root_scale + self.eps;
-        (self.ends.descend(theta, m * self.step_size / d), [m, s])
+        (self.descent.descend(theta, m * self.step_size / d), [m, s])
     }
 
     fn reference(&self, theta: F, grad: F, [m, s]: [F; 2]) -> (F, [F; 2]) {
-        let g = by_hand::gradient(&self.ends, theta, grad);
-        let m = by_hand::average(self.m, m, g);
-        let s = by_hand::average(self.s, s, (g - m) * (g - m)) + self.eps;
+        let g = reference::gradient(&self.descent, theta, grad);
+        let m = reference::average(self.m, m, g);
+        let s = reference::average(self.s, s, (g - m) * (g - m)) + self.eps;
         let d = s.sqrt() * self.root_scale + self.eps;
-        (by_hand::descend(&self.ends, theta, self.step_size * m / d), [m, s])
+        (reference::descend(&self.descent, theta, self.step_size * m / d), [m, s])
     }
 }

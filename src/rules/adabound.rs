@@ -12,19 +12,22 @@
 //! s  = lr·√(1−β2^t)/(1−β1^t),   l = final_lr·(1 − 1/(γ·t+1)),   u = final_lr·(1 + 1/(γ·t))
 //! ```
 
-use super::moments::{Largest, Moments, Quotient};
-use super::{
-    Ends, Rate, Rule, WithKernel, check_at_least_0, check_averages, check_below_1, corrections,
-    round, round_eps,
+use super::moments::{AmsGrad, Moments, Update};
+use super::parts::{
+    Descent, Ema, check_at_least_0, check_averages, check_below_1, corrections, round_coefficient,
+    round_eps,
 };
-use crate::{Error, Float, Lanes};
+use super::state::{M, V, V_MAX};
+use super::{Rule, State, WithKernel};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// AdaBound, and with `amsbound` AMSBound.
 ///
-/// Luo, Xiong, Liu and Sun, "Adaptive Gradient Methods with Dynamic Bound of Learning Rate" (2019),
-/// algorithms 2 and 3, with the bias corrections, the bounds and the defaults of its authors' code.
-/// There a schedule of `lr` also moves `final_lr` in proportion; here `final_lr` is what it says.
-/// Decoupled decay is that of [`AdamW`](crate::AdamW).
+/// Luo, Xiong, Liu and Sun, "AdamUpdate Gradient Methods with Dynamic Bound of Learning Ema"
+/// (2019), algorithms 2 and 3, with the bias corrections, the bounds and the defaults of its
+/// authors' code. There a schedule of `lr` also moves `final_lr` in proportion; here `final_lr` is
+/// what it says. Decoupled decay is that of [`AdamW`](crate::AdamW).
 ///
 /// The states are `m`, the moving average of the gradient, and `v`, that of its square; with
 /// `amsbound` also `v_max`, the largest `v` so far.
@@ -83,8 +86,21 @@ impl Default for AdaBound {
 }
 
 impl Rule for AdaBound {
-    fn state_names(&self) -> &'static [&'static str] {
-        if self.amsbound { &["m", "v", "v_max"] } else { &["m", "v"] }
+    fn name(&self) -> &'static str {
+        "adabound"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        static STATES: [State; 3] = [M, V, V_MAX];
+        if self.amsbound { &STATES } else { &STATES[..2] }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -93,33 +109,46 @@ impl Rule for AdaBound {
         check_below_1("gamma", self.gamma)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
         let run = self.gamma * t as f64;
         let upper = if run == 0.0 { f64::INFINITY } else { self.final_lr * (1.0 + 1.0 / run) };
         let moments = Moments {
-            ends: Ends::new(
+            descent: Descent::new(
                 self.maximize,
                 self.lr,
                 self.weight_decay,
                 self.decoupled_weight_decay,
             )?,
-            m: Rate::new(self.beta1),
-            v: Rate::new(self.beta2),
-            quotient: Bounded {
+            m: Ema::new(self.beta1),
+            v: Ema::new(self.beta2),
+            update: BoundedUpdate {
                 eps: round_eps(self.eps)?,
-                step_size: round(self.lr * correction2.sqrt() / correction1, "lr", self.lr)?,
-                lower: round(self.final_lr * (1.0 - 1.0 / (run + 1.0)), "final_lr", self.final_lr)?,
+                step_size: round_coefficient(
+                    self.lr * correction2.sqrt() / correction1,
+                    "lr",
+                    self.lr,
+                )?,
+                lower: round_coefficient(
+                    self.final_lr * (1.0 - 1.0 / (run + 1.0)),
+                    "final_lr",
+                    self.final_lr,
+                )?,
                 upper: F::from_f64(upper),
             },
         };
-        if self.amsbound { then.with(&Largest(moments)) } else { then.with(&moments) }
+        if self.amsbound { then.with(&AmsGrad(moments)) } else { then.with(&moments) }
     }
 }
 
 /// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Bounded<F> {
+struct BoundedUpdate<F> {
     eps: F,
     step_size: F,
     lower: F,
@@ -127,9 +156,9 @@ struct Bounded<F> {
     upper: F,
 }
 
-impl<F: Float> Quotient<F> for Bounded<F> {
+impl<F: Float> Update<F> for BoundedUpdate<F> {
     #[inline(always)]
-    fn quotient<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+    fn update<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
         let d = w.sqrt() + self.eps;
         d.under(self.step_size).at_least(self.lower).at_most(self.upper) * m
     }

@@ -8,14 +8,15 @@
 //! θ' = θ − q
 //! ```
 
-use super::{
-    Ends, Kernel, Rule, WithKernel, by_hand, check_above_0, check_at_least_0, round, round_eps,
-};
-use crate::{Error, Float, Lanes};
+use super::parts::{Descent, check_above_0, check_at_least_0, round_coefficient, round_eps};
+use super::state::V;
+use super::{Kernel, Rule, State, WithKernel, reference};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// AdaGrad.
 ///
-/// Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+/// Duchi, Hazan and Singer, "AdamUpdate Subgradient Methods for Online Learning and Stochastic
 /// Optimization" (2011). Conventions and defaults are torch's.
 ///
 /// The state is `v`, the sum of the squared gradients; it starts at `initial_accumulator_value`.
@@ -63,8 +64,21 @@ impl Default for AdaGrad {
 }
 
 impl Rule for AdaGrad {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["v"]
+    fn name(&self) -> &'static str {
+        "adagrad"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        static STATES: [State; 1] = [V];
+        &STATES
     }
 
     fn initial_state(&self, _: usize) -> f64 {
@@ -79,36 +93,43 @@ impl Rule for AdaGrad {
         check_at_least_0("weight_decay", self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         let lr = self.lr / (1.0 + (t - 1) as f64 * self.lr_decay);
-        then.with(&Fused {
-            ends: Ends::new(self.maximize, self.lr, self.weight_decay, false)?,
+        then.with(&AdaGradKernel {
+            descent: Descent::new(self.maximize, self.lr, self.weight_decay, false)?,
             eps: round_eps(self.eps)?,
-            lr: round(lr, "lr", self.lr)?,
+            lr: round_coefficient(lr, "lr", self.lr)?,
         })
     }
 }
 
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
+struct AdaGradKernel<F> {
+    descent: Descent<F>,
     eps: F,
     lr: F,
 }
 
-impl<F: Float> Kernel<F, 1> for Fused<F> {
+impl<F: Float> Kernel<F, 1> for AdaGradKernel<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [v]: [L; 1]) -> (L, [L; 1]) {
-        let g = self.ends.gradient(theta, grad);
+        let g = self.descent.gradient(theta, grad);
         let v = v + g * g;
         let q = g * self.lr / (v.sqrt() + self.eps);
-        (self.ends.descend(theta, q), [v])
+        (self.descent.descend(theta, q), [v])
     }
 
     fn reference(&self, theta: F, grad: F, [v]: [F; 1]) -> (F, [F; 1]) {
-        let g = by_hand::gradient(&self.ends, theta, grad);
+        let g = reference::gradient(&self.descent, theta, grad);
         let v = v + g * g;
         let q = self.lr * g / (v.sqrt() + self.eps);
-        (by_hand::descend(&self.ends, theta, q), [v])
+        (reference::descend(&self.descent, theta, q), [v])
     }
 }

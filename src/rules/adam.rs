@@ -1,4 +1,4 @@
-//! Adam and AdamW, each with and without AMSGrad.
+//! Adam, with and without AMSGrad; and what [AdamW](super::adamw) shares with it.
 //!
 //! With `1 - β` and every other coefficient rounded once from f64, one element is stepped by
 //!
@@ -16,9 +16,12 @@
 //! that no rounded β is multiplied with: `β·m + (1−β)·g` with a β rounded to f32 decays at a
 //! rate that is wrong from the eighth digit on, and the error adds up over steps.
 
-use super::moments::{Largest, Moments, Quotient};
-use super::{Ends, Rate, Rule, WithKernel, check_averages, corrections, round, round_eps};
-use crate::{Error, Float, Lanes};
+use super::moments::{AmsGrad, Moments, Update};
+use super::parts::{Descent, Ema, check_averages, corrections, round_coefficient, round_eps};
+use super::state::{M, V, V_MAX};
+use super::{Rule, State, WithKernel};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// Adam, with decay as an L2 penalty that is folded into the gradient.
 ///
@@ -35,7 +38,7 @@ use crate::{Error, Float, Lanes};
 /// // θ² at θ = 0.5, whose gradient is 2θ = 1: the first step has size lr.
 /// let adam = Adam { lr: 0.1, ..Adam::default() };
 /// let (mut theta, grad, mut m, mut v) = ([0.5_f32], [1.0], [0.0], [0.0]);
-/// adam.step(1, &mut theta, &grad, &mut m, &mut v)?;
+/// adam.step(1, &mut theta, &grad, [&mut m, &mut v])?;
 /// assert_eq!(theta, [0.4]);
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
@@ -105,171 +108,71 @@ impl Default for Adam {
     }
 }
 
-/// Adam with decoupled weight decay: θ shrinks by `lr·λ·θ` a step, however large its gradients.
-///
-/// Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2, with the
-/// schedule multiplier η taken into `lr` as is usual. States and AMSGrad as for [`Adam`].
-///
-/// ```
-/// use fused_adam::AdamW;
-///
-/// // Without a gradient only the decay is left: θ − lr·λ·θ.
-/// let adamw = AdamW { lr: 0.5, weight_decay: 0.5, ..AdamW::default() };
-/// let (mut theta, grad, mut m, mut v) = ([8.0_f32], [0.0], [0.0], [0.0]);
-/// adamw.step(1, &mut theta, &grad, &mut m, &mut v)?;
-/// assert_eq!(theta, [6.0]);
-/// # Ok::<(), fused_adam::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
-pub struct AdamW {
-    /// The step size: finite and ≥ 0. Default 1e-3.
-    pub lr: f64,
-    /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
-    pub beta1: f64,
-    /// β2, the decay rate of `v`: in [0, 1). Default 0.999.
-    pub beta2: f64,
-    /// ε, added to the root in the denominator: finite and > 0, also once rounded to the element
-    /// type. Default 1e-8.
-    pub eps: f64,
-    /// λ of the decoupled decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.01.
-    pub weight_decay: f64,
-    /// Divides by the root of the largest `v` so far, not of the present one. Default false.
-    pub amsgrad: bool,
-    /// Climbs along the gradient, not down. Decay still shrinks θ. Default false.
-    pub maximize: bool,
-    /// Makes up for states that start at zero, by `1 − β^t`. Default true.
-    pub bias_correction: bool,
-}
-
-impl Default for AdamW {
-    fn default() -> Self {
-        AdamW {
-            lr: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            amsgrad: false,
-            maximize: false,
-            bias_correction: true,
-        }
-    }
-}
-
 impl Rule for Adam {
-    fn state_names(&self) -> &'static [&'static str] {
-        state_names(self.amsgrad)
+    fn name(&self) -> &'static str {
+        "adam"
     }
 
-    fn check(&self) -> Result<(), Error> {
-        self.recipe().check()
+    fn lr(&self) -> f64 {
+        self.lr
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
-        self.recipe().with_kernel(t, then)
-    }
-}
-
-impl Rule for AdamW {
-    fn state_names(&self) -> &'static [&'static str] {
-        state_names(self.amsgrad)
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
     }
 
-    fn check(&self) -> Result<(), Error> {
-        self.recipe().check()
+    fn states(&self) -> &'static [State] {
+        states(self.amsgrad)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
-        self.recipe().with_kernel(t, then)
-    }
-}
-
-fn state_names(amsgrad: bool) -> &'static [&'static str] {
-    if amsgrad { &["m", "v", "v_max"] } else { &["m", "v"] }
-}
-
-impl Adam {
-    #[inline(always)]
-    fn recipe(&self) -> Recipe {
-        let Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } =
-            *self;
-        let decoupled = false;
-        Recipe {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            decoupled,
-            amsgrad,
-            maximize,
-            bias_correction,
-        }
-    }
-}
-
-impl AdamW {
-    #[inline(always)]
-    fn recipe(&self) -> Recipe {
-        let AdamW { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } =
-            *self;
-        let decoupled = true;
-        Recipe {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            decoupled,
-            amsgrad,
-            maximize,
-            bias_correction,
-        }
-    }
-}
-
-/// What Adam and AdamW have in common: all but the kind of decay.
-struct Recipe {
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    weight_decay: f64,
-    decoupled: bool,
-    amsgrad: bool,
-    maximize: bool,
-    bias_correction: bool,
-}
-
-impl Recipe {
-    #[inline(always)]
     fn check(&self) -> Result<(), Error> {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    #[inline(always)]
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
-        let [correction1, correction2] =
-            if self.bias_correction { corrections([self.beta1, self.beta2], t) } else { [1.0; 2] };
-        let moments = Moments {
-            ends: Ends::new(self.maximize, self.lr, self.weight_decay, self.decoupled)?,
-            m: Rate::new(self.beta1),
-            v: Rate::new(self.beta2),
-            quotient: Adaptive {
-                root_scale: round(1.0 / correction2.sqrt(), "beta2", self.beta2)?,
-                eps: round_eps(self.eps)?,
-                step_size: round(self.lr / correction1, "lr", self.lr)?,
-            },
-        };
-        if self.amsgrad { then.with(&Largest(moments)) } else { then.with(&moments) }
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
+        with_kernel(self, false, t, then)
     }
+}
+
+/// The states of Adam and of AdamW.
+pub(super) fn states(amsgrad: bool) -> &'static [State] {
+    static STATES: [State; 3] =
+        [M.torch("exp_avg"), V.torch("exp_avg_sq"), V_MAX.torch("max_exp_avg_sq")];
+    if amsgrad { &STATES } else { &STATES[..2] }
+}
+
+/// The kernel of Adam, or with `decoupled` decay that of AdamW.
+#[inline(always)]
+pub(super) fn with_kernel<F: Float, W: WithKernel<F>>(
+    rule: &Adam,
+    decoupled: bool,
+    t: u64,
+    then: W,
+) -> Result<(), Error> {
+    let &Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } = rule;
+    let [correction1, correction2] =
+        if bias_correction { corrections([beta1, beta2], t) } else { [1.0; 2] };
+    let moments = Moments {
+        descent: Descent::new(maximize, lr, weight_decay, decoupled)?,
+        m: Ema::new(beta1),
+        v: Ema::new(beta2),
+        update: AdamUpdate {
+            root_scale: round_coefficient(1.0 / correction2.sqrt(), "beta2", beta2)?,
+            eps: round_eps(eps)?,
+            step_size: round_coefficient(lr / correction1, "lr", lr)?,
+        },
+    };
+    if amsgrad { then.with(&AmsGrad(moments)) } else { then.with(&moments) }
 }
 
 /// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Adaptive<F> {
+struct AdamUpdate<F> {
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
@@ -277,9 +180,9 @@ struct Adaptive<F> {
     step_size: F,
 }
 
-impl<F: Float> Quotient<F> for Adaptive<F> {
+impl<F: Float> Update<F> for AdamUpdate<F> {
     #[inline(always)]
-    fn quotient<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+    fn update<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
         let d = w.sqrt() * self.root_scale + self.eps;
         m * self.step_size / d
     }

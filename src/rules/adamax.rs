@@ -8,10 +8,11 @@
 //! θ' = θ − q
 //! ```
 
-use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_averages, corrections, round, round_eps,
-};
-use crate::{Error, Float, Lanes};
+use super::parts::{Descent, Ema, check_averages, corrections, round_coefficient, round_eps};
+use super::state::M;
+use super::{Kernel, Rule, State, WithKernel, reference};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// AdaMax.
 ///
@@ -55,50 +56,70 @@ impl Default for AdaMax {
 }
 
 impl Rule for AdaMax {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["m", "u"]
+    fn name(&self) -> &'static str {
+        "adamax"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        static STATES: [State; 2] = [M, State::non_negative("u").divisor().running_max()];
+        &STATES
     }
 
     fn check(&self) -> Result<(), Error> {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         let [correction, _] = corrections([self.beta1, 0.0], t);
-        then.with(&Fused {
-            ends: Ends::new(self.maximize, self.lr, self.weight_decay, false)?,
-            m: Rate::new(self.beta1),
-            u: Rate::new(self.beta2),
+        then.with(&AdaMaxKernel {
+            descent: Descent::new(self.maximize, self.lr, self.weight_decay, false)?,
+            m: Ema::new(self.beta1),
+            u: Ema::new(self.beta2),
             eps: round_eps(self.eps)?,
-            step_size: round(self.lr / correction, "lr", self.lr)?,
+            step_size: round_coefficient(self.lr / correction, "lr", self.lr)?,
         })
     }
 }
 
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
-    m: Rate<F>,
-    u: Rate<F>,
+struct AdaMaxKernel<F> {
+    descent: Descent<F>,
+    m: Ema<F>,
+    u: Ema<F>,
     eps: F,
     /// lr/(1−β1^t).
     step_size: F,
 }
 
-impl<F: Float> Kernel<F, 2> for Fused<F> {
+impl<F: Float> Kernel<F, 2> for AdaMaxKernel<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, u]: [L; 2]) -> (L, [L; 2]) {
-        let g = self.ends.gradient(theta, grad);
+        let g = self.descent.gradient(theta, grad);
         let m = self.m.average(m, g);
         let u = self.u.shrink(u).larger(g.abs() + self.eps);
-        (self.ends.descend(theta, m * self.step_size / u), [m, u])
+        (self.descent.descend(theta, m * self.step_size / u), [m, u])
     }
 
     fn reference(&self, theta: F, grad: F, [m, u]: [F; 2]) -> (F, [F; 2]) {
-        let g = by_hand::gradient(&self.ends, theta, grad);
-        let m = by_hand::average(self.m, m, g);
-        let (old, new) = (by_hand::shrink(self.u, u), g.abs() + self.eps);
+        let g = reference::gradient(&self.descent, theta, grad);
+        let m = reference::average(self.m, m, g);
+        let (old, new) = (reference::shrink(self.u, u), g.abs() + self.eps);
         let u = if old > new { old } else { new };
-        (by_hand::descend(&self.ends, theta, self.step_size * m / u), [m, u])
+        (reference::descend(&self.descent, theta, self.step_size * m / u), [m, u])
     }
 }

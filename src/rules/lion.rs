@@ -10,10 +10,11 @@
 //!
 //! The sign of ±0 is ±0, that of NaN is NaN.
 
-use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check_at_least_0, check_below_1, round,
-};
-use crate::{Error, Float, Lanes};
+use super::parts::{Descent, Ema, check_at_least_0, check_below_1, round_coefficient};
+use super::state::M;
+use super::{Kernel, Rule, State, WithKernel, reference};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// Lion, with decoupled decay.
 ///
@@ -54,8 +55,21 @@ impl Default for Lion {
 }
 
 impl Rule for Lion {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["m"]
+    fn name(&self) -> &'static str {
+        "lion"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        static STATES: [State; 1] = [M];
+        &STATES
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -65,42 +79,49 @@ impl Rule for Lion {
         check_at_least_0("weight_decay", self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
-        then.with(&Fused {
-            ends: Ends::new(self.maximize, self.lr, self.weight_decay, true)?,
-            direction: Rate::new(self.beta1),
-            m: Rate::new(self.beta2),
-            lr: round(self.lr, "lr", self.lr)?,
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
+        then.with(&LionKernel {
+            descent: Descent::new(self.maximize, self.lr, self.weight_decay, true)?,
+            direction: Ema::new(self.beta1),
+            m: Ema::new(self.beta2),
+            lr: round_coefficient(self.lr, "lr", self.lr)?,
         })
     }
 }
 
 #[derive(Clone, Copy)]
-struct Fused<F> {
-    ends: Ends<F>,
-    direction: Rate<F>,
-    m: Rate<F>,
+struct LionKernel<F> {
+    descent: Descent<F>,
+    direction: Ema<F>,
+    m: Ema<F>,
     lr: F,
 }
 
-impl<F: Float> Kernel<F, 1> for Fused<F> {
+impl<F: Float> Kernel<F, 1> for LionKernel<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m]: [L; 1]) -> (L, [L; 1]) {
-        let g = self.ends.gradient(theta, grad);
+        let g = self.descent.gradient(theta, grad);
         let q = self.direction.average(m, g).sign() * self.lr;
-        (self.ends.descend(theta, q), [self.m.average(m, g)])
+        (self.descent.descend(theta, q), [self.m.average(m, g)])
     }
 
     fn reference(&self, theta: F, grad: F, [m]: [F; 1]) -> (F, [F; 1]) {
         let [zero, one] = [0.0, 1.0].map(F::from_f64);
-        let g = by_hand::gradient(&self.ends, theta, grad);
-        let c = by_hand::average(self.direction, m, g);
+        let g = reference::gradient(&self.descent, theta, grad);
+        let c = reference::average(self.direction, m, g);
         let sign = match c {
             c if c > zero => one,
             c if c < zero => -one,
             c => c,
         };
-        let theta = by_hand::descend(&self.ends, theta, self.lr * sign);
-        (theta, [by_hand::average(self.m, m, g)])
+        let theta = reference::descend(&self.descent, theta, self.lr * sign);
+        (theta, [reference::average(self.m, m, g)])
     }
 }

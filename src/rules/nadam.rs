@@ -11,21 +11,26 @@
 //! a  = lr·(1−μ_t)/(1−μ_1⋯μ_t),   b = lr·μ_{t+1}/(1−μ_1⋯μ_{t+1}),   μ_t = β1·(1 − ½·0.96^(t·ψ))
 //! ```
 //!
-//! One division, where the textbook's two terms take one each. With a `mu_product` the product of the momenta before
-//! μ_t is that one.
+//! One division, where the textbook's two terms take one each. The product μ_1⋯μ_t is a scalar that
+//! is kept for each parameter: it is that of the steps that were taken, also where β1 or ψ has
+//! changed.
 
-use super::moments::{Moments, Quotient};
-use super::{
-    Ends, Rate, Rule, WithKernel, check, check_at_least_0, check_averages, powers, round, round_eps,
+use super::moments::{Moments, Update};
+use super::parts::{
+    Descent, Ema, check, check_at_least_0, check_averages, powers, round_coefficient, round_eps,
 };
-use crate::{Error, Float, Lanes};
+use super::state::{M, V};
+use super::{Rule, State, WithKernel};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// NAdam.
 ///
 /// Dozat, "Incorporating Nesterov Momentum into Adam" (2016), with the schedule of momentum that
 /// torch has. Defaults are torch's. Decoupled decay is that of [`AdamW`](crate::AdamW).
 ///
-/// The states are `m`, the moving average of the gradient, and `v`, that of its square.
+/// The states are `m`, the moving average of the gradient, and `v`, that of its square. The scalar
+/// is `mu_product`, the product μ_1⋯μ_t of the momenta of all steps.
 ///
 /// ```
 /// use fused_adam::{Flat, NAdam};
@@ -55,11 +60,6 @@ pub struct NAdam {
     pub decoupled_weight_decay: bool,
     /// ψ, how fast the momentum grows from half of β1 to β1: finite and ≥ 0. Default 4e-3.
     pub momentum_decay: f64,
-    /// μ_1⋯μ_{t−1}, the product of the momenta of the steps before this one, where they were not those of the present β1
-    /// and ψ: for a step after one of the two was changed, if it is to follow the momenta that there were, as torch's does.
-    /// In [0, 1], and to be set anew for each step. Default: none, the product is what the present β1 and ψ make of it.
-    #[cfg_attr(feature = "checkpoint", serde(default, skip_serializing_if = "Option::is_none"))]
-    pub mu_product: Option<f64>,
     /// Climbs along the gradient, not down. Default false.
     pub maximize: bool,
 }
@@ -74,77 +74,115 @@ impl Default for NAdam {
             weight_decay: 0.0,
             decoupled_weight_decay: false,
             momentum_decay: 4e-3,
-            mu_product: None,
             maximize: false,
         }
     }
 }
 
 impl NAdam {
-    /// μ_1⋯μ_t of the present β1 and ψ.
-    pub fn mu_product_after(&self, t: u64) -> f64 {
-        self.momenta(t).2
+    /// μ_t and μ_{t+1}.
+    fn momenta(&self, t: u64) -> [f64; 2] {
+        let base = self.base();
+        let [power, _] = powers([base, 0.0], t);
+        [self.momentum(power), self.momentum(power * base)]
     }
 
-    /// μ_t, μ_{t+1}, and the product of μ_1 to μ_t.
+    /// μ where 0.96^(t·ψ) is `power`.
+    fn momentum(&self, power: f64) -> f64 {
+        self.beta1 * (1.0 - 0.5 * power)
+    }
+
+    /// 0.96^ψ.
+    fn base(&self) -> f64 {
+        libm::pow(0.96, self.momentum_decay)
+    }
+
+    /// μ_1⋯μ_t of the present β1 and ψ.
     ///
-    /// The product takes a loop, of at most a few thousand turns whatever t is: it ends where the
-    /// product is too small for 1 − product to notice, or where the factors are all the same.
-    fn momenta(&self, t: u64) -> (f64, f64, f64) {
-        let base = libm::pow(0.96, self.momentum_decay);
-        let mu = |power: f64| self.beta1 * (1.0 - 0.5 * power);
-        let [power, _] = powers([base, 0.0], t);
-        let (mut product, mut rising) = (1.0, base);
+    /// It takes a loop, of at most a few thousand turns whatever t is: it ends where the product is
+    /// too small for 1 − product to notice, or where the factors are all the same.
+    fn product_after(&self, t: u64) -> f64 {
+        // Half a unit in the last place of 1, and a margin.
+        const NOTHING: f64 = 1.0 / (1_u64 << 60) as f64;
+        let base = self.base();
+        let (mut product, mut power) = (1.0, base);
         for i in 1..=t {
-            // Half a unit in the last place of 1, and a margin.
-            const NOTHING: f64 = 1.0 / (1_u64 << 60) as f64;
             if product < NOTHING {
                 break;
             }
-            if rising < NOTHING {
-                product *= powers([self.beta1, 0.0], t - i + 1)[0];
-                break;
+            if power < NOTHING {
+                return product * powers([self.beta1, 0.0], t - i + 1)[0];
             }
-            product *= mu(rising);
-            rising *= base;
+            product *= self.momentum(power);
+            power *= base;
         }
-        (mu(power), mu(power * base), product)
+        product
     }
 }
 
 impl Rule for NAdam {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["m", "v"]
+    fn name(&self) -> &'static str {
+        "nadam"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        static STATES: [State; 2] = [M, V];
+        &STATES
+    }
+
+    fn scalars(&self) -> &'static [&'static str] {
+        &["mu_product"]
+    }
+
+    fn scalar_after(&self, _: usize, t: u64) -> f64 {
+        self.product_after(t)
+    }
+
+    fn advance_scalars(&self, t: u64, scalars: &mut [f64]) {
+        for product in scalars {
+            *product *= self.momenta(t)[0];
+        }
     }
 
     fn check(&self) -> Result<(), Error> {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)?;
-        check_at_least_0("momentum_decay", self.momentum_decay)?;
-        self.mu_product.map_or(Ok(()), |product| {
-            check("mu_product", product, (0.0..=1.0).contains(&product), "a number in [0, 1]")
-        })
+        check_at_least_0("momentum_decay", self.momentum_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
-        let (mu, mu_next, product) = self.momenta(t);
-        let product = self.mu_product.map_or(product, |before| before * mu);
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        scalars: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
+        let [mu, mu_next] = self.momenta(t);
+        let product = scalars.first().copied().unwrap_or(1.0);
+        check("mu_product", product, (0.0..1.0).contains(&product), "a number in [0, 1)")?;
         let [power, _] = powers([self.beta2, 0.0], t);
         let of_grad = self.lr * (1.0 - mu) / (1.0 - product);
         let of_m = self.lr * mu_next / (1.0 - product * mu_next);
         then.with(&Moments {
-            ends: Ends::new(
+            descent: Descent::new(
                 self.maximize,
                 self.lr,
                 self.weight_decay,
                 self.decoupled_weight_decay,
             )?,
-            m: Rate::new(self.beta1),
-            v: Rate::new(self.beta2),
-            quotient: LookingAhead {
-                root_scale: round(1.0 / (1.0 - power).sqrt(), "beta2", self.beta2)?,
+            m: Ema::new(self.beta1),
+            v: Ema::new(self.beta2),
+            update: NesterovUpdate {
+                root_scale: round_coefficient(1.0 / (1.0 - power).sqrt(), "beta2", self.beta2)?,
                 eps: round_eps(self.eps)?,
-                of_grad: round(of_grad, "lr", self.lr)?,
-                of_m: round(of_m, "lr", self.lr)?,
+                of_grad: round_coefficient(of_grad, "lr", self.lr)?,
+                of_m: round_coefficient(of_m, "lr", self.lr)?,
             },
         })
     }
@@ -152,7 +190,7 @@ impl Rule for NAdam {
 
 /// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct LookingAhead<F> {
+struct NesterovUpdate<F> {
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
@@ -161,9 +199,9 @@ struct LookingAhead<F> {
     of_m: F,
 }
 
-impl<F: Float> Quotient<F> for LookingAhead<F> {
+impl<F: Float> Update<F> for NesterovUpdate<F> {
     #[inline(always)]
-    fn quotient<L: Lanes<Float = F>>(&self, g: L, m: L, w: L) -> L {
+    fn update<L: Lanes<Float = F>>(&self, g: L, m: L, w: L) -> L {
         let d = w.sqrt() * self.root_scale + self.eps;
         (g * self.of_grad + m * self.of_m) / d
     }

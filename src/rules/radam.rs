@@ -12,13 +12,16 @@
 //! ρ∞ = 2/(1−β2) − 1,   ρ_t = ρ∞ − 2·t·β2^t/(1−β2^t)
 //! ```
 
-use super::moments::{Moments, Quotient};
-use super::{Ends, Rate, Rule, WithKernel, check_averages, powers, round, round_eps};
-use crate::{Error, Float, Lanes};
+use super::moments::{Moments, Update};
+use super::parts::{Descent, Ema, check_averages, powers, round_coefficient, round_eps};
+use super::state::{M, V};
+use super::{Rule, State, WithKernel};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// RAdam.
 ///
-/// Liu, Jiang, He, Chen, Liu, Gao and Han, "On the Variance of the Adaptive Learning Rate and
+/// Liu, Jiang, He, Chen, Liu, Gao and Han, "On the Variance of the AdamUpdate Learning Ema and
 /// Beyond" (2020), algorithm 2, with ε where torch has it, and its threshold of 5. Defaults are
 /// torch's. Decoupled decay is that of [`AdamW`](crate::AdamW).
 ///
@@ -87,28 +90,46 @@ impl RAdam {
 }
 
 impl Rule for RAdam {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["m", "v"]
+    fn name(&self) -> &'static str {
+        "radam"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        static STATES: [State; 2] = [M.torch("exp_avg"), V.torch("exp_avg_sq")];
+        &STATES
     }
 
     fn check(&self) -> Result<(), Error> {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         let (step_size, adaptive) = self.step_size(t);
         then.with(&Moments {
-            ends: Ends::new(
+            descent: Descent::new(
                 self.maximize,
                 self.lr,
                 self.weight_decay,
                 self.decoupled_weight_decay,
             )?,
-            m: Rate::new(self.beta1),
-            v: Rate::new(self.beta2),
-            quotient: Rectified {
+            m: Ema::new(self.beta1),
+            v: Ema::new(self.beta2),
+            update: RectifiedUpdate {
                 eps: round_eps(self.eps)?,
-                step_size: round(step_size, "lr", self.lr)?,
+                step_size: round_coefficient(step_size, "lr", self.lr)?,
                 adaptive,
             },
         })
@@ -117,15 +138,15 @@ impl Rule for RAdam {
 
 /// The coefficients of one step, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Rectified<F> {
+struct RectifiedUpdate<F> {
     eps: F,
     step_size: F,
     adaptive: bool,
 }
 
-impl<F: Float> Quotient<F> for Rectified<F> {
+impl<F: Float> Update<F> for RectifiedUpdate<F> {
     #[inline(always)]
-    fn quotient<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+    fn update<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
         let q = m * self.step_size;
         if self.adaptive { q / (w.sqrt() + self.eps) } else { q }
     }

@@ -17,11 +17,13 @@
 //! difference with the squared mean, which loses its digits where the gradient hardly varies, and
 //! can come out negative.
 
-use super::{
-    Ends, Kernel, Rate, Rule, WithKernel, by_hand, check, check_above_0, check_at_least_0, round,
-    round_eps,
+use super::parts::{
+    Descent, Ema, check, check_above_0, check_at_least_0, round_coefficient, round_eps,
 };
-use crate::{Error, Float, Lanes};
+use super::state::{M, V};
+use super::{Kernel, Rule, State, WithKernel, reference};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// RMSProp.
 ///
@@ -79,12 +81,25 @@ impl Default for RmsProp {
 }
 
 impl Rule for RmsProp {
-    fn state_names(&self) -> &'static [&'static str] {
+    fn name(&self) -> &'static str {
+        "rmsprop"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        const B: State = State::signed("b");
         match (self.centered, self.momentum == 0.0) {
-            (false, true) => &["v"],
-            (false, false) => &["v", "b"],
-            (true, true) => &["v", "m"],
-            (true, false) => &["v", "m", "b"],
+            (false, true) => &[V],
+            (false, false) => &[V, B],
+            (true, true) => &[V, M],
+            (true, false) => &[V, M, B],
         }
     }
 
@@ -97,15 +112,20 @@ impl Rule for RmsProp {
         check("momentum", momentum, (0.0..=1.0).contains(&momentum), "a number in [0, 1]")
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         let of = Coefficients {
-            ends: Ends::new(self.maximize, self.lr, self.weight_decay, false)?,
-            rate: Rate::new(self.alpha),
+            descent: Descent::new(self.maximize, self.lr, self.weight_decay, false)?,
+            rate: Ema::new(self.alpha),
             alpha: F::from_f64(self.alpha),
             eps: round_eps(self.eps)?,
             eps_inside: self.eps_inside,
-            lr: round(self.lr, "lr", self.lr)?,
-            momentum: Rate::new(self.momentum),
+            lr: round_coefficient(self.lr, "lr", self.lr)?,
+            momentum: Ema::new(self.momentum),
         };
         match (self.centered, self.momentum == 0.0) {
             (false, true) => then.with(&Raw(of)),
@@ -118,13 +138,13 @@ impl Rule for RmsProp {
 
 #[derive(Clone, Copy)]
 struct Coefficients<F> {
-    ends: Ends<F>,
-    rate: Rate<F>,
+    descent: Descent<F>,
+    rate: Ema<F>,
     alpha: F,
     eps: F,
     eps_inside: bool,
     lr: F,
-    momentum: Rate<F>,
+    momentum: Ema<F>,
 }
 
 impl<F: Float> Coefficients<F> {
@@ -149,37 +169,37 @@ impl<F: Float> Coefficients<F> {
     /// The new θ.
     #[inline(always)]
     fn descend<L: Lanes<Float = F>>(&self, theta: L, g: L, v: L) -> L {
-        self.ends.descend(theta, g * self.lr / self.denominator(v))
+        self.descent.descend(theta, g * self.lr / self.denominator(v))
     }
 
     /// The new θ and the new buffer.
     #[inline(always)]
     fn descend_by<L: Lanes<Float = F>>(&self, theta: L, g: L, v: L, b: L) -> (L, L) {
         let b = self.momentum.accumulate(b, g / self.denominator(v));
-        (self.ends.descend(theta, b * self.lr), b)
+        (self.descent.descend(theta, b * self.lr), b)
     }
 
     /// All of it written out for one element.
     #[inline(always)]
     fn reference(&self, theta: F, grad: F, v: F, m: Option<F>, b: Option<F>) -> (F, F, F, F) {
         let zero = F::from_f64(0.0);
-        let g = by_hand::gradient(&self.ends, theta, grad);
+        let g = reference::gradient(&self.descent, theta, grad);
         let (v, m) = match m {
-            None => (by_hand::average(self.rate, v, g * g), zero),
+            None => (reference::average(self.rate, v, g * g), zero),
             Some(m) => {
                 let square = self.alpha * ((g - m) * (g - m));
-                (by_hand::average(self.rate, v, square), by_hand::average(self.rate, m, g))
+                (reference::average(self.rate, v, square), reference::average(self.rate, m, g))
             }
         };
         let d = if self.eps_inside { (v + self.eps).sqrt() } else { v.sqrt() + self.eps };
         let (q, b) = match b {
             None => (self.lr * g / d, zero),
             Some(b) => {
-                let b = by_hand::accumulate(self.momentum, b, g / d);
+                let b = reference::accumulate(self.momentum, b, g / d);
                 (self.lr * b, b)
             }
         };
-        (by_hand::descend(&self.ends, theta, q), v, m, b)
+        (reference::descend(&self.descent, theta, q), v, m, b)
     }
 }
 
@@ -188,9 +208,11 @@ impl<F: Float> Coefficients<F> {
 struct Raw<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 1> for Raw<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [v]: [L; 1]) -> (L, [L; 1]) {
-        let g = self.0.ends.gradient(theta, grad);
+        let g = self.0.descent.gradient(theta, grad);
         let v = self.0.mean_square(v, g);
         (self.0.descend(theta, g, v), [v])
     }
@@ -206,9 +228,11 @@ impl<F: Float> Kernel<F, 1> for Raw<F> {
 struct RawMomentum<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 2> for RawMomentum<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [v, b]: [L; 2]) -> (L, [L; 2]) {
-        let g = self.0.ends.gradient(theta, grad);
+        let g = self.0.descent.gradient(theta, grad);
         let v = self.0.mean_square(v, g);
         let (theta, b) = self.0.descend_by(theta, g, v, b);
         (theta, [v, b])
@@ -225,9 +249,11 @@ impl<F: Float> Kernel<F, 2> for RawMomentum<F> {
 struct Centered<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 2> for Centered<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [v, m]: [L; 2]) -> (L, [L; 2]) {
-        let g = self.0.ends.gradient(theta, grad);
+        let g = self.0.descent.gradient(theta, grad);
         let (v, m) = self.0.variance(v, m, g);
         (self.0.descend(theta, g, v), [v, m])
     }
@@ -243,9 +269,11 @@ impl<F: Float> Kernel<F, 2> for Centered<F> {
 struct CenteredMomentum<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 3> for CenteredMomentum<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [v, m, b]: [L; 3]) -> (L, [L; 3]) {
-        let g = self.0.ends.gradient(theta, grad);
+        let g = self.0.descent.gradient(theta, grad);
         let (v, m) = self.0.variance(v, m, g);
         let (theta, b) = self.0.descend_by(theta, g, v, b);
         (theta, [v, m, b])

@@ -13,13 +13,16 @@
 //! Nesterov's d is that average moved towards g' once more. Without momentum d is g', and there is
 //! no state.
 
-use super::{Ends, Kernel, Rate, Rule, WithKernel, by_hand, check, check_at_least_0, round};
-use crate::{Error, Float, Lanes};
+use super::parts::{Descent, Ema, check, check_at_least_0, round_coefficient};
+use super::state::M;
+use super::{Kernel, Rule, State, WithKernel, reference};
+use crate::error::Error;
+use crate::simd::{Float, Lanes};
 
 /// Stochastic gradient descent.
 ///
-/// Momentum from Polyak, "Some methods of speeding up the convergence of iteration methods" (1964);
-/// Nesterov's in the form of Sutskever, Martens, Dahl and Hinton, "On the importance of
+/// MomentumKernel from Polyak, "Some methods of speeding up the convergence of iteration methods"
+/// (1964); Nesterov's in the form of Sutskever, Martens, Dahl and Hinton, "On the importance of
 /// initialization and momentum in deep learning" (2013). Conventions and defaults are torch's.
 /// Decoupled decay is SGDW of Loshchilov and Hutter, "Decoupled Weight Decay Regularization"
 /// (2019), algorithm 1.
@@ -76,8 +79,20 @@ impl Default for Sgd {
 }
 
 impl Rule for Sgd {
-    fn state_names(&self) -> &'static [&'static str] {
-        if self.momentum == 0.0 { &[] } else { &["m"] }
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        self.lr = lr;
+    }
+
+    fn states(&self) -> &'static [State] {
+        if self.momentum == 0.0 { &[] } else { &[M] }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -91,17 +106,22 @@ impl Rule for Sgd {
         check_at_least_0("weight_decay", self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, t: u64, then: W) -> Result<(), Error> {
-        let ends =
-            Ends::new(self.maximize, self.lr, self.weight_decay, self.decoupled_weight_decay)?;
-        let plain = Plain { ends, lr: round(self.lr, "lr", self.lr)? };
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        t: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
+        let descent =
+            Descent::new(self.maximize, self.lr, self.weight_decay, self.decoupled_weight_decay)?;
+        let plain = SgdKernel { descent, lr: round_coefficient(self.lr, "lr", self.lr)? };
         if self.momentum == 0.0 {
             return then.with(&plain);
         }
         let kept = if t == 1 { 1.0 } else { 1.0 - self.dampening };
-        then.with(&Momentum {
+        then.with(&MomentumKernel {
             plain,
-            m: Rate::new(self.momentum),
+            m: Ema::new(self.momentum),
             kept: F::from_f64(kept),
             nesterov: self.nesterov,
             average: self.average,
@@ -111,40 +131,44 @@ impl Rule for Sgd {
 
 /// The kernel without state.
 #[derive(Clone, Copy)]
-struct Plain<F> {
-    ends: Ends<F>,
+struct SgdKernel<F> {
+    descent: Descent<F>,
     lr: F,
 }
 
 /// The kernel with the buffer m.
 #[derive(Clone, Copy)]
-struct Momentum<F> {
-    plain: Plain<F>,
-    m: Rate<F>,
+struct MomentumKernel<F> {
+    plain: SgdKernel<F>,
+    m: Ema<F>,
     /// 1 − τ.
     kept: F,
     nesterov: bool,
     average: bool,
 }
 
-impl<F: Float> Kernel<F, 0> for Plain<F> {
+impl<F: Float> Kernel<F, 0> for SgdKernel<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, []: [L; 0]) -> (L, [L; 0]) {
-        let g = self.ends.gradient(theta, grad);
-        (self.ends.descend(theta, g * self.lr), [])
+        let g = self.descent.gradient(theta, grad);
+        (self.descent.descend(theta, g * self.lr), [])
     }
 
     fn reference(&self, theta: F, grad: F, []: [F; 0]) -> (F, [F; 0]) {
-        let g = by_hand::gradient(&self.ends, theta, grad);
-        (by_hand::descend(&self.ends, theta, self.lr * g), [])
+        let g = reference::gradient(&self.descent, theta, grad);
+        (reference::descend(&self.descent, theta, self.lr * g), [])
     }
 }
 
-impl<F: Float> Kernel<F, 1> for Momentum<F> {
+impl<F: Float> Kernel<F, 1> for MomentumKernel<F> {
+    const HAND_WRITTEN: bool = true;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m]: [L; 1]) -> (L, [L; 1]) {
-        let Plain { ends, lr } = self.plain;
-        let g = ends.gradient(theta, grad);
+        let SgdKernel { descent, lr } = self.plain;
+        let g = descent.gradient(theta, grad);
         let (m, ahead) = if self.average {
             let m = self.m.average(m, g);
             (m, self.m.average(m, g))
@@ -153,21 +177,21 @@ impl<F: Float> Kernel<F, 1> for Momentum<F> {
             (m, g + self.m.shrink(m))
         };
         let d = if self.nesterov { ahead } else { m };
-        (ends.descend(theta, d * lr), [m])
+        (descent.descend(theta, d * lr), [m])
     }
 
     fn reference(&self, theta: F, grad: F, [m]: [F; 1]) -> (F, [F; 1]) {
-        let Plain { ends, lr } = &self.plain;
-        let g = by_hand::gradient(ends, theta, grad);
+        let SgdKernel { descent, lr } = &self.plain;
+        let g = reference::gradient(descent, theta, grad);
         let m = match self.average {
-            true => by_hand::average(self.m, m, g),
-            false => by_hand::accumulate(self.m, m, self.kept * g),
+            true => reference::average(self.m, m, g),
+            false => reference::accumulate(self.m, m, self.kept * g),
         };
         let d = match (self.nesterov, self.average) {
             (false, _) => m,
-            (true, true) => by_hand::average(self.m, m, g),
-            (true, false) => g + by_hand::shrink(self.m, m),
+            (true, true) => reference::average(self.m, m, g),
+            (true, false) => g + reference::shrink(self.m, m),
         };
-        (by_hand::descend(ends, theta, *lr * d), [m])
+        (reference::descend(descent, theta, *lr * d), [m])
     }
 }

@@ -6,8 +6,8 @@
 //! crash leaves the old file or the new one. States are written from where they are and read to
 //! where they will be.
 //!
-//! A file is not trusted. Its header may not be longer than the file, nor than [`LONGEST_HEADER`]; its
-//! tensors must cover the file without gaps; and beside what it takes to read the header, some
+//! A file is not trusted. Its header may not be longer than the file, nor than [`LONGEST_HEADER`];
+//! its tensors must cover the file without gaps; and beside what it takes to read the header, some
 //! tens of times its length at worst, memory is allocated only for parameters that are registered.
 
 mod reader;
@@ -16,15 +16,17 @@ mod writer;
 pub use reader::CheckpointReader;
 pub use writer::CheckpointWriter;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
-use super::tensor::Type;
-use super::{LossScale, NamedRule};
-use crate::Error;
+use super::loss_scale::LossScale;
+use crate::elements::column::DType;
+use crate::error::Error;
+use crate::rules::Rule;
 
 /// The version that is written, and the only one that is read.
 const VERSION: u32 = 1;
@@ -32,10 +34,12 @@ const VERSION: u32 = 1;
 /// Where in the metadata the description is.
 const KEY: &str = "fused_adam";
 
-/// In the metadata of a file of torch's layout: that it was written here, and lacks what has not been stepped.
+/// In the metadata of a file of torch's layout: that it was written here, and lacks what has not
+/// been stepped.
 const TORCH_KEY: &str = "fused_adam_torch";
 
-/// The first number of steps that torch's layout is not trusted with: past it, an `f64` has no halves.
+/// The first number of steps that torch's layout is not trusted with: past it, an `f64` has no
+/// halves.
 const MOST_STEPS: u64 = 9_000_000_000_000_000;
 
 /// The longest header that is written or read: 32 MiB, enough for some hundred thousand tensors.
@@ -113,6 +117,9 @@ struct ParamDescription {
     group: usize,
     theta: String,
     t: u64,
+    /// The rule's scalars, by name. Absent where the rule has none, or before the first step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    scalars: BTreeMap<String, f64>,
 }
 
 /// The version alone, which is looked at before the rest.
@@ -121,27 +128,20 @@ struct Version {
     version: u32,
 }
 
-/// Whether torch keeps the states of this rule as `exp_avg` and so on.
-fn is_torchs(rule: &impl NamedRule) -> bool {
-    matches!(rule.name(), "adam" | "adamw" | "radam")
+/// Whether torch keeps all of this rule's states, and what it calls them.
+fn is_torchs(rule: &impl Rule) -> bool {
+    let states = rule.states();
+    !states.is_empty()
+        && rule.scalars().is_empty()
+        && states.iter().all(|state| state.torch_name().is_some())
 }
 
-/// What torch calls a state.
-fn torch_name(state: &str) -> Option<&'static str> {
-    match state {
-        "m" => Some("exp_avg"),
-        "v" => Some("exp_avg_sq"),
-        "v_max" => Some("max_exp_avg_sq"),
-        _ => None,
-    }
-}
-
-fn dtype(of: Type) -> Dtype {
+fn safetensors_dtype(of: DType) -> Dtype {
     match of {
-        Type::F32 => Dtype::F32,
-        Type::F64 => Dtype::F64,
-        Type::Bf16 => Dtype::BF16,
-        Type::F16 => Dtype::F16,
+        DType::F32 => Dtype::F32,
+        DType::F64 => Dtype::F64,
+        DType::Bf16 => Dtype::BF16,
+        DType::F16 => Dtype::F16,
     }
 }
 

@@ -8,12 +8,17 @@ use safetensors::tensor::{Dtype, Metadata};
 use serde::de::DeserializeOwned;
 
 use super::{
-    CheckpointError, Description, KEY, LONGEST_HEADER, MOST_STEPS, Result, TORCH_KEY, VERSION,
-    Version, dtype, is_torchs, little_endian, torch_name,
+    CheckpointError, Description, KEY, LONGEST_HEADER, MOST_STEPS, ParamDescription, Result,
+    TORCH_KEY, VERSION, Version, is_torchs, little_endian, safetensors_dtype,
 };
-use crate::optimizer::tensor::{States, Type};
-use crate::optimizer::{NamedRule, Optimizer, Param};
-use crate::{Element, Error};
+use crate::elements::Element;
+use crate::elements::column::DType;
+use crate::error::Error;
+use crate::optimizer::owner::Optimizer;
+use crate::optimizer::param::Param;
+use crate::optimizer::states::States;
+use crate::rules::{Rule, State};
+use crate::step::{Scalars, scalars_after};
 
 /// A checkpoint that is being read. To open it reads the header and checks that the file is as long
 /// as that says.
@@ -31,7 +36,8 @@ impl CheckpointReader {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`], and [`CheckpointError::Format`] if it is not a safetensors file or not whole.
+    /// [`CheckpointError::Io`], and [`CheckpointError::Format`] if it is not a safetensors file or
+    /// not whole.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         match Self::header(&path) {
@@ -68,17 +74,18 @@ impl CheckpointReader {
         Ok((file, metadata, data))
     }
 
-    /// Has an optimizer go on from here: its parameters' states and step counts, its groups' rules, the
-    /// number of its steps, and its loss scale become those of the file. Its parameters and groups
-    /// must be those that were saved, and be of the same types, and of the same lengths where they have states.
+    /// Has an optimizer go on from here: its parameters' states and step counts, its groups' rules,
+    /// the number of its steps, and its loss scale become those of the file. Its parameters and
+    /// groups must be those that were saved, and be of the same types, and of the same lengths
+    /// where they have states.
     ///
-    /// If the optimizer has states already, they are replaced when all have been read; a new optimizer
-    /// needs no second copy in memory.
+    /// If the optimizer has states already, they are replaced when all have been read; a new
+    /// optimizer needs no second copy in memory.
     ///
     /// # Errors
     ///
     /// [`CheckpointError`] says what does not fit. Then nothing has changed.
-    pub fn load<R: NamedRule + DeserializeOwned>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
+    pub fn load<R: Rule + DeserializeOwned>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
         let description: Description<R> = self.description()?;
         self.fits("the number of groups", description.groups.len(), opt.groups.len())?;
         for (i, (group, own)) in description.groups.iter().zip(&opt.groups).enumerate() {
@@ -113,24 +120,28 @@ impl CheckpointReader {
                 return Err(self.format(format!("lacks the parameter `{}`", own.name)));
             };
             let rule = &description.groups[own.group].hyper_parameters;
-            let names = rule.state_names();
-            let present = |state: &&str| self.metadata.info(&format!("{}.{state}", own.name));
-            let any = names.iter().any(|name| present(name).is_some());
+            let names: Vec<String> = rule
+                .states()
+                .iter()
+                .map(|state| format!("{}.{}", own.name, state.name()))
+                .collect();
+            let any = names.iter().any(|name| self.metadata.info(name).is_some());
             if place.t > 0 || any {
-                for state in names {
-                    self.info(&format!("{}.{state}", own.name), own.types.state, own.len)?;
+                for name in &names {
+                    self.info(name, own.types.state, own.len)?;
                 }
             }
-            read.push((place.t, place.t > 0 || any, rule));
+            let scalars = self.scalars(place, rule)?;
+            read.push((place.t, place.t > 0 || any, rule, scalars));
         }
         let mut states = Vec::with_capacity(read.len());
-        for (own, &(t, has_states, rule)) in opt.params.iter().zip(&read) {
-            let name = |state: &str| format!("{}.{state}", own.name);
+        for (own, (t, has_states, rule, scalars)) in opt.params.iter().zip(read) {
+            let name = |state: &State| format!("{}.{}", own.name, state.name());
             let new = if has_states { Some(self.states(own, rule, name)?) } else { None };
-            states.push((t, new));
+            states.push((t, new, scalars));
         }
-        for (own, (t, new)) in opt.params.iter_mut().zip(states) {
-            (own.t, own.states) = (t, new);
+        for (own, (t, new, scalars)) in opt.params.iter_mut().zip(states) {
+            (own.t, own.states, own.scalars) = (t, new, scalars);
         }
         for (own, group) in opt.groups.iter_mut().zip(description.groups) {
             *own = group.hyper_parameters;
@@ -140,24 +151,27 @@ impl CheckpointReader {
         Ok(())
     }
 
-    /// Has an optimizer go on from the states of torch's Adam, AdamW or RAdam, as
-    /// [`Optimizer::torch_checkpoint`] names them, in tensors of any shape with as many elements. Its
-    /// steps become the largest of its parameters'. Parameters that the file does not know have not been stepped, but it has to know one, unless
-    /// it is empty or was written by [`Optimizer::torch_checkpoint`]. Rules and options are not in the file, and stay.
+    /// Has an optimizer go on from the states of torch's optimizers, as
+    /// [`Optimizer::torch_checkpoint`] names them, in tensors of any shape with as many elements.
+    /// Its steps become the largest of its parameters'. Parameters that the file does not know have
+    /// not been stepped, but it has to know one, unless it is empty or was written by
+    /// [`Optimizer::torch_checkpoint`]. Rules and options are not in the file, and stay.
     ///
     /// # Errors
     ///
     /// [`CheckpointError`] says what does not fit. Then nothing has changed.
-    pub fn load_torch<R: NamedRule>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
+    pub fn load_torch<R: Rule>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
         let mut states = Vec::with_capacity(opt.params.len());
         let mut any = self.metadata.tensors().is_empty() || self.metadata_of(TORCH_KEY).is_some();
         for own in &opt.params {
             let rule = &opt.groups[own.group];
             let step = format!("{}.step", own.name);
-            let name = |state: &str| format!("{}.{}", own.name, torch_name(state).unwrap_or(state));
+            let name = |state: &State| {
+                format!("{}.{}", own.name, state.torch_name().unwrap_or(state.name()))
+            };
             if self.metadata.info(&step).is_none() {
-                let has = |state: &&str| self.metadata.info(&name(state)).is_some();
-                if is_torchs(rule) && rule.state_names().iter().any(has) {
+                let has = |state: &State| self.metadata.info(&name(state)).is_some();
+                if is_torchs(rule) && rule.states().iter().any(has) {
                     return Err(self.format(format!("lacks the tensor `{step}`")));
                 }
                 states.push((0, None));
@@ -166,11 +180,11 @@ impl CheckpointReader {
             any = true;
             if !is_torchs(rule) {
                 let what = format!("the rule of `{}`", own.name);
-                let found = "adam, adamw or radam".to_owned();
+                let found = "one whose states have names in torch".to_owned();
                 return Err(self.mismatch(what, found, rule.name().to_owned()));
             }
             let t = self.step_number(&step)?;
-            for state in rule.state_names() {
+            for state in rule.states() {
                 self.info(&name(state), own.types.state, own.len)?;
             }
             states.push((t, Some(self.states(own, rule, name)?)));
@@ -180,7 +194,7 @@ impl CheckpointReader {
         }
         opt.steps = states.iter().map(|(t, _)| *t).max().unwrap_or(0);
         for (own, (t, new)) in opt.params.iter_mut().zip(states) {
-            (own.t, own.states) = (t, new);
+            (own.t, own.states, own.scalars) = (t, new, Scalars::new());
         }
         Ok(())
     }
@@ -189,10 +203,10 @@ impl CheckpointReader {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] says what does not fit. If the file cannot be read to the end, `into` holds what could
-    /// be.
+    /// [`CheckpointError`] says what does not fit. If the file cannot be read to the end, `into`
+    /// holds what could be.
     pub fn read<E: Element>(&mut self, name: &str, into: &mut [E]) -> Result<()> {
-        let start = self.info(name, Type::of::<E>(), into.len())?;
+        let start = self.info(name, E::DTYPE, into.len())?;
         self.read_at(start, bytemuck::cast_slice_mut(into))
     }
 
@@ -216,16 +230,16 @@ impl CheckpointReader {
     }
 
     /// Where a tensor begins, if it is of this type and length.
-    fn info(&self, name: &str, of: Type, len: usize) -> Result<u64> {
+    fn info(&self, name: &str, of: DType, len: usize) -> Result<u64> {
         let Some(info) = self.metadata.info(name) else {
             return Err(self.format(format!("lacks the tensor `{name}`")));
         };
-        if info.dtype != dtype(of) {
+        if info.dtype != safetensors_dtype(of) {
             let found = format!("{:?}", info.dtype);
             return Err(self.mismatch(
                 format!("the type of `{name}`"),
                 found,
-                format!("{:?}", dtype(of)),
+                format!("{:?}", safetensors_dtype(of)),
             ));
         }
         // The header was refused if this product overflows.
@@ -234,16 +248,35 @@ impl CheckpointReader {
         Ok(self.data + info.data_offsets.0 as u64)
     }
 
+    /// The scalars of a parameter: those of the file, or what they are after as many steps with the
+    /// rule's present hyper-parameters.
+    fn scalars(&self, param: &ParamDescription, rule: &impl Rule) -> Result<Scalars> {
+        if param.t == 0 {
+            return Ok(Scalars::new());
+        }
+        let mut scalars = scalars_after(rule, param.t);
+        for name in param.scalars.keys() {
+            if !rule.scalars().contains(&name.as_str()) {
+                let what = format!("a scalar of `{}`", param.name);
+                let expected = format!("one of {:?}", rule.scalars());
+                return Err(self.mismatch(what, format!("`{name}`"), expected));
+            }
+        }
+        for (scalar, name) in scalars.iter_mut().zip(rule.scalars()) {
+            *scalar = param.scalars.get(*name).copied().unwrap_or(*scalar);
+        }
+        Ok(scalars)
+    }
+
     /// The states of a parameter, which have been checked.
-    fn states<R: NamedRule>(
+    fn states<R: Rule>(
         &mut self,
         param: &Param<'_, R>,
         rule: &R,
-        name: impl Fn(&str) -> String,
+        name: impl Fn(&State) -> String,
     ) -> Result<States<'static>> {
-        let names = rule.state_names();
         let mut states = States::new(param.types.state, param.len, rule);
-        for (i, state) in names.iter().enumerate() {
+        for (i, state) in rule.states().iter().enumerate() {
             let start = self.info(&name(state), param.types.state, param.len)?;
             if let Some(slice) = states.get_mut(i) {
                 self.read_at(start, slice.bytes_mut())?;

@@ -1,6 +1,7 @@
-//! Writing: the tensors are collected, then written beside the old file, which the new one replaces.
+//! Writing: the tensors are collected, then written beside the old file, which the new one
+//! replaces.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -10,20 +11,24 @@ use serde::Serialize;
 
 use super::{
     CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, MOST_STEPS,
-    ParamDescription, Result, TORCH_KEY, VERSION, dtype, is_torchs, little_endian, torch_name,
+    ParamDescription, Result, TORCH_KEY, VERSION, is_torchs, little_endian, safetensors_dtype,
 };
-use crate::backend::columns::AnySlice;
-use crate::optimizer::tensor::Type;
-use crate::optimizer::{LossScale, NamedRule, Optimizer, Param};
+use crate::elements::Element;
+use crate::elements::column::Column;
+use crate::error::Error;
+use crate::optimizer::loss_scale::LossScale;
+use crate::optimizer::owner::Optimizer;
+use crate::optimizer::param::Param;
+use crate::rules::{Rule, State};
 use crate::step::check_same_states;
-use crate::{Element, Error};
 
 /// A checkpoint that is about to be written: the optimizer's states, and what is kept with them.
 #[must_use = "nothing is written before `save`"]
 pub struct CheckpointWriter<'a> {
     metadata: serde_json::Result<HashMap<String, String>>,
     tensors: Vec<Saved<'a>>,
-    /// Names of states that parameters do not have so far: a tensor of such a name would be taken for one.
+    /// Names of states that parameters do not have so far: a tensor of such a name would be taken
+    /// for one.
     taken: HashSet<String>,
     /// That it is well formed, and would be read again.
     valid: std::result::Result<(), Error>,
@@ -50,7 +55,7 @@ impl Bytes<'_> {
     }
 }
 
-impl<R: NamedRule + Serialize> Optimizer<R> {
+impl<R: Rule + Serialize> Optimizer<R> {
     /// The states of all parameters, to be saved.
     ///
     /// ```
@@ -79,6 +84,7 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
             group: param.group,
             theta: param.types.theta.name().to_owned(),
             t: param.t,
+            scalars: self.scalars_of(param),
         };
         let groups = self.groups.iter().map(|rule| GroupDescription {
             rule: rule.name().to_owned(),
@@ -95,13 +101,20 @@ impl<R: NamedRule + Serialize> Optimizer<R> {
         let metadata = json.map(|json| HashMap::from([(KEY.to_owned(), json)]));
         let mut writer = CheckpointWriter::new(metadata, self.valid());
         for param in &self.params {
-            writer.add_states(self, param, |state| state);
+            writer.add_states(self, param, State::name);
         }
         writer
     }
 }
 
-impl<R: NamedRule> Optimizer<R> {
+impl<R: Rule> Optimizer<R> {
+    /// A parameter's scalars by name; none before its first step.
+    fn scalars_of(&self, param: &Param<'_, R>) -> BTreeMap<String, f64> {
+        let names = self.groups[param.group].scalars().iter();
+        let of_steps = names.zip(&param.scalars).filter(|_| param.t > 0);
+        of_steps.map(|(name, scalar)| ((*name).to_owned(), *scalar)).collect()
+    }
+
     /// That all of it can be loaded again.
     fn valid(&self) -> std::result::Result<(), Error> {
         for rule in &self.groups {
@@ -109,16 +122,16 @@ impl<R: NamedRule> Optimizer<R> {
         }
         for param in &self.params {
             if let Some(states) = &param.states {
-                let names = self.groups[param.group].state_names();
-                check_same_states(names, states.names())?;
+                check_same_states(self.groups[param.group].states(), states.declared())?;
             }
         }
         self.loss_scale.as_ref().map_or(Ok(()), LossScale::check)
     }
 
-    /// The states of Adam, AdamW or RAdam as torch keeps them: `<param>.exp_avg`, `<param>.exp_avg_sq`,
-    /// with AMSGrad `<param>.max_exp_avg_sq`, and `<param>.step`, an `f32`, or an `f64` where that has not enough
-    /// digits. Parameters without a step so far are left out, as in torch, and so are those of other rules.
+    /// The states of rules that torch has (Adam, AdamW, RAdam) as torch keeps them:
+    /// `<param>.exp_avg`, `<param>.exp_avg_sq`, with AMSGrad `<param>.max_exp_avg_sq`, and
+    /// `<param>.step`, an `f32`, or an `f64` where that has not enough digits. Parameters without a
+    /// step so far are left out, as in torch, and so are those of other rules.
     pub fn torch_checkpoint(&self) -> CheckpointWriter<'_> {
         let metadata = [("format", "pt"), (TORCH_KEY, "1")].map(|(k, v)| (k.into(), v.into()));
         let mut writer = CheckpointWriter::new(Ok(HashMap::from(metadata)), self.valid());
@@ -134,15 +147,15 @@ impl<R: NamedRule> Optimizer<R> {
                 let expected = "less than 9e15 to be written as torch does";
                 writer.valid = Err(Error::StepNumber { t: param.t, expected });
             }
-            writer.add_states(self, param, |state| torch_name(state).unwrap_or(state));
+            writer.add_states(self, param, |state| state.torch_name().unwrap_or(state.name()));
         }
         writer
     }
 }
 
 impl<'a> Saved<'a> {
-    fn new(name: String, slice: AnySlice<'a>) -> Self {
-        let dtype = dtype(Type::of_slice(slice));
+    fn new(name: String, slice: Column<'a>) -> Self {
+        let dtype = safetensors_dtype(slice.dtype());
         Saved { name, shape: vec![slice.len()], dtype, bytes: Bytes::Of(slice.bytes()) }
     }
 
@@ -165,14 +178,15 @@ impl<'a> CheckpointWriter<'a> {
         CheckpointWriter { metadata, tensors: Vec::new(), taken: HashSet::new(), valid }
     }
 
-    /// The states of a parameter; of those that it does not have so far, the names, by which the file calls them.
-    fn add_states<R: NamedRule>(
+    /// The states of a parameter; of those that it does not have so far, the names, by which the
+    /// file calls them.
+    fn add_states<R: Rule>(
         &mut self,
         opt: &Optimizer<R>,
         param: &'a Param<'_, R>,
-        called: impl Fn(&'static str) -> &'static str,
+        called: impl Fn(&State) -> &'static str,
     ) {
-        for (i, state) in opt.groups[param.group].state_names().iter().enumerate() {
+        for (i, state) in opt.groups[param.group].states().iter().enumerate() {
             let name = format!("{}.{}", param.name, called(state));
             match param.states.as_ref().and_then(|states| states.get(i)) {
                 Some(slice) => self.tensors.push(Saved::new(name, slice)),
@@ -183,7 +197,7 @@ impl<'a> CheckpointWriter<'a> {
 
     /// Keeps another tensor in the same file, such as the parameter itself, under this name.
     pub fn with<E: Element>(mut self, name: &str, tensor: &'a [E]) -> Self {
-        self.tensors.push(Saved::new(name.to_owned(), E::any(tensor)));
+        self.tensors.push(Saved::new(name.to_owned(), E::column(tensor)));
         self
     }
 
@@ -191,11 +205,11 @@ impl<'a> CheckpointWriter<'a> {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if what would be written could not
-    /// be loaded: hyper-parameters outside their range, states of another rule, two tensors of one name, one of the
-    /// name of a state that its parameter does not have so far.
-    /// [`CheckpointError::Io`]. Then the old file is as it was, unless the new one is whole in its place and
-    /// only bringing the directory to the disk has failed.
+    /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if what would be written could
+    /// not be loaded: hyper-parameters outside their range, states of another rule, two tensors of
+    /// one name, one of the name of a state that its parameter does not have so far.
+    /// [`CheckpointError::Io`]. Then the old file is as it was, unless the new one is whole in its
+    /// place and only bringing the directory to the disk has failed.
     pub fn save(mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let failed = |source| CheckpointError::Io { path: path.to_owned(), source };

@@ -4,43 +4,15 @@
 
 use wide::{f32x8, f64x4, i16x8, u16x8, u32x8};
 
-use super::columns::Buffers;
-use super::tiles::Conversion;
-use super::{MixedRegister, Register, Swept, whole_registers};
-use crate::elements::words::{Representation, Words};
-use crate::{Kernel, Lanes};
+use super::{F32Register, Isa, Lanes, Register, U32Lanes};
 
-/// A number that has a register type of `wide`.
-pub trait WideFloat: Sized {
-    /// That type.
-    type Wide: Register<Float = Self, Token = ()>;
-}
+/// The registers of the crate `wide`.
+#[derive(Clone, Copy)]
+pub struct Portable;
 
-impl WideFloat for f32 {
-    type Wide = f32x8;
-}
-
-impl WideFloat for f64 {
-    type Wide = f64x4;
-}
-
-#[inline(never)]
-pub(crate) fn sweep<T, G, S, K, const N: usize>(kernel: &K, buffers: Buffers<'_, T, G, S, N>)
-where
-    T: Swept,
-    G: Swept<Float = T::Float>,
-    S: Swept<Float = T::Float>,
-    K: Kernel<T::Float, N>,
-{
-    let rest =
-        whole_registers::<<T::Float as WideFloat>::Wide, _, _, _, K, N>((), *kernel, buffers);
-    whole_registers::<T::Float, _, _, _, K, N>((), *kernel, rest);
-}
-
-/// Converts whole registers, and returns the rest.
-#[inline(never)]
-pub(crate) fn convert<C: Conversion>(conversion: C) -> C {
-    conversion.run::<f32x8>(())
+impl Isa for Portable {
+    type F32 = f32x8;
+    type F64 = f64x4;
 }
 
 impl Lanes for f32x8 {
@@ -86,59 +58,58 @@ impl Lanes for f32x8 {
 }
 
 impl Register for f32x8 {
-    type Token = ();
-    const LEN: usize = 8;
+    type Isa = Portable;
+    const LANES: usize = 8;
 
     #[inline(always)]
-    fn load((): (), from: &[f32]) -> Self {
-        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LEN]))
+    fn load(_: Portable, from: &[f32]) -> Self {
+        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LANES]))
     }
 
     #[inline(always)]
     fn store(self, to: &mut [f32]) {
-        to[..Self::LEN].copy_from_slice(self.as_array());
+        to[..Self::LANES].copy_from_slice(self.as_array());
     }
 }
 
-impl Representation for f32x8 {
-    type Words = u32x8;
+impl F32Register for f32x8 {
+    type Bits = u32x8;
 
     #[inline(always)]
-    fn to_words(self) -> u32x8 {
+    fn to_bits(self) -> u32x8 {
         bytemuck::cast(self)
     }
 
     #[inline(always)]
-    fn from_words(words: u32x8) -> Self {
-        bytemuck::cast(words)
+    fn from_bits(bits: u32x8) -> Self {
+        bytemuck::cast(bits)
     }
 
     #[inline(always)]
-    fn unless_nan(self, words: u32x8) -> u32x8 {
-        bytemuck::cast::<_, u32x8>(self.simd_ne(self)) | words
+    fn unless_nan(self, bits: u32x8) -> u32x8 {
+        bytemuck::cast::<_, u32x8>(self.simd_ne(self)) | bits
     }
-}
 
-impl MixedRegister for f32x8 {
     #[inline(always)]
-    fn iota((): ()) -> u32x8 {
+    fn iota(_: Portable) -> u32x8 {
         u32x8::new([0, 1, 2, 3, 4, 5, 6, 7])
     }
 
     #[inline(always)]
-    fn load_halves((): (), from: &[u16]) -> u32x8 {
-        let halves: u16x8 = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LEN]));
+    fn load_lower(_: Portable, from: &[u16]) -> u32x8 {
+        let halves: u16x8 =
+            bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LANES]));
         u32x8::from(halves)
     }
 
     #[inline(always)]
-    fn store_halves(words: u32x8, to: &mut [u16]) {
-        let halves: [u16; 8] = bytemuck::cast(i16x8::from_i32x8_truncate(bytemuck::cast(words)));
-        to[..Self::LEN].copy_from_slice(&halves);
+    fn store_lower(bits: u32x8, to: &mut [u16]) {
+        let halves: [u16; 8] = bytemuck::cast(i16x8::from_i32x8_truncate(bytemuck::cast(bits)));
+        to[..Self::LANES].copy_from_slice(&halves);
     }
 }
 
-impl Words for u32x8 {
+impl U32Lanes for u32x8 {
     #[inline(always)]
     fn splat(self, x: u32) -> Self {
         u32x8::splat(x)
@@ -216,16 +187,16 @@ impl Lanes for f64x4 {
 }
 
 impl Register for f64x4 {
-    type Token = ();
-    const LEN: usize = 4;
+    type Isa = Portable;
+    const LANES: usize = 4;
 
     #[inline(always)]
-    fn load((): (), from: &[f64]) -> Self {
-        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LEN]))
+    fn load(_: Portable, from: &[f64]) -> Self {
+        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LANES]))
     }
 
     #[inline(always)]
     fn store(self, to: &mut [f64]) {
-        to[..Self::LEN].copy_from_slice(self.as_array());
+        to[..Self::LANES].copy_from_slice(self.as_array());
     }
 }

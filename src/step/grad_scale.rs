@@ -1,8 +1,9 @@
 //! What is done to a gradient before a rule sees it, in the same pass: it is multiplied by a
 //! factor and held within a bound. The buffer itself is not written.
 
-use crate::rules::{check, check_at_least_0, round};
-use crate::{Error, Float, Kernel, Lanes};
+use crate::error::Error;
+use crate::rules::{Kernel, check, check_at_least_0, round_coefficient};
+use crate::simd::{Float, Lanes};
 
 /// A factor and a bound for the gradient: g' = max(−bound, min(bound, factor·g)).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,7 +33,7 @@ impl GradScale {
         };
         let bound = match change {
             Change::ScaleAndClip => {
-                let bound: F = round(self.bound, "clip_value", self.bound)?;
+                let bound: F = round_coefficient(self.bound, "clip_value", self.bound)?;
                 let above_0 = bound.to_f64() > 0.0;
                 let expected = "above 0 once rounded to the element type";
                 check("clip_value", self.bound, above_0, expected)?;
@@ -40,7 +41,7 @@ impl GradScale {
             }
             Change::None | Change::Scale => F::from_f64(0.0),
         };
-        let factor = round(self.factor, "grad_scale", self.factor)?;
+        let factor = round_coefficient(self.factor, "grad_scale", self.factor)?;
         Ok(Scaled { kernel, change, factor, bound })
     }
 }
@@ -62,6 +63,8 @@ pub(crate) struct Scaled<K, F> {
 }
 
 impl<F: Float, K: Kernel<F, N>, const N: usize> Kernel<F, N> for Scaled<K, F> {
+    const HAND_WRITTEN: bool = K::HAND_WRITTEN;
+
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, state: [L; N]) -> (L, [L; N]) {
         let grad = match self.change {

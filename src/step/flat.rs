@@ -1,7 +1,13 @@
 //! The owner of one flat buffer's state, for those who do not want to keep it themselves.
 
-use crate::step::check_same_states;
-use crate::{Backend, Copied, Element, Error, Parameter, Rounding, Rule, Schedule, Step};
+use super::{
+    Scalars, Schedule, Step, advance_scalars, check_same_states, check_scalars, scalars_after,
+};
+use crate::elements::rounding::Rounding;
+use crate::elements::{Element, Half};
+use crate::error::Error;
+use crate::rules::{Rule, State};
+use crate::simd::dispatch::Backend;
 
 /// A rule, its state for one flat buffer of parameters, and the number of steps taken.
 ///
@@ -26,7 +32,10 @@ pub struct Flat<R, S> {
     t: u64,
     state: Vec<Vec<S>>,
     /// What the states are.
-    names: &'static [&'static str],
+    declared: &'static [State],
+    scalars: Scalars,
+    /// What the scalars will be after the step under way: kept for its memory.
+    next_scalars: Scalars,
     backend: Backend,
     schedule: Schedule,
     rounding: Rounding,
@@ -46,13 +55,13 @@ impl<R: Rule, S: Element> Flat<R, S> {
     /// As [`Vec`] does, if so much memory cannot be had.
     pub fn new(rule: R, len: usize) -> Result<Self, Error> {
         rule.check()?;
-        let state = (0..rule.state_names().len())
+        let state = (0..rule.states().len())
             .map(|state| vec![S::from_f64(rule.initial_state(state)); len])
             .collect();
         Self::resume(rule, 0, state)
     }
 
-    /// Goes on after step `t` with the states that [`Rule::state_names`] names, in that order: what
+    /// Goes on after step `t` with the states that [`Rule::states`] names, in that order: what
     /// [`into_parts`](Self::into_parts) gave.
     ///
     /// # Errors
@@ -60,14 +69,37 @@ impl<R: Rule, S: Element> Flat<R, S> {
     /// [`Error::HyperParameter`]. Whether `state` fits is checked on each step.
     pub fn resume(rule: R, t: u64, state: Vec<Vec<S>>) -> Result<Self, Error> {
         rule.check()?;
-        let (backend, schedule) = (Backend::default(), Schedule::default());
-        let (names, rounding) = (rule.state_names(), Rounding::default());
-        Ok(Flat { rule, t, state, names, backend, schedule, rounding, offset: 0 })
+        let (declared, scalars) = (rule.states(), scalars_after(&rule, t));
+        Ok(Flat {
+            rule,
+            t,
+            state,
+            declared,
+            next_scalars: scalars.clone(),
+            scalars,
+            backend: Backend::default(),
+            schedule: Schedule::default(),
+            rounding: Rounding::default(),
+            offset: 0,
+        })
     }
 
     /// The rule, the number of steps taken, and the states.
     pub fn into_parts(self) -> (R, u64, Vec<Vec<S>>) {
         (self.rule, self.t, self.state)
+    }
+
+    /// Goes on with these scalars, as [`scalars`](Self::scalars) gave them. Default:
+    /// [`Rule::scalar_after`] the steps taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Scalars`] if they are not as many as the rule keeps.
+    pub fn with_scalars(mut self, scalars: &[f64]) -> Result<Self, Error> {
+        check_scalars(self.rule.scalars(), scalars.len())?;
+        self.scalars.clear();
+        self.scalars.extend_from_slice(scalars);
+        Ok(self)
     }
 
     /// Asks for a backend. Default: [`Backend::Auto`].
@@ -104,7 +136,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
         self.step_mixed(theta, grad)
     }
 
-    /// Takes the next step on types that go with that of the states: see [`Parameter`].
+    /// Takes the next step on types that go with that of the states: see [`Step::run_mixed`].
     ///
     /// ```
     /// use fused_adam::{AdamW, Flat, bf16};
@@ -118,12 +150,12 @@ impl<R: Rule, S: Element> Flat<R, S> {
     /// # Errors
     ///
     /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
-    pub fn step_mixed<T: Parameter<G, S>, G>(
+    pub fn step_mixed<T: Element<Float = S::Float>, G: Element<Float = S::Float>>(
         &mut self,
         theta: &mut [T],
         grad: &[G],
     ) -> Result<(), Error> {
-        self.count(|step, state| step.run_on(theta, grad, state))
+        self.count(|step, state| step.run_on(theta, grad, state, None))
     }
 
     /// Takes the next step on master weights, and stores the new `theta` a second time in `copy`:
@@ -132,13 +164,16 @@ impl<R: Rule, S: Element> Flat<R, S> {
     /// # Errors
     ///
     /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
-    pub fn step_with_copy<G, H: Copied<G, S>>(
+    pub fn step_with_copy<G: Element<Float = f32>, H: Half>(
         &mut self,
         theta: &mut [f32],
         grad: &[G],
         copy: &mut [H],
-    ) -> Result<(), Error> {
-        self.count(|step, state| step.run_on_with_copy(theta, grad, state, copy))
+    ) -> Result<(), Error>
+    where
+        S: Element<Float = f32>,
+    {
+        self.count(|step, state| step.run_on(theta, grad, state, Some(H::column_mut(copy))))
     }
 
     /// Lets `run` take the next step, and counts it.
@@ -151,14 +186,17 @@ impl<R: Rule, S: Element> Flat<R, S> {
             t: self.t,
             expected: "less than u64::MAX for another step to follow",
         })?;
-        check_same_states(self.rule.state_names(), self.names)?;
+        check_same_states(self.rule.states(), self.declared)?;
+        advance_scalars(&self.rule, t, &self.scalars, &mut self.next_scalars);
         let step = Step::new(&self.rule, t)
+            .scalars(&self.next_scalars)
             .backend(self.backend)
             .schedule(self.schedule)
             .rounding(self.rounding)
             .offset(self.offset);
         run(step, &mut self.state)?;
         self.t = t;
+        core::mem::swap(&mut self.scalars, &mut self.next_scalars);
         Ok(())
     }
 
@@ -180,7 +218,12 @@ impl<R: Rule, S: Element> Flat<R, S> {
 
     /// The state of this name, such as `m`, if the rule keeps one.
     pub fn state(&self, name: &str) -> Option<&[S]> {
-        let i = self.names.iter().position(|&state| state == name)?;
+        let i = self.declared.iter().position(|state| state.name() == name)?;
         self.state.get(i).map(Vec::as_slice)
+    }
+
+    /// The scalars after the steps taken, in the order of [`Rule::scalars`].
+    pub fn scalars(&self) -> &[f64] {
+        &self.scalars
     }
 }

@@ -1,0 +1,200 @@
+//! Slices whose element type is known when the program runs.
+//!
+//! A step's buffers are columns of one table, whose rows are elements of θ. A loop that knows the
+//! types gets the slices out with [`Element::of`](super::Element::of).
+
+use half::{bf16, f16};
+
+/// An element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    F32,
+    F64,
+    Bf16,
+    F16,
+}
+
+impl DType {
+    /// The size of an element in bytes.
+    #[inline]
+    pub const fn bytes(self) -> usize {
+        match self {
+            DType::F64 => 8,
+            DType::F32 => 4,
+            DType::Bf16 | DType::F16 => 2,
+        }
+    }
+
+    /// Such as `bf16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+            DType::Bf16 => "bf16",
+            DType::F16 => "f16",
+        }
+    }
+
+    /// Whether kernels compute with it in `f64`.
+    #[inline]
+    pub const fn is_f64(self) -> bool {
+        matches!(self, DType::F64)
+    }
+}
+
+/// A slice to be read.
+#[derive(Clone, Copy)]
+pub enum Column<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+/// A slice to be read and written.
+pub enum ColumnMut<'a> {
+    F32(&'a mut [f32]),
+    F64(&'a mut [f64]),
+    Bf16(&'a mut [bf16]),
+    F16(&'a mut [f16]),
+}
+
+/// The same expression for a slice of whichever type.
+macro_rules! each {
+    ($column:expr, $slice:ident => $then:expr) => {
+        match $column {
+            Column::F32($slice) => $then,
+            Column::F64($slice) => $then,
+            Column::Bf16($slice) => $then,
+            Column::F16($slice) => $then,
+        }
+    };
+}
+
+/// The same expression for a mutable slice of whichever type.
+macro_rules! each_mut {
+    ($column:expr, $slice:ident => $then:expr) => {
+        match $column {
+            ColumnMut::F32($slice) => $then,
+            ColumnMut::F64($slice) => $then,
+            ColumnMut::Bf16($slice) => $then,
+            ColumnMut::F16($slice) => $then,
+        }
+    };
+}
+
+/// A column of the same type, made of its slice.
+macro_rules! of_each {
+    ($type:ident, $column:expr, $slice:ident => $then:expr) => {
+        match $column {
+            $type::F32($slice) => $type::F32($then),
+            $type::F64($slice) => $type::F64($then),
+            $type::Bf16($slice) => $type::Bf16($then),
+            $type::F16($slice) => $type::F16($then),
+        }
+    };
+}
+
+/// Two columns of the same type, made of the two halves of its slice.
+macro_rules! halves_of_each {
+    ($type:ident, $column:expr, $split:ident, $mid:expr) => {
+        match $column {
+            $type::F32(slice) => {
+                let (first, rest) = slice.$split($mid);
+                ($type::F32(first), $type::F32(rest))
+            }
+            $type::F64(slice) => {
+                let (first, rest) = slice.$split($mid);
+                ($type::F64(first), $type::F64(rest))
+            }
+            $type::Bf16(slice) => {
+                let (first, rest) = slice.$split($mid);
+                ($type::Bf16(first), $type::Bf16(rest))
+            }
+            $type::F16(slice) => {
+                let (first, rest) = slice.$split($mid);
+                ($type::F16(first), $type::F16(rest))
+            }
+        }
+    };
+}
+
+impl<'a> Column<'a> {
+    #[inline]
+    pub fn len(&self) -> usize {
+        each!(self, slice => slice.len())
+    }
+
+    #[inline]
+    pub fn dtype(&self) -> DType {
+        match self {
+            Column::F32(_) => DType::F32,
+            Column::F64(_) => DType::F64,
+            Column::Bf16(_) => DType::Bf16,
+            Column::F16(_) => DType::F16,
+        }
+    }
+
+    /// The first `mid` elements and the rest.
+    #[inline]
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        halves_of_each!(Column, self, split_at, mid)
+    }
+
+    /// Its bytes, as they lie in memory.
+    #[cfg(feature = "checkpoint")]
+    pub fn bytes(self) -> &'a [u8] {
+        each!(self, slice => bytemuck::cast_slice(slice))
+    }
+}
+
+impl<'a> ColumnMut<'a> {
+    #[inline]
+    pub fn len(&self) -> usize {
+        each_mut!(self, slice => slice.len())
+    }
+
+    #[inline]
+    pub fn dtype(&self) -> DType {
+        self.as_ref().dtype()
+    }
+
+    /// The same slice, to be read.
+    #[inline]
+    pub fn as_ref(&self) -> Column<'_> {
+        match self {
+            ColumnMut::F32(slice) => Column::F32(slice),
+            ColumnMut::F64(slice) => Column::F64(slice),
+            ColumnMut::Bf16(slice) => Column::Bf16(slice),
+            ColumnMut::F16(slice) => Column::F16(slice),
+        }
+    }
+
+    /// The same slice, for a shorter time.
+    #[inline]
+    pub fn reborrow(&mut self) -> ColumnMut<'_> {
+        of_each!(ColumnMut, self, slice => slice)
+    }
+
+    /// The first `mid` elements and the rest.
+    #[inline]
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        halves_of_each!(ColumnMut, self, split_at_mut, mid)
+    }
+
+    pub fn fill_with_zeros(&mut self) {
+        each_mut!(self, slice => slice.fill(bytemuck::Zeroable::zeroed()));
+    }
+
+    /// Its bytes, as they lie in memory.
+    #[cfg(feature = "checkpoint")]
+    pub fn bytes_mut(self) -> &'a mut [u8] {
+        each_mut!(self, slice => bytemuck::cast_slice_mut(slice))
+    }
+}
+
+impl Default for ColumnMut<'_> {
+    fn default() -> Self {
+        ColumnMut::F32(&mut [])
+    }
+}

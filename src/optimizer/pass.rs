@@ -1,0 +1,246 @@
+//! One pass over many tensors, in [pieces](super::pieces) that any thread takes.
+//!
+//! Neighbours of one group, step number, mixture of types and scalars are a batch: its kernel is
+//! made once. Each tensor, or part of one, is then stepped by [`sweep`], as by a
+//! [`Step`](crate::Step).
+
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+#[cfg(feature = "parallel")]
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use half::{bf16, f16};
+
+use super::param::{Batch, Param, Plan, StepBatch};
+#[cfg(feature = "parallel")]
+use super::pieces::{Grads, GradsPiece, Part, Piece, Steps, total_cost};
+use super::tensor::{Grad, TensorBuffers};
+use crate::elements::Element;
+use crate::elements::column::{ColumnMut, DType};
+use crate::elements::rounding::Noise;
+use crate::elements::rows::{Rows, unzip};
+use crate::error::Error;
+use crate::norm::GradNorm;
+use crate::rules::{Kernel, Rule, WithKernel};
+use crate::simd::dispatch::Engine;
+use crate::simd::{Lanes, Real};
+use crate::step::sweep::{is_fused, sweep};
+#[cfg(feature = "parallel")]
+use crate::threads::share::{Queue, share};
+
+/// Rows that are stepped before their gradient is set to zero or their change is measured: all
+/// their columns stay in the second cache, and most in the first.
+const BLOCK: usize = 2048;
+
+/// The norm of all gradients: in pieces of `chunk` bytes of θ, if there is one, on any thread; else
+/// here.
+pub(super) fn norm(
+    engine: Engine,
+    chunk: Option<usize>,
+    tensors: &[Option<TensorBuffers<'_>>],
+) -> GradNorm {
+    let add_all = |norm: &mut GradNorm, tensors: &[Option<TensorBuffers<'_>>]| {
+        for buffers in tensors.iter().flatten() {
+            norm.add_column(engine, buffers.grad.column());
+        }
+    };
+    let mut all = GradNorm::new();
+    #[cfg(feature = "parallel")]
+    if let Some(chunk) = chunk {
+        let queue = Queue::new(Grads::new(tensors), |grads| grads.as_mut()?.take(chunk));
+        let sum = Mutex::new(all);
+        share(total_cost(tensors).div_ceil(chunk), &|| {
+            let mut own = GradNorm::new();
+            queue.each(|piece| match piece {
+                GradsPiece::Tensors(tensors) => add_all(&mut own, tensors),
+                GradsPiece::Part(grad) => own.add_column(engine, grad),
+            });
+            sum.lock().unwrap_or_else(PoisonError::into_inner).merge(&own);
+        });
+        return sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    }
+    let _ = chunk;
+    add_all(&mut all, tensors);
+    all
+}
+
+/// Takes the step of every parameter that has buffers: in pieces of `chunk` bytes of θ, if there is
+/// one, on any thread; else here.
+pub(super) fn run<R: Rule>(
+    plan: &Plan<'_, R>,
+    chunk: Option<usize>,
+    params: &mut [Param<'_, R>],
+    tensors: &mut [Option<TensorBuffers<'_>>],
+) -> Result<(), Error> {
+    #[cfg(feature = "parallel")]
+    if let Some(chunk) = chunk {
+        let pieces = total_cost(tensors).div_ceil(chunk);
+        let queue = Queue::new(Steps::new(params, tensors), |steps| steps.as_mut()?.take(chunk));
+        let failed = OnceLock::new();
+        share(pieces, &|| {
+            queue.each(|piece| {
+                let done = match piece {
+                    Piece::Tensors(params, tensors) => batches(plan, params, tensors),
+                    Piece::Part(Part { param, buffers }) => {
+                        batches(plan, &mut [param], &mut [Some(buffers)])
+                    }
+                };
+                if let Err(error) = done {
+                    let _ = failed.set(error);
+                }
+            });
+        });
+        return failed.into_inner().map_or(Ok(()), Err);
+    }
+    let _ = chunk;
+    batches(plan, params, tensors)
+}
+
+/// Takes the steps of a piece of the list, batch by batch.
+fn batches<R: Rule>(
+    plan: &Plan<'_, R>,
+    params: &mut [Param<'_, R>],
+    tensors: &mut [Option<TensorBuffers<'_>>],
+) -> Result<(), Error> {
+    let (mut params, mut tensors) = (params, tensors);
+    while let Some(first) = tensors.iter().position(Option::is_some) {
+        let of = &params[first];
+        let same = |param: &Param<'_, R>| {
+            (param.group, param.t, param.types) == (of.group, of.t, of.types)
+                && same_bits(&param.next_scalars, &of.next_scalars)
+        };
+        let others = params[first..].iter().zip(&tensors[first..]);
+        let count = others.take_while(|(param, buffers)| buffers.is_some() && same(param)).count();
+        let (batch, rest) = params.split_at_mut(first + count);
+        let (buffers, rest_buffers) = tensors.split_at_mut(first + count);
+        let step = batch[first].step;
+        step(Batch { plan, params: &mut batch[first..], buffers: &mut buffers[first..] })?;
+        (params, tensors) = (rest, rest_buffers);
+    }
+    Ok(())
+}
+
+fn same_bits(a: &[f64], b: &[f64]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// The code for these types. Those that have no loop of their own share the code of `f32`, which
+/// finds tiles for them.
+pub(super) fn step_of<T, G, S, R>() -> StepBatch<R>
+where
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    R: Rule,
+{
+    if const { is_fused::<T, G, S>() } {
+        step_batch::<T, G, S, R>
+    } else {
+        step_batch::<f32, f32, f32, R>
+    }
+}
+
+/// Takes the step of a batch by code for these types. Tensors of other types that go with them are
+/// taken too, by tiles.
+pub(super) fn step_batch<T, G, S, R>(batch: Batch<'_, '_, '_, '_, R>) -> Result<(), Error>
+where
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    R: Rule,
+{
+    let Some(Param { group, t, next_scalars, .. }) = batch.params.first() else { return Ok(()) };
+    let (rule, t, scalars) = (&batch.plan.rules[*group], t + 1, next_scalars.clone());
+    rule.with_kernel(t, &scalars, Waiting { batch, types: PhantomData::<(T, G, S)> })
+}
+
+/// A batch, waiting for its kernel.
+struct Waiting<'b, 'p, 's, 'a, R, Types> {
+    batch: Batch<'b, 'p, 's, 'a, R>,
+    types: PhantomData<Types>,
+}
+
+impl<R, T, G, S> WithKernel<T::Float> for Waiting<'_, '_, '_, '_, R, (T, G, S)>
+where
+    R: Rule,
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+{
+    fn with<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let Batch { plan, params, buffers } = self.batch;
+        let kernel = plan.scale.before(*kernel)?;
+        let step = |rows: Rows<'_, N>| sweep::<T, G, S, _, N>(plan.engine, &kernel, rows);
+        for (param, buffers) in params.iter_mut().zip(buffers) {
+            let (Some(buffers), Some(states)) = (buffers.take(), &mut param.states) else {
+                continue;
+            };
+            param.t += 1;
+            core::mem::swap(&mut param.scalars, &mut param.next_scalars);
+            let noise = plan.seed.map(|seed| Noise::new(seed ^ param.seed, param.t, param.offset));
+            let state = states.columns_mut::<N>().expect("the states were checked");
+            match (buffers, &plan.largest_update) {
+                (TensorBuffers { theta, grad: Grad::Read(grad), copy }, None) => {
+                    step(Rows { theta, grad, state, copy, noise });
+                }
+                (buffers, _) => in_blocks(plan, buffers, state, noise, &step),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Steps a tensor block by block: measures by how much θ has changed, if that is wanted, and sets
+/// the gradient to zero, if that is.
+fn in_blocks<R, const N: usize>(
+    plan: &Plan<'_, R>,
+    buffers: TensorBuffers<'_>,
+    state: [ColumnMut<'_>; N],
+    noise: Option<Noise>,
+    step: &impl Fn(Rows<'_, N>),
+) {
+    let (mut buffers, mut state, mut noise) = (buffers, state, noise);
+    while buffers.theta.len() > 0 {
+        let rows = BLOCK.min(buffers.theta.len());
+        let (TensorBuffers { theta, mut grad, copy }, after) = buffers.split_at(rows);
+        let (block, state_after) = unzip(state.map(|state| state.split_at(rows)));
+        let mut block = Rows { theta, grad: grad.column(), state: block, copy, noise };
+        if let Some(largest) = &plan.largest_update {
+            let change = match block.theta.dtype() {
+                DType::F32 => largest_change::<f32, N>(&mut block, step),
+                DType::F64 => largest_change::<f64, N>(&mut block, step),
+                DType::Bf16 => largest_change::<bf16, N>(&mut block, step),
+                DType::F16 => largest_change::<f16, N>(&mut block, step),
+            };
+            largest.fetch_max(change.to_bits(), Ordering::Relaxed);
+        } else {
+            step(block);
+        }
+        if let Grad::Zero(grad) = &mut grad {
+            grad.fill_with_zeros();
+        }
+        (buffers, state) = (after, state_after);
+        noise = noise.map(|noise| noise.skip(rows));
+    }
+}
+
+/// The largest |Δθ| of a step on at most [`BLOCK`] rows. A NaN is not larger than anything.
+fn largest_change<E: Element, const N: usize>(
+    rows: &mut Rows<'_, N>,
+    step: &impl Fn(Rows<'_, N>),
+) -> f64 {
+    const LANES: usize = 16;
+    const CHECKED: &str = "θ is of this type";
+    let mut old = [E::zeroed(); BLOCK];
+    let old = &mut old[..rows.len()];
+    old.copy_from_slice(E::of(rows.theta.as_ref()).expect(CHECKED));
+    step(rows.reborrow());
+    let new = E::of(rows.theta.as_ref()).expect(CHECKED);
+    let mut most = [E::Float::from_f64(0.0); LANES];
+    for (old, new) in old.chunks(LANES).zip(new.chunks(LANES)) {
+        for ((old, new), most) in old.iter().zip(new).zip(&mut most) {
+            *most = (new.to_float() - old.to_float()).abs().larger(*most);
+        }
+    }
+    most.into_iter().map(Real::to_f64).fold(0.0, f64::max)
+}

@@ -1,0 +1,37 @@
+//! NEON: what it has beside `pulp`'s methods to widen, narrow and compare.
+
+use super::native::NativeSimd;
+
+impl NativeSimd for pulp::aarch64::Neon {
+    type Halves = [u16; 4];
+
+    #[inline(always)]
+    fn widen(self, halves: [u16; 4]) -> pulp::u32x4 {
+        bytemuck::cast(halves.map(u32::from))
+    }
+
+    #[inline(always)]
+    fn smaller_words(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
+        bytemuck::cast(self.neon.vminq_u32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn larger_words(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
+        bytemuck::cast(self.neon.vmaxq_u32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn doubles(self, a: pulp::f32x4) -> [pulp::f64x2; 2] {
+        let a: [f32; 4] = bytemuck::cast(a);
+        [
+            bytemuck::cast([f64::from(a[0]), f64::from(a[1])]),
+            bytemuck::cast([f64::from(a[2]), f64::from(a[3])]),
+        ]
+    }
+
+    #[inline(always)]
+    fn narrow(self, words: pulp::u32x4) -> [u16; 4] {
+        let words: [u32; 4] = bytemuck::cast(words);
+        words.map(|word| word as u16)
+    }
+}

@@ -1,0 +1,210 @@
+//! Run-time dispatch: which instruction set runs, decided once per call and outside every loop.
+//!
+//! A [`Backend`] is a name. [`Backend::resolve`] turns it into an [`Engine`], which holds the proof
+//! that this CPU can run it. [`Engine::vectorize`] compiles the same generic code once for each
+//! instruction set and runs one of the clones, all from a plain `cargo build`. The crate `pulp`
+//! detects and dispatches, in safe code.
+
+use core::fmt;
+use core::str::FromStr;
+
+use pulp::NullaryFnOnce;
+
+use super::native::NativeSimd;
+use crate::error::Error;
+
+/// How many elements are computed at once, and with which instructions.
+///
+/// All backends give the same bits. They differ in speed, and in where they are available.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backend {
+    /// `native` where the CPU has one, else `wide`. The default.
+    #[default]
+    Auto,
+    /// The reference, written out by hand one element at a time. Everywhere.
+    Scalar,
+    /// Portable SIMD on the crate `wide`, with the instructions that the build enables: on a plain
+    /// build for x86-64 these are 128 bits wide. Everywhere.
+    Wide,
+    /// The best instruction set that the CPU turns out to have when the program runs:
+    /// [`Avx512`](Self::Avx512), [`Avx2`](Self::Avx2) or [`Neon`](Self::Neon), in this order.
+    Native,
+    /// 256-bit registers on x86-64 (the level x86-64-v3).
+    Avx2,
+    /// 512-bit registers on x86-64 (the level x86-64-v4).
+    Avx512,
+    /// 128-bit registers on AArch64.
+    Neon,
+}
+
+impl Backend {
+    /// Every backend, available here or not.
+    pub const ALL: [Backend; 7] = [
+        Backend::Auto,
+        Backend::Scalar,
+        Backend::Wide,
+        Backend::Native,
+        Backend::Avx2,
+        Backend::Avx512,
+        Backend::Neon,
+    ];
+
+    /// The backend's name: `auto`, `scalar`, `wide`, `native`, `avx2`, `avx512` or `neon`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backend::Auto => "auto",
+            Backend::Scalar => "scalar",
+            Backend::Wide => "wide",
+            Backend::Native => "native",
+            Backend::Avx2 => "avx2",
+            Backend::Avx512 => "avx512",
+            Backend::Neon => "neon",
+        }
+    }
+
+    /// Whether this CPU can run it.
+    pub fn is_available(self) -> bool {
+        Engine::of(self).is_some()
+    }
+
+    /// The backend that runs here when this one is asked for, with `auto` and `native` looked
+    /// up: `None` where it is not available.
+    ///
+    /// ```
+    /// use fused_adam::Backend;
+    /// assert_eq!(Backend::Scalar.resolved(), Some(Backend::Scalar));
+    /// assert_ne!(Backend::Auto.resolved(), Some(Backend::Auto));
+    /// ```
+    pub fn resolved(self) -> Option<Backend> {
+        Engine::of(self).map(Engine::backend)
+    }
+
+    pub(crate) fn resolve(self) -> Result<Engine, Error> {
+        let available = |backend: &Backend| backend.is_available();
+        Engine::of(self).ok_or_else(|| Error::BackendNotAvailable {
+            backend: self.name(),
+            available: Backend::ALL.into_iter().filter(available).map(Backend::name).collect(),
+        })
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Backend::ALL.into_iter().find(|backend| backend.name() == name).ok_or_else(|| {
+            let known = Backend::ALL.into_iter().map(Backend::name).collect();
+            Error::UnknownBackend { name: name.to_owned(), known }
+        })
+    }
+}
+
+/// A backend that this CPU has: the decision, made once per call.
+#[derive(Clone, Copy)]
+pub(crate) enum Engine {
+    Scalar,
+    Wide,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(pulp::x86::V3),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(pulp::x86::V4),
+    #[cfg(target_arch = "aarch64")]
+    Neon(pulp::aarch64::Neon),
+}
+
+impl Engine {
+    /// The fastest.
+    pub(crate) fn best() -> Self {
+        Engine::native().unwrap_or(Engine::Wide)
+    }
+
+    fn native() -> Option<Self> {
+        [Backend::Avx512, Backend::Avx2, Backend::Neon].into_iter().find_map(Engine::of)
+    }
+
+    /// The detection behind it is done once per process.
+    pub(crate) fn of(backend: Backend) -> Option<Self> {
+        match backend {
+            Backend::Auto => Some(Engine::best()),
+            Backend::Scalar => Some(Engine::Scalar),
+            Backend::Wide => Some(Engine::Wide),
+            Backend::Native => Engine::native(),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2 => pulp::x86::V3::try_new().map(Engine::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512 => pulp::x86::V4::try_new().map(Engine::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            Backend::Neon => pulp::aarch64::Neon::try_new().map(Engine::Neon),
+            #[cfg_attr(
+                not(any(target_arch = "x86_64", target_arch = "aarch64")),
+                expect(unreachable_patterns, reason = "each target lacks others")
+            )]
+            _ => None,
+        }
+    }
+
+    fn backend(self) -> Backend {
+        match self {
+            Engine::Scalar => Backend::Scalar,
+            Engine::Wide => Backend::Wide,
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2(_) => Backend::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512(_) => Backend::Avx512,
+            #[cfg(target_arch = "aarch64")]
+            Engine::Neon(_) => Backend::Neon,
+        }
+    }
+
+    /// Does `work`, inlined into a function that enables the instruction set. An engine that has
+    /// none of `pulp`'s gives it back.
+    #[inline(always)]
+    pub(crate) fn vectorize<W: WithSimd>(self, work: W) -> Result<W::Output, W> {
+        match self {
+            Engine::Scalar | Engine::Wide => Err(work),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2(simd) => Ok(pulp::Simd::vectorize(simd, Ready { simd, work })),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512(simd) => Ok(pulp::Simd::vectorize(simd, Ready { simd, work })),
+            #[cfg(target_arch = "aarch64")]
+            Engine::Neon(simd) => Ok(pulp::Simd::vectorize(simd, Ready { simd, work })),
+        }
+    }
+}
+
+/// Work that is compiled for each instruction set of `pulp`.
+///
+/// A type and not a closure: a closure need not be inlined into the function that enables the
+/// instructions, and would then run without them.
+pub(crate) trait WithSimd {
+    type Output;
+
+    /// To be marked `#[inline(always)]`.
+    fn with<P: NativeSimd>(self, simd: P) -> Self::Output;
+}
+
+/// Work with the instruction set that does it.
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    expect(dead_code, reason = "no instruction set is chosen at run time on this target")
+)]
+struct Ready<P, W> {
+    simd: P,
+    work: W,
+}
+
+impl<P: NativeSimd, W: WithSimd> NullaryFnOnce for Ready<P, W> {
+    type Output = W::Output;
+
+    #[inline(always)]
+    fn call(self) -> W::Output {
+        self.work.with(self.simd)
+    }
+}

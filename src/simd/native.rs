@@ -1,0 +1,470 @@
+//! Registers of the crate `pulp`, which has AVX2, AVX-512 and NEON in safe code, some of them
+//! computed together.
+//!
+//! Square root and division are what the arithmetic waits for: the units that do them take a fixed
+//! number of cycles per register, and a step of Adam needs one of each. With [`UNROLL`] registers
+//! of each buffer at a time as many of them are under way without depending on each other, also on
+//! a core whose out-of-order window is shared with another thread. `kernels.md` has the
+//! measurements.
+//!
+//! Everything here loops over arrays of registers and does not use the methods of arrays: those are
+//! functions of their own, which the compiler leaves as calls, without the instruction set, where
+//! there are many.
+
+use core::ops::{Add, Div, Mul, Sub};
+
+use pulp::Simd;
+
+use super::{F32Register, Isa, Lanes, Register, U32Lanes};
+
+/// Registers of each buffer that are computed together.
+pub(crate) const UNROLL: usize = 4;
+
+/// The same where 16-bit elements are converted.
+pub(crate) const UNROLL_CONVERTED: usize = 2;
+
+/// `U` registers of `pulp`'s instruction set `P`, computed together.
+#[derive(Clone, Copy)]
+pub struct Unrolled<P, const U: usize>(pub P);
+
+impl<P: NativeSimd, const U: usize> Isa for Unrolled<P, U> {
+    type F32 = F32s<P, U>;
+    type F64 = F64s<P, U>;
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn prefetch<E>(buffer: &[E], start: usize, len: usize) {
+        if U == 1 {
+            // For the few elements at the ends.
+            return;
+        }
+        if let Some(elements) = buffer.get(start..start + len) {
+            prefetch_lines(elements);
+        }
+    }
+}
+
+/// Asks for `elements` to be brought from memory to the first cache.
+#[inline(always)]
+pub(crate) fn prefetch_lines<E>(elements: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in elements.chunks(64 / size_of::<E>()) {
+        safe_arch::prefetch_t0(&line[0]);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = elements;
+}
+
+/// Registers of one type of number, with `pulp`'s names for what they can do.
+macro_rules! registers {
+    (
+        $(#[$doc:meta])* $name:ident: $float:ident, $register:ident, $splat:ident, $load:ident,
+        $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $abs:ident,
+        $greater:ident, $select:ident
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub struct $name<P: Simd, const U: usize> {
+            simd: P,
+            of: [P::$register; U],
+        }
+
+        impl<P: Simd, const U: usize> $name<P, U> {
+            #[inline(always)]
+            fn map(mut self, f: impl Fn(P::$register) -> P::$register) -> Self {
+                for a in &mut self.of {
+                    *a = f(*a);
+                }
+                self
+            }
+
+            #[inline(always)]
+            fn zip(
+                mut self,
+                other: Self,
+                f: impl Fn(P, P::$register, P::$register) -> P::$register,
+            ) -> Self {
+                for (a, b) in self.of.iter_mut().zip(other.of) {
+                    *a = f(self.simd, *a, b);
+                }
+                self
+            }
+
+            /// `then` where a > b, else `otherwise`.
+            #[inline(always)]
+            fn if_greater(
+                simd: P,
+                [a, b]: [P::$register; 2],
+                then: P::$register,
+                otherwise: P::$register,
+            ) -> P::$register {
+                simd.$select(simd.$greater(a, b), then, otherwise)
+            }
+        }
+
+        impl<P: Simd, const U: usize> Add for $name<P, U> {
+            type Output = Self;
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                self.zip(other, P::$add)
+            }
+        }
+
+        impl<P: Simd, const U: usize> Sub for $name<P, U> {
+            type Output = Self;
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                self.zip(other, P::$sub)
+            }
+        }
+
+        impl<P: Simd, const U: usize> Mul for $name<P, U> {
+            type Output = Self;
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                self.zip(other, P::$mul)
+            }
+        }
+
+        impl<P: Simd, const U: usize> Div for $name<P, U> {
+            type Output = Self;
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                self.zip(other, P::$div)
+            }
+        }
+
+        impl<P: Simd, const U: usize> Add<$float> for $name<P, U> {
+            type Output = Self;
+            #[inline(always)]
+            fn add(self, x: $float) -> Self {
+                self.map(|a| self.simd.$add(a, self.simd.$splat(x)))
+            }
+        }
+
+        impl<P: Simd, const U: usize> Mul<$float> for $name<P, U> {
+            type Output = Self;
+            #[inline(always)]
+            fn mul(self, x: $float) -> Self {
+                self.map(|a| self.simd.$mul(a, self.simd.$splat(x)))
+            }
+        }
+
+        impl<P: Simd, const U: usize> Lanes for $name<P, U> {
+            type Float = $float;
+
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                self.map(|a| self.simd.$sqrt(a))
+            }
+
+            #[inline(always)]
+            fn abs(self) -> Self {
+                self.map(|a| self.simd.$abs(a))
+            }
+
+            #[inline(always)]
+            fn larger(self, other: Self) -> Self {
+                self.zip(other, |simd, a, b| Self::if_greater(simd, [a, b], a, b))
+            }
+
+            #[inline(always)]
+            fn under(self, x: $float) -> Self {
+                let x = self.simd.$splat(x);
+                self.map(|a| self.simd.$div(x, a))
+            }
+
+            #[inline(always)]
+            fn at_most(self, x: $float) -> Self {
+                let x = self.simd.$splat(x);
+                self.map(|a| Self::if_greater(self.simd, [a, x], x, a))
+            }
+
+            #[inline(always)]
+            fn at_least(self, x: $float) -> Self {
+                let x = self.simd.$splat(x);
+                self.map(|a| Self::if_greater(self.simd, [x, a], x, a))
+            }
+
+            #[inline(always)]
+            fn sign(self) -> Self {
+                let (zero, one) = (self.simd.$splat(0.0), self.simd.$splat(1.0));
+                let less = self.simd.$splat(-1.0);
+                self.map(|a| {
+                    let below = Self::if_greater(self.simd, [zero, a], less, a);
+                    Self::if_greater(self.simd, [a, zero], one, below)
+                })
+            }
+        }
+
+        impl<P: NativeSimd, const U: usize> Register for $name<P, U> {
+            type Isa = Unrolled<P, U>;
+            const LANES: usize = U * size_of::<P::$register>() / size_of::<$float>();
+
+            #[inline(always)]
+            fn load(Unrolled(simd): Unrolled<P, U>, from: &[$float]) -> Self {
+                let from = P::$load(from).0;
+                let mut of = [from[0]; U];
+                of.copy_from_slice(&from[..U]);
+                $name { simd, of }
+            }
+
+            #[inline(always)]
+            fn store(self, to: &mut [$float]) {
+                P::$store(to).0[..U].copy_from_slice(&self.of);
+            }
+        }
+    };
+}
+
+registers!(
+    /// Registers of `f32`.
+    F32s: f32, f32s, splat_f32s, as_simd_f32s, as_mut_simd_f32s, add_f32s, sub_f32s, mul_f32s,
+    div_f32s, sqrt_f32s, abs_f32s, greater_than_f32s, select_f32s
+);
+
+registers!(
+    /// Registers of `f64`.
+    F64s: f64, f64s, splat_f64s, as_simd_f64s, as_mut_simd_f64s, add_f64s, sub_f64s, mul_f64s,
+    div_f64s, sqrt_f64s, abs_f64s, greater_than_f64s, select_f64s
+);
+
+/// What `pulp` can do with an instruction set, and conversions between 16, 32 and 64 bits.
+pub trait NativeSimd: Simd {
+    /// As many 16-bit numbers as a register has 32-bit lanes.
+    type Halves: bytemuck::Pod;
+
+    /// Each with zeros above it.
+    fn widen(self, halves: Self::Halves) -> Self::u32s;
+
+    /// The lower halves; the upper ones are zero.
+    fn narrow(self, words: Self::u32s) -> Self::Halves;
+
+    /// The smaller word in each lane.
+    fn smaller_words(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+
+    /// The larger word in each lane.
+    fn larger_words(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+
+    /// The lanes of a register as `f64`, in two registers and any order.
+    fn doubles(self, a: Self::f32s) -> [Self::f64s; 2];
+
+    /// Each with zeros below it.
+    #[inline(always)]
+    fn widen_upper(self, halves: Self::Halves) -> Self::u32s {
+        self.wrapping_dyn_shl_u32s(self.widen(halves), self.splat_u32s(16))
+    }
+
+    /// The upper halves.
+    #[inline(always)]
+    fn narrow_upper(self, words: Self::u32s) -> Self::Halves {
+        self.narrow(self.wrapping_dyn_shr_u32s(words, self.splat_u32s(16)))
+    }
+
+    /// The upper halves of two registers, each rounded by its lower half to the nearest, ties to
+    /// even: in the lower and in the upper halves of one.
+    #[inline(always)]
+    fn nearest_pair(self, even: Self::u32s, odd: Self::u32s) -> Self::u32s {
+        let sixteen = self.splat_u32s(16);
+        let round = |words| {
+            let last = self.wrapping_dyn_shr_u32s(words, sixteen);
+            let last = self.and_u32s(last, self.splat_u32s(1));
+            self.add_u32s(self.add_u32s(words, self.splat_u32s(0x7FFF)), last)
+        };
+        let (even, odd) = (self.wrapping_dyn_shr_u32s(round(even), sixteen), round(odd));
+        self.or_u32s(even, self.and_u32s(odd, self.splat_u32s(UPPER)))
+    }
+
+    /// `words` where a lane of `a` is a number, and all bits set where it is NaN.
+    #[inline(always)]
+    fn unless_nan(self, a: Self::f32s, words: Self::u32s) -> Self::u32s {
+        self.select_u32s(self.equal_f32s(a, a), words, self.splat_u32s(!0))
+    }
+}
+
+/// The bits of `U` registers of `f32`.
+#[derive(Clone, Copy)]
+pub struct U32s<P: Simd, const U: usize> {
+    simd: P,
+    of: [P::u32s; U],
+}
+
+impl<P: Simd, const U: usize> U32s<P, U> {
+    #[inline(always)]
+    fn map(mut self, f: impl Fn(P::u32s) -> P::u32s) -> Self {
+        for a in &mut self.of {
+            *a = f(*a);
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn zero(simd: P) -> Self {
+        U32s { simd, of: [simd.splat_u32s(0); U] }
+    }
+
+    #[inline(always)]
+    fn zip(mut self, other: Self, f: impl Fn(P, P::u32s, P::u32s) -> P::u32s) -> Self {
+        for (a, b) in self.of.iter_mut().zip(other.of) {
+            *a = f(self.simd, *a, b);
+        }
+        self
+    }
+}
+
+impl<P: Simd, const U: usize> U32Lanes for U32s<P, U> {
+    #[inline(always)]
+    fn splat(self, x: u32) -> Self {
+        U32s { of: [self.simd.splat_u32s(x); U], ..self }
+    }
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self.zip(other, P::add_u32s)
+    }
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        self.zip(other, P::and_u32s)
+    }
+    #[inline(always)]
+    fn or(self, other: Self) -> Self {
+        self.zip(other, P::or_u32s)
+    }
+    #[inline(always)]
+    fn xor(self, other: Self) -> Self {
+        self.zip(other, P::xor_u32s)
+    }
+    #[inline(always)]
+    fn left(self, by: u32) -> Self {
+        let by = self.simd.splat_u32s(by);
+        self.map(|a| self.simd.wrapping_dyn_shl_u32s(a, by))
+    }
+    #[inline(always)]
+    fn right(self, by: u32) -> Self {
+        let by = self.simd.splat_u32s(by);
+        self.map(|a| self.simd.wrapping_dyn_shr_u32s(a, by))
+    }
+    #[inline(always)]
+    fn if_below(mut self, limit: u32, then: Self, otherwise: Self) -> Self {
+        let limit = self.simd.splat_u32s(limit);
+        for i in 0..U {
+            let below = self.simd.less_than_u32s(self.of[i], limit);
+            self.of[i] = self.simd.select_u32s(below, then.of[i], otherwise.of[i]);
+        }
+        self
+    }
+}
+
+/// The upper half of a lane.
+const UPPER: u32 = 0xFFFF_0000;
+
+impl<P: NativeSimd, const U: usize> F32Register for F32s<P, U> {
+    type Bits = U32s<P, U>;
+
+    #[inline(always)]
+    fn to_bits(self) -> U32s<P, U> {
+        let mut bits = U32s::zero(self.simd);
+        for (register, a) in bits.of.iter_mut().zip(self.of) {
+            *register = self.simd.transmute_u32s_f32s(a);
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn from_bits(bits: U32s<P, U>) -> Self {
+        let simd = bits.simd;
+        let mut lanes = F32s { simd, of: [simd.splat_f32s(0.0); U] };
+        for (lane, register) in lanes.of.iter_mut().zip(bits.of) {
+            *lane = simd.transmute_f32s_u32s(register);
+        }
+        lanes
+    }
+
+    #[inline(always)]
+    fn unless_nan(self, mut bits: U32s<P, U>) -> U32s<P, U> {
+        for (register, a) in bits.of.iter_mut().zip(self.of) {
+            *register = self.simd.unless_nan(a, *register);
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn iota(Unrolled(simd): Unrolled<P, U>) -> U32s<P, U> {
+        const NUMBERS: [u32; 64] = {
+            let mut numbers = [0; 64];
+            let mut i = 0;
+            while i < 64 {
+                numbers[i] = i as u32;
+                i += 1;
+            }
+            numbers
+        };
+        let mut bits = U32s::zero(simd);
+        bits.of.copy_from_slice(&P::as_simd_u32s(&NUMBERS).0[..U]);
+        bits
+    }
+
+    #[inline(always)]
+    fn load_lower(Unrolled(simd): Unrolled<P, U>, from: &[u16]) -> U32s<P, U> {
+        let mut bits = U32s::zero(simd);
+        for (register, halves) in bits.of.iter_mut().zip(from.chunks_exact(Self::LANES / U)) {
+            *register = simd.widen(bytemuck::pod_read_unaligned(bytemuck::cast_slice(halves)));
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn load_upper(Unrolled(simd): Unrolled<P, U>, from: &[u16]) -> U32s<P, U> {
+        let mut bits = U32s::zero(simd);
+        for (register, halves) in bits.of.iter_mut().zip(from.chunks_exact(Self::LANES / U)) {
+            *register =
+                simd.widen_upper(bytemuck::pod_read_unaligned(bytemuck::cast_slice(halves)));
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn store_upper(bits: U32s<P, U>, to: &mut [u16]) {
+        for (register, to) in bits.of.into_iter().zip(to.chunks_exact_mut(Self::LANES / U)) {
+            let halves = bits.simd.narrow_upper(register);
+            bytemuck::cast_slice_mut(to).copy_from_slice(bytemuck::bytes_of(&halves));
+        }
+    }
+
+    /// A pair of registers holds the even and the odd elements: to take them apart is one
+    /// instruction for each register, where to widen them in order is two or a permutation.
+    #[inline(always)]
+    fn load_upper_unordered(Unrolled(simd): Unrolled<P, U>, from: &[u16]) -> U32s<P, U> {
+        if U % 2 == 1 {
+            return Self::load_upper(Unrolled(simd), from);
+        }
+        let (sixteen, upper) = (simd.splat_u32s(16), simd.splat_u32s(UPPER));
+        let mut bits = U32s::zero(simd);
+        let elements = from.chunks_exact(2 * Self::LANES / U);
+        for (pair, elements) in bits.of.chunks_exact_mut(2).zip(elements) {
+            let both: P::u32s = bytemuck::pod_read_unaligned(bytemuck::cast_slice(elements));
+            pair[0] = simd.wrapping_dyn_shl_u32s(both, sixteen);
+            pair[1] = simd.and_u32s(both, upper);
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn store_nearest_unordered(bits: U32s<P, U>, to: &mut [u16]) {
+        if U % 2 == 1 {
+            return Self::store_upper(bits.nearest_upper(), to);
+        }
+        let elements = to.chunks_exact_mut(2 * Self::LANES / U);
+        for (pair, elements) in bits.of.chunks_exact(2).zip(elements) {
+            let both = bits.simd.nearest_pair(pair[0], pair[1]);
+            bytemuck::cast_slice_mut(elements).copy_from_slice(bytemuck::bytes_of(&both));
+        }
+    }
+
+    #[inline(always)]
+    fn store_lower(bits: U32s<P, U>, to: &mut [u16]) {
+        for (register, to) in bits.of.into_iter().zip(to.chunks_exact_mut(Self::LANES / U)) {
+            let halves = bits.simd.narrow(register);
+            bytemuck::cast_slice_mut(to).copy_from_slice(bytemuck::bytes_of(&halves));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! AVX2 and AVX-512: what they have beside `pulp`'s methods to widen, narrow and compare.
+
+use super::native::NativeSimd;
+
+impl NativeSimd for pulp::x86::V3 {
+    type Halves = pulp::u16x8;
+
+    #[inline(always)]
+    fn widen(self, halves: pulp::u16x8) -> pulp::u32x8 {
+        self.convert_u16x8_to_u32x8(halves)
+    }
+
+    #[inline(always)]
+    fn smaller_words(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
+        bytemuck::cast(self.avx2._mm256_min_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn larger_words(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
+        bytemuck::cast(self.avx2._mm256_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn doubles(self, a: pulp::f32x8) -> [pulp::f64x4; 2] {
+        let [low, high]: [pulp::f32x4; 2] = bytemuck::cast(a);
+        [self.convert_f32x4_to_f64x4(low), self.convert_f32x4_to_f64x4(high)]
+    }
+
+    #[inline(always)]
+    fn narrow(self, words: pulp::u32x8) -> pulp::u16x8 {
+        let words = bytemuck::cast(words);
+        // Within each half of the register, then the two halves to the bottom.
+        let packed = self.avx2._mm256_packus_epi32(words, words);
+        let packed: [pulp::u16x8; 2] =
+            bytemuck::cast(self.avx2._mm256_permute4x64_epi64::<0b1000>(packed));
+        packed[0]
+    }
+
+    /// As with AVX-512, by a comparison with signs.
+    #[inline(always)]
+    fn nearest_pair(self, even: pulp::u32x8, odd: pulp::u32x8) -> pulp::u32x8 {
+        const ODD_WORDS: i32 = 0xAA;
+        let (avx, avx2) = (self.avx, self.avx2);
+        let [one, half] = [1, 0x8000_u16].map(|x| avx._mm256_set1_epi16(x as i16));
+        let (even, odd) = (bytemuck::cast(even), bytemuck::cast(odd));
+        let upper = avx2._mm256_blend_epi16::<ODD_WORDS>(avx2._mm256_srli_epi32::<16>(even), odd);
+        let lower = avx2._mm256_blend_epi16::<ODD_WORDS>(even, avx2._mm256_slli_epi32::<16>(odd));
+        let last = avx2._mm256_and_si256(upper, one);
+        let sum = avx2._mm256_xor_si256(avx2._mm256_adds_epu16(lower, last), half);
+        let up = avx2._mm256_cmpgt_epi16(sum, avx._mm256_setzero_si256());
+        bytemuck::cast(avx2._mm256_sub_epi16(upper, up))
+    }
+
+    /// Two instructions; a selection is three more.
+    #[inline(always)]
+    fn unless_nan(self, a: pulp::f32x8, words: pulp::u32x8) -> pulp::u32x8 {
+        const UNORDERED: i32 = 3;
+        let a = bytemuck::cast(a);
+        let nan = self.avx._mm256_cmp_ps::<UNORDERED>(a, a);
+        bytemuck::cast(self.avx._mm256_or_ps(nan, bytemuck::cast(words)))
+    }
+}
+
+impl NativeSimd for pulp::x86::V4 {
+    type Halves = pulp::u16x16;
+
+    #[inline(always)]
+    fn widen(self, halves: pulp::u16x16) -> pulp::u32x16 {
+        self.convert_u16x16_to_u32x16(halves)
+    }
+
+    #[inline(always)]
+    fn smaller_words(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
+        bytemuck::cast(self.avx512f._mm512_min_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn larger_words(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
+        bytemuck::cast(self.avx512f._mm512_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn doubles(self, a: pulp::f32x16) -> [pulp::f64x8; 2] {
+        let [low, high]: [pulp::f32x8; 2] = bytemuck::cast(a);
+        [self.convert_f32x8_to_f64x8(low), self.convert_f32x8_to_f64x8(high)]
+    }
+
+    #[inline(always)]
+    fn narrow(self, words: pulp::u32x16) -> pulp::u16x16 {
+        self.convert_u32x16_to_u16x16(words)
+    }
+
+    /// One permutation, where widening and shifting are two.
+    #[inline(always)]
+    fn widen_upper(self, halves: pulp::u16x16) -> pulp::u32x16 {
+        let spread = bytemuck::cast(
+            [0_u32, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(|i| i << 16),
+        );
+        let halves = bytemuck::cast([halves, halves]);
+        bytemuck::cast(self.avx512bw._mm512_maskz_permutexvar_epi16(0xAAAA_AAAA, spread, halves))
+    }
+
+    /// One permutation, where shifting and narrowing are three.
+    #[inline(always)]
+    fn narrow_upper(self, words: pulp::u32x16) -> pulp::u16x16 {
+        let mut odd = [0_u16; 32];
+        for (i, odd) in odd.iter_mut().enumerate() {
+            *odd = (2 * i + 1) as u16 % 32;
+        }
+        let upper =
+            self.avx512bw._mm512_permutexvar_epi16(bytemuck::cast(odd), bytemuck::cast(words));
+        bytemuck::cast::<_, [pulp::u16x16; 2]>(upper)[0]
+    }
+
+    /// In 16 bits for both registers at once: a number is rounded up if its lower half, and 1 if
+    /// the upper one is odd, are more than a half. A sum that would overflow is no less.
+    #[inline(always)]
+    fn nearest_pair(self, even: pulp::u32x16, odd: pulp::u32x16) -> pulp::u32x16 {
+        const ODD_WORDS: u32 = 0xAAAA_AAAA;
+        let (f, bw) = (self.avx512f, self.avx512bw);
+        let [one, half] = [1, 0x8000_u16].map(|x| f._mm512_set1_epi16(x as i16));
+        let (even, odd) = (bytemuck::cast(even), bytemuck::cast(odd));
+        let upper = bw._mm512_mask_blend_epi16(ODD_WORDS, f._mm512_srli_epi32::<16>(even), odd);
+        let lower = bw._mm512_mask_blend_epi16(ODD_WORDS, even, f._mm512_slli_epi32::<16>(odd));
+        let last = f._mm512_and_si512(upper, one);
+        let up = bw._mm512_cmpgt_epu16_mask(bw._mm512_adds_epu16(lower, last), half);
+        bytemuck::cast(bw._mm512_mask_add_epi16(upper, up, upper, one))
+    }
+}

@@ -1,0 +1,151 @@
+//! Steps on rows of any types: a tile at a time, each 16-bit column is widened to `f32` on the
+//! stack, the tile is stepped like any buffers, and what has changed is narrowed back.
+//!
+//! A tile stays in the first cache, so this is still one pass over memory. Columns that are stored
+//! as they are computed are stepped in place. The conversions do not depend on the rule: they are
+//! compiled once for each instruction set, in this crate, and a rule costs its caller no more code
+//! for all the combinations of types than for `f32` alone.
+
+use core::ops::Range;
+
+use super::vector::{self, Buffers};
+use crate::elements::Element;
+use crate::elements::column::{Column, ColumnMut};
+use crate::elements::convert::{self, RandomBits};
+use crate::elements::rows::Rows;
+use crate::rules::Kernel;
+use crate::simd::Float;
+use crate::simd::dispatch::Engine;
+use crate::simd::native::prefetch_lines;
+
+/// Elements in a tile.
+const TILE: usize = 512;
+
+/// A column of a tile, as it is computed with.
+#[repr(align(64))]
+struct Scratch<F>([F; TILE]);
+
+impl<F: Float> Scratch<F> {
+    fn new() -> Self {
+        Scratch([F::zeroed(); TILE])
+    }
+
+    /// Its first elements as `f32`, which 16-bit columns are computed with.
+    fn singles(&mut self, len: usize) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
+    }
+}
+
+/// Steps all rows on this thread. `F` is what all columns are computed with.
+#[inline(never)]
+pub(super) fn sweep<F, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
+where
+    F: Float + Element<Float = F>,
+    K: Kernel<F, N>,
+{
+    let len = rows.len();
+    let Rows { mut theta, grad, mut state, mut copy, noise } = rows;
+    let (mut for_theta, mut for_grad) = (Scratch::<F>::new(), Scratch::<F>::new());
+    let mut for_state = [(); N].map(|()| Scratch::<F>::new());
+    let mut random = [[0; TILE]; 2];
+    for start in (0..len).step_by(TILE) {
+        let rows = start..len.min(start + TILE);
+        let next = rows.end..len.min(rows.end + TILE);
+        prefetch(theta.as_ref(), next.clone());
+        prefetch(grad, next.clone());
+        for column in &state {
+            prefetch(column.as_ref(), next.clone());
+        }
+
+        let mut staged: [&mut [F]; N] = [(); N].map(|()| Default::default());
+        for ((staged, column), scratch) in staged.iter_mut().zip(&mut state).zip(&mut for_state) {
+            *staged = stage_mut(engine, column, rows.clone(), scratch);
+        }
+        let buffers = Buffers {
+            theta: stage_mut(engine, &mut theta, rows.clone(), &mut for_theta),
+            grad: stage(engine, grad, rows.clone(), &mut for_grad),
+            state: staged,
+            copy: None,
+        };
+        vector::sweep(engine, kernel, buffers);
+
+        if let Some(noise) = noise {
+            let words = random.each_mut().map(|words| &mut words[..rows.len()]);
+            convert::draw(engine, noise, start, 0, words);
+        }
+        if let Some(copy) = &mut copy {
+            let new = match f32::of(theta.as_ref()) {
+                Some(theta) => &theta[rows.clone()],
+                None => for_theta.singles(rows.len()),
+            };
+            narrow(engine, new, copy, rows.clone(), None);
+        }
+        let columns = core::iter::once(&mut theta).chain(&mut state);
+        let scratches = core::iter::once(&mut for_theta).chain(&mut for_state);
+        for (buffer, (column, scratch)) in columns.zip(scratches).enumerate() {
+            if let (Some(noise), 4.., 0) = (noise, buffer, buffer % 4) {
+                let words = random.each_mut().map(|words| &mut words[..rows.len()]);
+                convert::draw(engine, noise, start, buffer / 4, words);
+            }
+            let words = &random[buffer % 4 / 2][..rows.len()];
+            let bits = RandomBits { words, upper: !buffer.is_multiple_of(2) };
+            let bits = noise.map(|_| bits);
+            if column.dtype().bytes() == 2 {
+                narrow(engine, scratch.singles(rows.len()), column, rows.clone(), bits);
+            }
+        }
+    }
+}
+
+/// Rows of a column: in place, or widened to `scratch`.
+fn stage<'a, F: Float + Element<Float = F>>(
+    engine: Engine,
+    column: Column<'a>,
+    rows: Range<usize>,
+    scratch: &'a mut Scratch<F>,
+) -> &'a [F] {
+    if let Some(column) = F::of(column) {
+        return &column[rows];
+    }
+    let len = rows.len();
+    let column = column.split_at(rows.end).0.split_at(rows.start).1;
+    convert::widen(engine, column, scratch.singles(len));
+    &scratch.0[..len]
+}
+
+/// The same, to be written.
+fn stage_mut<'a, F: Float + Element<Float = F>>(
+    engine: Engine,
+    column: &'a mut ColumnMut<'_>,
+    rows: Range<usize>,
+    scratch: &'a mut Scratch<F>,
+) -> &'a mut [F] {
+    if column.dtype() == F::DTYPE {
+        return &mut F::of_mut(column.reborrow()).expect("the type was compared")[rows];
+    }
+    let len = rows.len();
+    stage(engine, column.as_ref(), rows, scratch);
+    &mut scratch.0[..len]
+}
+
+/// Stores `from` in rows of a 16-bit column.
+fn narrow(
+    engine: Engine,
+    from: &[f32],
+    column: &mut ColumnMut<'_>,
+    rows: Range<usize>,
+    random: Option<RandomBits<'_>>,
+) {
+    let column = column.reborrow().split_at(rows.end).0.split_at(rows.start).1;
+    convert::narrow(engine, from, column, random);
+}
+
+/// Asks for rows that will be needed next.
+fn prefetch(column: Column<'_>, rows: Range<usize>) {
+    match column {
+        Column::F32(slice) => prefetch_lines(&slice[rows]),
+        Column::F64(slice) => prefetch_lines(&slice[rows]),
+        Column::Bf16(slice) => prefetch_lines(&slice[rows]),
+        Column::F16(slice) => prefetch_lines(&slice[rows]),
+    }
+}

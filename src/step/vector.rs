@@ -1,0 +1,273 @@
+//! The vector loop: the one loop that takes a step in registers.
+//!
+//! ```text
+//! for each block of LANES elements of θ, g and the states:
+//!     prefetch what lies 1 or 2 KiB ahead in each of them
+//!     load g, the states and θ, each into U registers
+//!     (θ, states) = kernel.update(θ, g, states)
+//!     store θ and the states, and θ once more if there is a copy
+//! ```
+//!
+//! Everything is inlined into this loop: the rule's arithmetic, the conversions of 16-bit elements,
+//! the scaling of the gradient. Branches on coefficients are the same for all blocks and cost
+//! nothing beside a square root. The shape has these reasons:
+//!
+//! 1. **A block is U registers of each buffer, not one.** A step of Adam waits for the unit that
+//!    computes square roots and divisions. It takes a fixed number of cycles for each register, and
+//!    its next result can begin before the last one has come only if the two do not depend on each
+//!    other. U = 4 keeps it busy; U = 2 where 16-bit elements are converted, which is work enough.
+//!    (U is part of the [`Isa`]: see [`Unrolled`].)
+//! 2. **Blocks begin where θ is on a cache line.** A 512-bit register that lies across two lines
+//!    costs two accesses. The other buffers are aligned too wherever all were allocated alike.
+//!    Short buffers are stepped as they are: it takes some tens of nanoseconds to get to the
+//!    boundary.
+//! 3. **Memory is asked for ahead.** The CPU's own prefetchers stop at each page, and its
+//!    out-of-order window is full of pending divisions and does not see that far. With fewer states
+//!    a block takes less time, and the same time is further ahead.
+//! 4. **What is not a whole block goes register by register, then element by element,** through
+//!    this same loop with other [`Isa`]s. So there is no tail that rounds otherwise than the body,
+//!    which is why no split of the buffers shows in the bits.
+//! 5. **Elements may be loaded in any order where all buffers are of one type.** No element looks
+//!    at another, so the order of lanes does not matter as long as it is the same in all buffers.
+//!    For `bf16` the even and the odd elements are then cheaper to take apart than to widen in
+//!    order.
+//! 6. **Nothing is a closure, and nothing uses the methods of arrays.** Either may be left as a
+//!    call, and would then be compiled without the instruction set.
+
+use crate::elements::{Element, RegisterOf};
+use crate::rules::Kernel;
+use crate::simd::dispatch::{Engine, WithSimd};
+use crate::simd::native::{NativeSimd, UNROLL, UNROLL_CONVERTED, Unrolled};
+use crate::simd::one::OneLane;
+use crate::simd::portable::Portable;
+use crate::simd::{Isa, Register};
+
+/// The slices of one step, all equally long: θ of type `T`, g of type `G`, and the `N` states of
+/// the rule, of type `S`.
+pub(super) struct Buffers<'a, T, G, S, const N: usize> {
+    pub theta: &'a mut [T],
+    pub grad: &'a [G],
+    pub state: [&'a mut [S]; N],
+    /// Where θ is stored once more, rounded to nearest.
+    pub copy: Option<&'a mut [G]>,
+}
+
+/// Steps all of `buffers` on this thread, by any engine but the scalar one.
+pub(super) fn sweep<T, G, S, K, const N: usize>(
+    engine: Engine,
+    kernel: &K,
+    buffers: Buffers<'_, T, G, S, N>,
+) where
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    if let Err(sweep) = engine.vectorize(Sweep { kernel: *kernel, buffers }) {
+        sweep.portable();
+    }
+}
+
+struct Sweep<'a, T, G, S, K, const N: usize> {
+    kernel: K,
+    buffers: Buffers<'a, T, G, S, N>,
+}
+
+impl<T, G, S, K, const N: usize> WithSimd for Sweep<'_, T, G, S, K, N>
+where
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn with<P: NativeSimd>(self, simd: P) {
+        // A constant, so that only one of the two is compiled.
+        if const { size_of::<G>() == size_of::<T::Float>() } {
+            self.aligned(Unrolled::<P, UNROLL>(simd), simd);
+        } else {
+            self.aligned(Unrolled::<P, UNROLL_CONVERTED>(simd), simd);
+        }
+    }
+}
+
+/// Blocks begin where θ is aligned to this: a cache line.
+const ALIGN_BYTES: usize = 64;
+
+/// Buffers of fewer blocks are stepped as they are.
+const ALIGN_BLOCKS: usize = 64;
+
+impl<T, G, S, K, const N: usize> Sweep<'_, T, G, S, K, N>
+where
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    /// Steps blocks from a boundary of θ on, and what lies before and after them by single
+    /// registers.
+    #[inline(always)]
+    fn aligned<I: Isa, P: NativeSimd>(self, isa: I, simd: P) {
+        let Sweep { kernel, buffers } = self;
+        let block = const { lanes::<T, I>() };
+        if buffers.theta.len() < block {
+            return single_registers(simd, kernel, buffers);
+        }
+        let mut head = buffers.theta.as_ptr().align_offset(ALIGN_BYTES);
+        if head.saturating_add(ALIGN_BLOCKS * block) > buffers.theta.len() {
+            head = 0;
+        }
+        let (head, rest) = buffers.split_at(head);
+        // A copy in memory, which the compiler takes for another one. With the same coefficients it
+        // keeps those of single numbers, which only the ends use, in registers through the loop:
+        // there are not enough of these, and the loop is 5 % slower on AVX2.
+        let of_ends = core::hint::black_box(kernel);
+        let tail = whole_blocks(isa, kernel, rest);
+        for end in [head, tail] {
+            single_registers(simd, of_ends, end);
+        }
+    }
+
+    #[inline(never)]
+    fn portable(self) {
+        let rest = whole_blocks(Portable, self.kernel, self.buffers);
+        whole_blocks(OneLane, self.kernel, rest);
+    }
+}
+
+/// Steps buffers that are shorter than a block.
+#[inline(always)]
+fn single_registers<P, T, G, S, K, const N: usize>(
+    simd: P,
+    kernel: K,
+    buffers: Buffers<'_, T, G, S, N>,
+) where
+    P: NativeSimd,
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    let rest = whole_blocks(Unrolled::<P, 1>(simd), kernel, buffers);
+    whole_blocks(OneLane, kernel, rest);
+}
+
+/// The loop: steps as many whole blocks as `buffers` hold, and returns the rest of the buffers,
+/// shorter than one block.
+#[inline(always)]
+fn whole_blocks<'a, I, T, G, S, K, const N: usize>(
+    isa: I,
+    kernel: K,
+    buffers: Buffers<'a, T, G, S, N>,
+) -> Buffers<'a, T, G, S, N>
+where
+    I: Isa,
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    let block = const { lanes::<T, I>() };
+    let whole = buffers.theta.len() - buffers.theta.len() % block;
+    let (body, rest) = buffers.split_at(whole);
+    let Buffers { theta, grad, state: mut states, mut copy } = body;
+    let ahead = const { prefetch_bytes(N) };
+    for start in (0..whole).step_by(block) {
+        let range = start..start + block;
+        prefetch::<I, _>(theta, start, block, ahead);
+        prefetch::<I, _>(grad, start, block, ahead);
+        for state in &states {
+            prefetch::<I, _>(state, start, block, ahead);
+        }
+        let old_grad = load::<I, T, G, S, _>(isa, &grad[range.clone()]);
+        let mut old = [old_grad; N];
+        for (old, state) in old.iter_mut().zip(&states) {
+            *old = load::<I, T, G, S, _>(isa, &state[range.clone()]);
+        }
+        let old_theta = load::<I, T, G, S, _>(isa, &theta[range.clone()]);
+        let (new_theta, new) = kernel.update(old_theta, old_grad, old);
+        store::<I, T, G, S, _>(new_theta, &mut theta[range.clone()]);
+        for (new, state) in new.into_iter().zip(&mut states) {
+            store::<I, T, G, S, _>(new, &mut state[range.clone()]);
+        }
+        if let Some(copy) = &mut copy {
+            // Not prefetched: it is not read.
+            store::<I, T, G, S, _>(new_theta, &mut copy[range]);
+        }
+    }
+    rest
+}
+
+/// The number of elements in a block.
+const fn lanes<T: Element, I: Isa>() -> usize {
+    <RegisterOf<T, I> as Register>::LANES
+}
+
+/// How far ahead of the computation memory is asked for, in a step with so many states.
+const fn prefetch_bytes(states: usize) -> usize {
+    if states < 2 { 2 << 10 } else { 1 << 10 }
+}
+
+/// Asks for the block that lies so many bytes after the one at `start`.
+#[inline(always)]
+fn prefetch<I: Isa, E>(buffer: &[E], start: usize, block: usize, ahead: usize) {
+    I::prefetch(buffer, start + ahead / size_of::<E>(), block);
+}
+
+/// Whether all buffers are of one type, so that their elements may be in any order.
+const fn is_one_type<T: Element, G: Element, S: Element>() -> bool {
+    T::DTYPE as u8 == G::DTYPE as u8 && G::DTYPE as u8 == S::DTYPE as u8
+}
+
+#[inline(always)]
+fn load<I, T, G, S, E>(isa: I, from: &[E]) -> RegisterOf<E, I>
+where
+    I: Isa,
+    T: Element,
+    G: Element,
+    S: Element,
+    E: Element,
+{
+    if const { is_one_type::<T, G, S>() } {
+        E::load_unordered(isa, from)
+    } else {
+        E::load(isa, from)
+    }
+}
+
+#[inline(always)]
+fn store<I, T, G, S, E>(register: RegisterOf<E, I>, to: &mut [E])
+where
+    I: Isa,
+    T: Element,
+    G: Element,
+    S: Element,
+    E: Element,
+{
+    if const { is_one_type::<T, G, S>() } {
+        E::store_unordered::<I>(register, to);
+    } else {
+        E::store::<I>(register, to);
+    }
+}
+
+impl<T, G, S, const N: usize> Buffers<'_, T, G, S, N> {
+    /// The first `mid` elements and the rest.
+    #[inline(always)]
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (theta, theta_rest) = self.theta.split_at_mut(mid);
+        let (grad, grad_rest) = self.grad.split_at(mid);
+        let mut state_rest = [(); N].map(|()| Default::default());
+        let mut state = self.state;
+        for (state, rest) in state.iter_mut().zip(&mut state_rest) {
+            (*state, *rest) = core::mem::take(state).split_at_mut(mid);
+        }
+        let (copy, copy_rest) = self.copy.map(|copy| copy.split_at_mut(mid)).unzip();
+        (
+            Buffers { theta, grad, state, copy },
+            Buffers { theta: theta_rest, grad: grad_rest, state: state_rest, copy: copy_rest },
+        )
+    }
+}
