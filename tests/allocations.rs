@@ -115,7 +115,8 @@ fn no_step_allocates() {
         });
         assert_eq!(count, 0, "in a thread of the pool");
         // From a thread outside of any pool, rayon keeps the job for the pool in a block of memory,
-        // and its queue takes one for every few dozen. Nothing of it grows with the buffers or is ours.
+        // and its queue takes one for every few dozen. Nothing of it grows with the buffers or is
+        // ours.
         steps(20);
         let count = allocations(|| steps(200));
         println!("200 steps from outside the pool: {count} allocations by rayon");
@@ -161,8 +162,8 @@ fn no_step_of_an_optimizer_allocates() {
     }
 }
 
-/// A hundred thousand steps with frozen parameters, skipped steps and checkpoints: the memory in use
-/// does not grow, and the end is to the bit that of the reference.
+/// A hundred thousand steps with frozen parameters, skipped steps and checkpoints: the memory in
+/// use does not grow, and the end is to the bit that of the reference.
 #[test]
 fn a_long_run() {
     let _alone = ALONE.lock().unwrap();

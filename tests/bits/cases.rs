@@ -1,11 +1,10 @@
 //! What is drawn: a rule, a step number, lengths, misalignments, numbers and a rounding.
 
-use fused_adam::{
-    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AnyRule, Lion, NAdam, RAdam, RmsProp, Rounding, Sgd,
-};
+use fused_adam::{AnyRule, Rounding};
 use proptest::prelude::*;
 
-use crate::common::{Numbers, decoupled};
+use crate::common::random_rule::random_rule_from;
+use crate::common::{Numbers, Random};
 
 /// One step to be taken, in all that the bits may not depend on and all that they may.
 #[derive(Clone, Debug)]
@@ -34,14 +33,16 @@ pub fn case(rule: &str) -> impl Strategy<Value = Case> + use<> {
     let numbers = prop_oneof![Just(Numbers::Ordinary), Just(Numbers::Wild)];
     let chunk = prop_oneof![1..=9_usize, Just(64), Just(100), Just(1 << 10), 1..=5000_usize];
     let rest = (step_number(), numbers, any::<u64>(), any::<[u8; 5]>(), chunk, 0..9_usize);
-    (rules(rule), len(), rounding(), scale(), rest).prop_map(
-        |(
-            rule,
+    let rule = rule.to_owned();
+    (any::<u64>(), len(), rounding(), scale(), rest).prop_map(
+        move |(
+            rule_seed,
             len,
             (rounding, first),
             (grad_scale, clip_value),
             (t, numbers, seed, offsets, chunk, pool),
         )| {
+            let rule = random_rule_from(&rule, &mut Random(rule_seed), t);
             // A chunk of one element is a task of its own: enough of them, but not thousands.
             let len = len.min(chunk * 500);
             let offsets = offsets.map(|offset| usize::from(offset % 16));
@@ -94,112 +95,4 @@ fn rounding() -> impl Strategy<Value = (Rounding, u64)> {
 fn scale() -> impl Strategy<Value = (f64, f64)> {
     let factor = prop_oneof![2 => Just(1.0), 1 => Just(0.0), 2 => 1e-6..1e3_f64];
     (factor, prop_oneof![2 => Just(f64::INFINITY), 1 => 1e-3..2.0_f64])
-}
-
-/// A rule with any hyper-parameters and options.
-fn rules(name: &str) -> BoxedStrategy<AnyRule> {
-    let usual = proptest::sample::select(vec![0.9, 0.999]);
-    let beta =
-        move || prop_oneof![2 => usual.clone(), 1 => Just(0.0), 1 => Just(0.5), 1 => 0.0..1.0_f64];
-    let lr = prop_oneof![Just(1e-3), Just(0.0), 1e-6..10.0_f64];
-    let eps = prop_oneof![Just(1e-8), 1e-30..1.0_f64];
-    let decay = prop_oneof![Just(0.0), Just(0.01), 0.0..2.0_f64];
-    let momentum = prop_oneof![Just(0.0), Just(0.9), Just(1.0), 0.0..1.0_f64];
-    let all = (lr, [beta(), beta()], eps, decay, momentum, any::<[bool; 4]>(), 0.0..1.0_f64);
-    let name = name.to_owned();
-    all.prop_map(move |(lr, [beta1, beta2], eps, weight_decay, momentum, flags, more)| {
-        let [maximize, decoupled_weight_decay, flag, other] = flags;
-        match name.as_str() {
-            "sgd" => {
-                let nesterov = flag && momentum > 0.0;
-                let dampening = if nesterov || other { 0.0 } else { more };
-                let average = other;
-                Sgd {
-                    lr,
-                    momentum,
-                    dampening,
-                    weight_decay,
-                    decoupled_weight_decay,
-                    nesterov,
-                    average,
-                    maximize,
-                }
-                .into()
-            }
-            "rmsprop" => RmsProp {
-                lr,
-                alpha: beta1,
-                eps,
-                eps_inside: flag,
-                weight_decay,
-                momentum,
-                centered: other,
-                maximize,
-            }
-            .into(),
-            "adagrad" => {
-                let initial_accumulator_value = more;
-                AdaGrad {
-                    lr,
-                    lr_decay: beta1,
-                    initial_accumulator_value,
-                    eps,
-                    weight_decay,
-                    maximize,
-                }
-                .into()
-            }
-            "adam" | "adamw" => {
-                let (amsgrad, bias_correction) = (flag, other);
-                let adam = Adam {
-                    lr,
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                    amsgrad,
-                    maximize,
-                    bias_correction,
-                };
-                if name == "adam" { adam.into() } else { decoupled(adam).into() }
-            }
-            "adamax" => AdaMax { lr, beta1, beta2, eps, weight_decay, maximize }.into(),
-            "nadam" => NAdam {
-                lr,
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-                decoupled_weight_decay,
-                momentum_decay: if flag { 4e-3 } else { more },
-                mu_product: maximize.then_some(beta2),
-                maximize,
-            }
-            .into(),
-            "radam" => {
-                RAdam { lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize }
-                    .into()
-            }
-            "adabound" => AdaBound {
-                lr,
-                beta1,
-                beta2,
-                final_lr: momentum,
-                gamma: if other { more } else { 1e-3 },
-                eps,
-                weight_decay,
-                decoupled_weight_decay,
-                amsbound: flag,
-                maximize,
-            }
-            .into(),
-            "adabelief" => {
-                AdaBelief { lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize }
-                    .into()
-            }
-            "lion" => Lion { lr, beta1, beta2, weight_decay, maximize }.into(),
-            name => unreachable!("no strategy for {name}"),
-        }
-    })
-    .boxed()
 }

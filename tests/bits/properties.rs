@@ -1,6 +1,6 @@
 //! What holds of every case.
 
-use fused_adam::{Backend, Flat, Rule, Schedule, Step};
+use fused_adam::{Backend, Flat, Rule, Schedule, State, Step};
 
 use crate::cases::Case;
 use crate::common::{Bits, Guarded, Random, difference};
@@ -12,6 +12,8 @@ struct Buffers<T, G, S, C> {
     grad: Guarded<G>,
     state: Vec<Guarded<S>>,
     copy: C,
+    /// The rule's scalars after the step, if they are to be given.
+    scalars: Option<Vec<f64>>,
 }
 
 impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
@@ -20,10 +22,10 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
         let mut random = Random(case.seed);
         let theta = Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[0]);
         let grad = Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[1]);
-        let state = (0..case.rule.state_names().len())
-            .map(|i| Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[2 + i]))
+        let state = (0..case.rule.states().len())
+            .map(|i| Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[2 + i % 3]))
             .collect();
-        Buffers { theta, grad, state, copy: C::new(case) }
+        Buffers { theta, grad, state, copy: C::new(case), scalars: None }
     }
 
     /// Takes the step of `case` on a range of the buffers.
@@ -37,6 +39,10 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
             .grad_scale(case.grad_scale)
             .clip_value(case.clip_value)
             .offset(case.first.wrapping_add(range.start as u64));
+        let step = match &self.scalars {
+            Some(scalars) => step.scalars(scalars),
+            None => step,
+        };
         C::run(
             &step,
             &mut self.theta.get_mut()[range.clone()],
@@ -56,7 +62,7 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
 
     fn expect(&self, reference: &Self, case: &Case) -> Result<(), String> {
         expect("theta", &self.theta, &reference.theta)?;
-        let names = case.rule.state_names().iter();
+        let names = case.rule.states().iter().map(State::name);
         for ((name, got), expected) in names.zip(&self.state).zip(&reference.state) {
             expect(name, got, expected)?;
         }
@@ -124,17 +130,24 @@ pub fn owner_equals_slices<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
         .with_schedule(schedule)
         .with_rounding(case.rounding)
         .with_offset(case.first);
+    let count = case.rule.scalars().len();
+    let mut scalars: Vec<_> = (0..count).map(|i| case.rule.scalar_after(i, case.t - 1)).collect();
     for t in case.t..case.t + 3 {
         let case = Case { t, ..case.clone() };
+        case.rule.advance_scalars(t, &mut scalars);
+        slices.scalars = Some(scalars.clone());
         slices.step(&case, 0..case.len, (Backend::Scalar, Schedule::Serial));
         C::step(&mut owner, &mut theta, slices.grad.get(), &mut copy).unwrap();
+    }
+    if owner.scalars() != scalars {
+        return Err(format!("scalars are {:?}, expected {scalars:?}", owner.scalars()));
     }
     let (_, t, states) = owner.into_parts();
     if t != case.t + 2 {
         return Err(format!("counted to {t} from {} in three steps", case.t - 1));
     }
     difference("theta", &theta, slices.theta.get()).map_or(Ok(()), Err)?;
-    let names = case.rule.state_names().iter();
+    let names = case.rule.states().iter().map(State::name);
     for ((name, got), expected) in names.zip(&states).zip(&slices.state) {
         difference(name, got, expected.get()).map_or(Ok(()), Err)?;
     }

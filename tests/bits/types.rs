@@ -1,8 +1,6 @@
 //! The combinations of element types, and the calls that take them.
 
-use fused_adam::{
-    AnyRule, Backend, Copied, Error, Flat, Parameter, Schedule, Single, Step, bf16, f16,
-};
+use fused_adam::{AnyRule, Backend, Element, Error, Flat, Half, Schedule, Step, bf16, f16};
 
 use crate::cases::Case;
 use crate::common::{Bits, Guarded};
@@ -43,10 +41,7 @@ impl Types {
 
     fn of_theta<T, C>(all: &mut Vec<Types>)
     where
-        T: Bits + Single,
-        T: Parameter<f32, f32> + Parameter<f32, bf16> + Parameter<f32, f16>,
-        T: Parameter<bf16, f32> + Parameter<bf16, bf16> + Parameter<bf16, f16>,
-        T: Parameter<f16, f32> + Parameter<f16, bf16> + Parameter<f16, f16>,
+        T: Bits + Element<Float = f32>,
         C: CopyOf<T, f32, f32> + CopyOf<T, f32, bf16> + CopyOf<T, f32, f16>,
         C: CopyOf<T, bf16, f32> + CopyOf<T, bf16, bf16> + CopyOf<T, bf16, f16>,
         C: CopyOf<T, f16, f32> + CopyOf<T, f16, bf16> + CopyOf<T, f16, f16>,
@@ -58,8 +53,8 @@ impl Types {
 
     fn of_grad<T, G, C>(all: &mut Vec<Types>)
     where
-        T: Bits + Parameter<G, f32> + Parameter<G, bf16> + Parameter<G, f16>,
-        G: Bits,
+        T: Bits + Element<Float = f32>,
+        G: Bits + Element<Float = f32>,
         C: CopyOf<T, G, f32> + CopyOf<T, G, bf16> + CopyOf<T, G, f16>,
     {
         Self::of::<T, G, f32, C>(all);
@@ -67,7 +62,13 @@ impl Types {
         Self::of::<T, G, f16, C>(all);
     }
 
-    fn of<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(all: &mut Vec<Types>) {
+    fn of<T, G, S, C>(all: &mut Vec<Types>)
+    where
+        T: Bits,
+        G: Bits + Element<Float = T::Float>,
+        S: Bits + Element<Float = T::Float>,
+        C: CopyOf<T, G, S>,
+    {
         all.push(Types {
             name: format!("theta {}, g {}, state {}{}", T::NAME, G::NAME, S::NAME, C::name()),
             long: LONG_BYTES / size_of::<T>(),
@@ -104,7 +105,12 @@ pub trait CopyOf<T, G, S>: Sized {
 
 pub struct NoCopy;
 
-impl<T: Parameter<G, S>, G: Bits, S: Bits> CopyOf<T, G, S> for NoCopy {
+impl<T, G, S> CopyOf<T, G, S> for NoCopy
+where
+    T: Bits,
+    G: Bits + Element<Float = T::Float>,
+    S: Bits + Element<Float = T::Float>,
+{
     fn name() -> String {
         String::new()
     }
@@ -137,7 +143,12 @@ impl<T: Parameter<G, S>, G: Bits, S: Bits> CopyOf<T, G, S> for NoCopy {
     }
 }
 
-impl<G: Bits, S: Bits, H: Bits + Copied<G, S>> CopyOf<f32, G, S> for Guarded<H> {
+impl<G, S, H> CopyOf<f32, G, S> for Guarded<H>
+where
+    G: Bits + Element<Float = f32>,
+    S: Bits + Element<Float = f32>,
+    H: Bits + Half,
+{
     fn name() -> String {
         format!(", copy {}", H::NAME)
     }

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod random_rule;
+pub mod rules;
+
 use fused_adam::{Adam, AdamW, Element, bf16, f16};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.

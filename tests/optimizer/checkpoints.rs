@@ -8,14 +8,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use fused_adam::{
-    Adam, AdamW, AnyRule, CheckpointError, CheckpointReader, GroupId, Lion, LossScale, NamedRule,
-    Optimizer, Rounding, Schedule, Sgd, Tensor, bf16,
+    Adam, AdamW, AnyRule, CheckpointError, CheckpointReader, GroupId, Lion, LossScale, Optimizer,
+    Rounding, Rule, Schedule, Sgd, Tensor, bf16,
 };
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::common::{Bits, Numbers, Random, difference};
+use crate::common::{Bits, Numbers, Random, difference, rules};
 
 /// A small model in three types, in two groups.
 struct Model<R> {
@@ -27,7 +27,7 @@ struct Model<R> {
 
 const LENS: [usize; 3] = [1000, 37, 5];
 
-impl<R: NamedRule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
+impl<R: Rule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
     fn new(rules: &[R; 2], schedule: Schedule, seed: u64) -> Self {
         let mut opt = Optimizer::new(rules[0].clone()).unwrap();
         let second = opt.add_group(rules[1].clone()).unwrap();
@@ -43,7 +43,8 @@ impl<R: NamedRule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
         Model { opt, a, b, c: Numbers::Ordinary.fill(random, LENS[2]) }
     }
 
-    /// Step number `step` of the run: some parameters have no gradient, some gradients are not finite.
+    /// Step number `step` of the run: some parameters have no gradient, some gradients are not
+    /// finite.
     fn step(&mut self, seed: u64, step: u64) {
         let random = &mut Random(seed ^ step << 20);
         let mut grad_a: Vec<f32> = Numbers::Ordinary.fill(random, LENS[0]);
@@ -120,7 +121,7 @@ proptest! {
 
 fn resume<R>(rules: &[R; 2], seed: u64, before: u64, after: u64)
 where
-    R: NamedRule + Serialize + DeserializeOwned + PartialEq + Debug,
+    R: Rule + Serialize + DeserializeOwned + PartialEq + Debug,
 {
     let (_dir, path) = temporary();
     let mut whole = Model::new(rules, Schedule::Auto, seed);
@@ -144,9 +145,9 @@ where
 #[test]
 fn every_rule_is_written_and_read() {
     let (_dir, path) = temporary();
-    let mut rules = AnyRule::NAMES.map(|name| name.parse::<AnyRule>().unwrap());
+    let mut rules: Vec<AnyRule> = rules::names().map(rules::default).collect();
     let mut defaults = Optimizer::new(rules[0]).unwrap();
-    let third = |rule: &mut AnyRule| *rule.lr_mut() = 1.0 / 3.0;
+    let third = |rule: &mut AnyRule| rule.set_lr(1.0 / 3.0);
     rules.iter_mut().for_each(third);
     let mut opt = Optimizer::new(rules[0]).unwrap();
     let mut groups = vec![GroupId::default()];
@@ -225,7 +226,8 @@ fn what_does_not_fit() {
     assert_eq!(file.names(), ["w.m", "w.v"]);
 }
 
-/// A tensor that is kept under the name of a state which its parameter does not have so far would be taken for that.
+/// A tensor that is kept under the name of a state which its parameter does not have so far would
+/// be taken for that.
 #[test]
 fn kept_tensors_are_no_states() {
     let (_dir, path) = temporary();

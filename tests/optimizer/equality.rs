@@ -1,11 +1,11 @@
-//! To the bit what the reference gives for each tensor alone, whatever the order, the threads and the
-//! cuts.
+//! To the bit what the reference gives for each tensor alone, whatever the order, the threads and
+//! the cuts.
 
 use std::num::NonZeroUsize;
 
 use fused_adam::{
-    Adam, AdamW, Backend, ClipNorm, Element, GradNorm, GroupId, Lion, NamedRule, Optimizer,
-    ParamId, Parameter, Rounding, Schedule, Sgd, Step, StepOptions, Tensor, bf16, f16,
+    Adam, AdamW, Backend, ClipNorm, Element, GradNorm, GroupId, Lion, Optimizer, ParamId, Real,
+    Rounding, Rule, Schedule, Sgd, State, Step, StepOptions, Tensor, bf16, f16,
 };
 use proptest::prelude::*;
 
@@ -24,7 +24,8 @@ trait Twin<R> {
 
 /// What applies to a step of the twins.
 struct Options {
-    /// What gradients are multiplied by: one over the loss scale, times the factor of the norm's clipping.
+    /// What gradients are multiplied by: one over the loss scale, times the factor of the norm's
+    /// clipping.
     factor: f64,
     clip_value: f64,
     seed: Option<u64>,
@@ -45,11 +46,11 @@ struct One<T, G, S> {
 
 impl<T, G, S> One<T, G, S>
 where
-    T: Bits + Parameter<G, S> + Parameter<G::Float, S>,
-    G: Bits,
-    S: Bits,
+    T: Bits,
+    G: Bits + Element<Float = T::Float>,
+    S: Bits + Element<Float = T::Float>,
 {
-    fn add<R: NamedRule + 'static>(
+    fn add<R: Rule + 'static>(
         opt: &mut Optimizer<R>,
         group: GroupId,
         (name, len): (&str, usize),
@@ -59,7 +60,7 @@ where
         let theta: Vec<T> = Numbers::Ordinary.fill(random, len);
         let rule = opt.rule(group).unwrap();
         let filled = |i| vec![S::from_f64(rule.initial_state(i)); len];
-        let twin_states = (0..rule.state_names().len()).map(filled).collect();
+        let twin_states = (0..rule.states().len()).map(filled).collect();
         Box::new(One {
             id,
             zeroing: random.below(2) == 0,
@@ -76,10 +77,10 @@ where
 
 impl<R, T, G, S> Twin<R> for One<T, G, S>
 where
-    R: NamedRule,
-    T: Bits + Parameter<G, S> + Parameter<G::Float, S>,
-    G: Bits,
-    S: Bits,
+    R: Rule,
+    T: Bits,
+    G: Bits + Element<Float = T::Float>,
+    S: Bits + Element<Float = T::Float>,
 {
     fn id(&self) -> ParamId {
         self.id
@@ -135,7 +136,7 @@ where
         if opt.t(self.id) != self.t {
             return Err(format!("counted {} steps, not {}", opt.t(self.id), self.t));
         }
-        for (name, twin) in rule.state_names().iter().zip(&self.twin_states) {
+        for (name, twin) in rule.states().iter().map(State::name).zip(&self.twin_states) {
             match opt.state::<S>(self.id, name) {
                 Some(state) => err(difference(name, state, twin))?,
                 None if self.t == 0 => {}
@@ -150,7 +151,7 @@ where
 }
 
 /// Adds a parameter of a random mixture of types.
-fn add<R: NamedRule + 'static>(
+fn add<R: Rule + 'static>(
     opt: &mut Optimizer<R>,
     group: GroupId,
     of: (&str, usize),
@@ -168,7 +169,7 @@ fn add<R: NamedRule + 'static>(
 
 /// A model of random tensors takes random steps, some of its parameters frozen in each, and is
 /// compared with twins that the reference steps alone.
-fn run<R: NamedRule + 'static>(
+fn run<R: Rule + 'static>(
     rules: [R; 2],
     seed: u64,
     order: u64,

@@ -1,7 +1,8 @@
-//! Steps of many tensors whose states the caller keeps: the bits of each alone, and what is refused.
+//! Steps of many tensors whose states the caller keeps: the bits of each alone, and what is
+//! refused.
 
 use fused_adam::{
-    AdamW, Backend, Error, Lent, Parameter, Rounding, Schedule, Sgd, Step, StepOptions, bf16, f16,
+    AdamW, Backend, Element, Error, Lent, Rounding, Schedule, Sgd, Step, StepOptions, bf16, f16,
     step_all,
 };
 use proptest::prelude::*;
@@ -27,7 +28,12 @@ trait Twin {
     fn bits(&self) -> Vec<Vec<u64>>;
 }
 
-impl<T: Bits + Parameter<G, S>, G: Bits, S: Bits> Twin for One<T, G, S> {
+impl<T, G, S> Twin for One<T, G, S>
+where
+    T: Bits,
+    G: Bits + Element<Float = T::Float>,
+    S: Bits + Element<Float = T::Float>,
+{
     fn lend(&mut self) -> Lent<'_> {
         let [m, v] = &mut self.states;
         let lent = Lent::new(self.rule, self.t, &mut self.theta, &self.grad).state(m).state(v);
@@ -71,10 +77,12 @@ fn offset(t: u64) -> u64 {
 }
 
 /// The same tensor twice.
-fn twins<T: Bits + Parameter<G, S>, G: Bits, S: Bits>(
-    random: &mut Random,
-    len: usize,
-) -> [Box<dyn Twin>; 2] {
+fn twins<T, G, S>(random: &mut Random, len: usize) -> [Box<dyn Twin>; 2]
+where
+    T: Bits,
+    G: Bits + Element<Float = T::Float>,
+    S: Bits + Element<Float = T::Float>,
+{
     let (rule, t) = (random.below(2), 1 + random.below(3) as u64);
     let theta: Vec<T> = Numbers::Ordinary.fill(random, len);
     let grad: Vec<G> = Numbers::Ordinary.fill(random, len);

@@ -1,5 +1,5 @@
-//! The optimizer of many tensors: against stepping each tensor alone with the reference, and what it
-//! refuses, clips, skips and schedules.
+//! The optimizer of many tensors: against stepping each tensor alone with the reference, and what
+//! it refuses, clips, skips and schedules.
 
 mod checkpoints;
 #[path = "../common/mod.rs"]
@@ -8,5 +8,6 @@ mod equality;
 mod errors;
 mod gradients;
 mod lent;
+mod outside;
 mod schedules;
 mod torchs_layout;

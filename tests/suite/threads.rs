@@ -6,15 +6,27 @@ use std::sync::Mutex;
 use std::thread::{self, ThreadId};
 
 use fused_adam::{
-    Backend, Error, Float, Kernel, Lanes, Rule, Schedule, Step, Threads, WithKernel, on_threads,
+    Backend, Error, Float, Kernel, Lanes, Rule, Schedule, State, Step, Threads, WithKernel,
+    on_threads,
 };
 
-/// A rule that does nothing to θ and calls a function, for each element, on the thread that it runs on.
+/// A rule that does nothing to θ and calls a function, for each element, on the thread that it runs
+/// on.
 #[derive(Clone, Copy)]
 struct Spy<'a>(&'a (dyn Fn() + Sync));
 
 impl Rule for Spy<'_> {
-    fn state_names(&self) -> &'static [&'static str] {
+    fn name(&self) -> &'static str {
+        "spy"
+    }
+
+    fn lr(&self) -> f64 {
+        0.0
+    }
+
+    fn set_lr(&mut self, _: f64) {}
+
+    fn states(&self) -> &'static [State] {
         &[]
     }
 
@@ -22,7 +34,12 @@ impl Rule for Spy<'_> {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         then.with(self)
     }
 }
@@ -85,7 +102,8 @@ fn short_buffers_stay_on_the_calling_thread_and_long_ones_use_the_callers_pool()
     assert_eq!(single.install(|| threads_of(LONG * 4, Schedule::Auto).len()), 1);
 }
 
-/// As many threads as the first number, of which the second are there; the calling thread is none of them.
+/// As many threads as the first number, of which the second are there; the calling thread is none
+/// of them.
 struct Scoped(usize, usize);
 
 impl Threads for Scoped {

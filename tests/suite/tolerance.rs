@@ -130,7 +130,6 @@ impl Case {
                 weight_decay: number("weight_decay"),
                 decoupled_weight_decay: flag("decoupled_weight_decay"),
                 momentum_decay: number("momentum_decay"),
-                mu_product: None,
                 maximize: flag("maximize"),
             }
             .into(),

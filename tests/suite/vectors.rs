@@ -1,7 +1,7 @@
 //! Single steps that NumPy computed (`tests/vectors/generate.py`), to the bit, on every backend.
 //! They hold the reference itself to the specification, and one machine to another.
 
-use fused_adam::{Adam, Backend, Rule, Step};
+use fused_adam::{Adam, Backend, Rule, State, Step};
 use serde_json::Value;
 
 use crate::common::{Bits, decoupled, difference};
@@ -51,7 +51,7 @@ fn step<R: Rule + std::fmt::Debug, E: Bits>(rule: &R, case: &Value, backend: Bac
         let words = value.as_str().unwrap().split(' ');
         words.map(|word| E::any_bits(u64::from_str_radix(word, 16).unwrap())).collect()
     };
-    let names = rule.state_names();
+    let names: Vec<_> = rule.states().iter().map(State::name).collect();
     let mut theta = numbers(&case["before"]["theta"]);
     let mut states: Vec<Vec<E>> = names.iter().map(|name| numbers(&case["before"][name])).collect();
     let mut slices: Vec<&mut [E]> = states.iter_mut().map(Vec::as_mut_slice).collect();

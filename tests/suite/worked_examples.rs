@@ -111,12 +111,12 @@ fn maximize_mirrors_the_gradient() {
 fn the_two_kinds_of_decay() {
     let decoupled = AdamW { lr: 0.1, weight_decay: 0.5, ..AdamW::default() };
     let mut theta = [2.0_f64];
-    decoupled.step(1, &mut theta, &[0.0], &mut [0.0], &mut [0.0]).unwrap();
+    decoupled.step(1, &mut theta, &[0.0], [&mut [0.0], &mut [0.0]]).unwrap();
     assert_close(&theta, &[2.0 - 0.1 * 0.5 * 2.0], 1e-15);
 
     let l2 = Adam { lr: 0.1, weight_decay: 0.5, ..Adam::default() };
     let (mut theta, mut m) = ([2.0_f64], [0.0]);
-    l2.step(1, &mut theta, &[3.0], &mut m, &mut [0.0]).unwrap();
+    l2.step(1, &mut theta, &[3.0], [&mut m, &mut [0.0]]).unwrap();
     assert_close(&theta, &[1.9], 1e-8);
     assert_close(&m, &[0.1 * (3.0 + 0.5 * 2.0)], 1e-15);
 }
