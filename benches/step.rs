@@ -15,7 +15,7 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use fused_adam::{AdamW, Backend, Element, Rounding, Rule, Schedule, Step, bf16};
-use support::{Buffers, LimitLoop, RULES, Stepped, WithCopy, rule};
+use support::{Buffers, LimitLoop, RULES, Stepped, WithCopy};
 
 /// In the first cache, in the second, around the last, and past it.
 const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
@@ -64,13 +64,12 @@ fn one<R: Rule, B: Stepped>(
 fn rules(criterion: &mut Criterion) {
     let mut group = group(criterion, "rules");
     for len in [1 << 16, 1 << 24] {
-        for name in RULES {
-            let rule = rule(name).expect("a rule of the list");
-            let states = rule.state_names().len();
+        for (name, rule) in &*RULES {
+            let states = rule.states().len();
             let bytes = Buffers::<f32, f32, f32>::bytes_per_element(states);
             group.throughput(Throughput::Bytes((len * bytes) as u64));
             let mut buffers = Buffers::<f32, f32, f32>::new(len, states);
-            let step = Step::new(&rule, 100).schedule(Schedule::Serial);
+            let step = Step::new(rule, 100).schedule(Schedule::Serial);
             one(&mut group, &mut buffers, &step, BenchmarkId::new(name, len));
             let limit = LimitLoop(states);
             let limit = Step::new(&limit, 100).schedule(Schedule::Serial);
@@ -109,7 +108,7 @@ fn call(criterion: &mut Criterion) {
     let [m, v] = &mut b.state[..] else { unreachable!("two states were asked for") };
     let adamw = AdamW::default();
     group.bench_function("step/16", |bencher| {
-        bencher.iter(|| adamw.step(black_box(1000), &mut b.theta, &b.grad, m, v));
+        bencher.iter(|| adamw.step(black_box(1000), &mut b.theta, &b.grad, [m, v]));
     });
     let [m_rate, v_rate, root_scale, eps, step_size, decay] =
         black_box([0.1_f32, 0.001, 1.26, 1e-8, 1e-3, 1e-5]);

@@ -8,10 +8,11 @@
 //! slowly towards the minimum at x₀, between walls that are k times as steep. With k = 10 and b = 1
 //! it is Rosenbrock's valley, which bends; with k = 50 and b = 0 it is a straight ravine.
 //!
-//! All rules go the same number of steps from the same point, with learning rates that fall to zero
-//! on a straight line. The rates suit the landscapes and differ between rules, so the picture shows
-//! how the rules move, not which of them is best. AdamW's decay keeps it off the valley's minimum:
-//! it pulls towards (0, 0).
+//! All rules go the same number of steps from the same point, with step sizes that fall to zero on
+//! a straight line. The first step size is the one of a few, for each rule and landscape, that ends
+//! nearest to the minimum: so the picture shows how the rules move, not which of them is best.
+//! Weight decay, where a rule has it by default, keeps it off the valley's minimum: it pulls
+//! towards (0, 0).
 //!
 //! It prints how far from the minimum each path ends, and draws to `target/landscape.svg` unless
 //! another file is given.
@@ -20,7 +21,7 @@ use std::f64::consts::TAU;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fused_adam::{AnyRule, Flat};
+use fused_adam::{AnyRule, Flat, Rule};
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -34,25 +35,33 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 
 const STEPS: u32 = 1500;
 
-/// What SGD keeps of its last step.
-const SGD_MOMENTUM: f64 = 0.9;
-/// AdaBound ends as SGD with this learning rate, which the walls of both landscapes have to bear.
-const ADABOUND_FINAL_LR: f64 = 5e-3;
+/// The first step sizes that are tried are 10^(k/6) for these k.
+const STEP_SIZES: std::ops::RangeInclusive<i32> = -24..=6;
+/// Nearer to the minimum than this is as near: then the smaller step size is taken.
+const NEAR: f64 = 1e-2;
 
-/// Each rule with its colour and its first learning rates: in the valley, and in the ravine. The
-/// options that are not named here are the rule's defaults.
-const RULES: [(&str, RGBColor, [f64; 2]); 11] = [
-    ("sgd", RGBColor(60, 60, 60), [3e-3, 4e-3]),
-    ("rmsprop", RGBColor(150, 90, 50), [2e-2, 1.5e-2]),
-    ("adagrad", RGBColor(240, 165, 0), [5e-1, 6e-1]),
-    ("adam", RGBColor(215, 40, 40), [3e-1, 2e-1]),
-    ("adamw", RGBColor(30, 110, 200), [1e-1, 8e-2]),
-    ("adamax", RGBColor(40, 155, 70), [4e-1, 1e-1]),
-    ("nadam", RGBColor(145, 85, 190), [2e-1, 1e-1]),
-    ("radam", RGBColor(0, 180, 190), [1e-2, 2e-2]),
-    ("adabound", RGBColor(235, 110, 190), [2e-1, 6e-2]),
-    ("adabelief", RGBColor(130, 145, 0), [1e-1, 1e-1]),
-    ("lion", RGBColor(120, 15, 80), [1e-2, 1e-2]),
+/// The rules' colours, in the order of their names; after the last one they begin again.
+const PALETTE: [RGBColor; 20] = [
+    RGBColor(60, 60, 60),
+    RGBColor(150, 90, 50),
+    RGBColor(240, 165, 0),
+    RGBColor(215, 40, 40),
+    RGBColor(30, 110, 200),
+    RGBColor(40, 155, 70),
+    RGBColor(145, 85, 190),
+    RGBColor(0, 180, 190),
+    RGBColor(235, 110, 190),
+    RGBColor(130, 145, 0),
+    RGBColor(120, 15, 80),
+    RGBColor(255, 120, 70),
+    RGBColor(110, 190, 240),
+    RGBColor(0, 95, 90),
+    RGBColor(165, 215, 80),
+    RGBColor(45, 45, 145),
+    RGBColor(200, 155, 110),
+    RGBColor(190, 150, 235),
+    RGBColor(110, 60, 0),
+    RGBColor(150, 150, 150),
 ];
 
 const LANDSCAPES: [Landscape; 2] = [
@@ -84,26 +93,43 @@ const LOW: RGBColor = RGBColor(252, 252, 249);
 const CONTOURS: std::ops::RangeInclusive<i32> = -8..=9;
 
 /// In pixels, which are small, since lines go from one whole pixel to another.
-const SIZE: (u32, u32) = (2560, 1360);
-const LEGEND_HEIGHT: u32 = 130;
+const WIDTH: u32 = 2560;
+const PANEL_HEIGHT: u32 = 1230;
+/// Names and marks in a row of the legend, and how high it is.
+const LEGEND_COLUMNS: usize = 7;
+const LEGEND_ROW: u32 = 54;
 
 /// How the start and the minimum are marked: by a diamond, and by a star.
 const MARKS: [fn(Pixel) -> Polygon<Pixel>; 2] = [start_mark, minimum_mark];
 
 fn main() -> Result<()> {
     let file = option()?;
-    let mut paths = Vec::new();
-    for (i, landscape) in LANDSCAPES.iter().enumerate() {
-        let descend = |(name, _, lr): (&str, _, [f64; 2])| landscape.descend(rule(name, lr[i])?);
-        paths.push(RULES.into_iter().map(descend).collect::<Result<Vec<_>>>()?);
+    let mut runs = Vec::new();
+    for name in AnyRule::NAMES.iter().copied() {
+        let [valley, ravine] = LANDSCAPES.each_ref().map(|landscape| landscape.best(name));
+        runs.push(Run { name, on: [valley?, ravine?] });
     }
-    print_table(&paths);
+    print_table(&runs);
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    plot(&paths, &file)?;
+    plot(&runs, &file)?;
     println!("plotted to {}", file.display());
     Ok(())
+}
+
+/// A rule's paths on the two landscapes.
+struct Run {
+    name: &'static str,
+    on: [Descent; 2],
+}
+
+/// The points that a rule comes to, from the start on, and how far from the minimum the last one
+/// is.
+struct Descent {
+    lr: f64,
+    path: Vec<Point>,
+    distance: f64,
 }
 
 /// The file to draw to.
@@ -118,18 +144,6 @@ fn option() -> Result<PathBuf> {
         }
     }
     Ok(file)
-}
-
-/// The rule of this name, as it is before the first step.
-fn rule(name: &str, lr: f64) -> Result<AnyRule> {
-    let mut rule: AnyRule = name.parse()?;
-    *rule.lr_mut() = lr;
-    match &mut rule {
-        AnyRule::Sgd(sgd) => sgd.momentum = SGD_MOMENTUM,
-        AnyRule::AdaBound(adabound) => adabound.final_lr = ADABOUND_FINAL_LR,
-        _ => {}
-    }
-    Ok(rule)
 }
 
 /// (x − x0)² + steepness·(y − bend·x²)², and the part of it that is drawn.
@@ -155,24 +169,43 @@ impl Landscape {
         [2.0 * (x - self.x0) - 2.0 * self.bend * x * wall, wall]
     }
 
-    /// The points that a rule comes to, from the start on.
-    fn descend(&self, rule: AnyRule) -> Result<Vec<Point>> {
+    /// The path of the rule of this name with the step size that suits it: one with which it stays
+    /// in the part that is drawn, if there is any.
+    fn best(&self, name: &str) -> Result<Descent> {
+        let rank = |descent: &Descent| {
+            let leaves = descent.path.iter().any(|point| self.inside(*point) != *point);
+            (leaves, descent.distance.max(NEAR))
+        };
+        let mut best: Option<Descent> = None;
+        for k in STEP_SIZES {
+            let descent = self.descend(name, 10_f64.powf(f64::from(k) / 6.0))?;
+            if best.as_ref().is_none_or(|best| rank(&descent) < rank(best)) {
+                best = Some(descent);
+            }
+        }
+        best.ok_or_else(|| "no step size was tried".into())
+    }
+
+    /// The point, moved to the edge of the part that is drawn if it lies outside.
+    fn inside(&self, (x, y): Point) -> Point {
+        (x.clamp(self.left_low.0, self.right_high.0), y.clamp(self.left_low.1, self.right_high.1))
+    }
+
+    fn descend(&self, name: &str, lr: f64) -> Result<Descent> {
+        let rule: AnyRule = name.parse()?;
         let mut theta = <[f64; 2]>::from(self.start);
         let mut opt = Flat::new(rule, theta.len())?;
         let mut path = vec![self.start];
         for step in 0..STEPS {
-            *opt.rule_mut().lr_mut() = rule.lr() * (1.0 - f64::from(step) / f64::from(STEPS));
+            opt.rule_mut().set_lr(lr * (1.0 - f64::from(step) / f64::from(STEPS)));
             let grad = self.gradient(theta);
             opt.step(&mut theta, &grad)?;
             path.push(theta.into());
         }
-        Ok(path)
-    }
-
-    /// How far from the minimum a path ends.
-    fn distance(&self, path: &[Point]) -> f64 {
-        let ((x, y), (x0, y0)) = (path.last().unwrap_or(&self.start), self.minimum());
-        (x - x0).hypot(y - y0)
+        let (x0, y0) = self.minimum();
+        let distance = (theta[0] - x0).hypot(theta[1] - y0);
+        // NaN is as far as can be.
+        Ok(Descent { lr, path, distance: if distance < f64::MAX { distance } else { f64::MAX } })
     }
 
     /// The points of one height: a circle that is stretched and bent. What would lie outside the
@@ -183,42 +216,46 @@ impl Landscape {
             let (sin, cos) = (TAU * f64::from(i) / 1500.0).sin_cos();
             let x = self.x0 + x_radius * cos;
             let y = self.bend * x * x + y_radius * sin;
-            (
-                x.clamp(self.left_low.0, self.right_high.0),
-                y.clamp(self.left_low.1, self.right_high.1),
-            )
+            self.inside((x, y))
         };
         (0..=1500).map(point).collect()
     }
 }
 
-/// The learning rate of each rule on both landscapes, and how far from the minimum it ends.
-fn print_table(paths: &[Vec<Vec<Point>>]) {
+/// The first step size of each rule on both landscapes, and how far from the minimum it ends.
+fn print_table(runs: &[Run]) {
     println!("{STEPS} steps    Rosenbrock’s valley          ravine");
     println!("rule              lr  distance        lr  distance");
-    for (i, (name, _, [valley_lr, ravine_lr])) in RULES.into_iter().enumerate() {
-        let valley = LANDSCAPES[0].distance(&paths[0][i]);
-        let ravine = LANDSCAPES[1].distance(&paths[1][i]);
-        println!("{name:<12} {valley_lr:>7}  {valley:>8.1e}   {ravine_lr:>7}  {ravine:>8.1e}");
+    for Run { name, on: [valley, ravine] } in runs {
+        print!("{name:<12} {:>7.1e}  {:>8.1e}", valley.lr, valley.distance);
+        println!("   {:>7.1e}  {:>8.1e}", ravine.lr, ravine.distance);
     }
 }
 
 /// The two landscapes side by side, and the legend below.
-fn plot(paths: &[Vec<Vec<Point>>], file: &Path) -> Result<()> {
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+fn plot(runs: &[Run], file: &Path) -> Result<()> {
+    let rows = (runs.len() + MARKS.len()).div_ceil(LEGEND_COLUMNS) as u32;
+    let size = (WIDTH, PANEL_HEIGHT + 22 + rows * LEGEND_ROW);
+    let root = SVGBackend::new(file, size).into_drawing_area();
     root.fill(&WHITE)?;
-    let (panels, legend) = root.split_vertically(SIZE.1 - LEGEND_HEIGHT);
+    let (panels, legend) = root.split_vertically(PANEL_HEIGHT);
     let panels = panels.split_evenly((1, 2));
-    for ((landscape, paths), panel) in LANDSCAPES.iter().zip(paths).zip(&panels) {
-        plot_panel(landscape, paths, panel)?;
+    for (i, (landscape, panel)) in LANDSCAPES.iter().zip(&panels).enumerate() {
+        let paths: Vec<&[Point]> = runs.iter().map(|run| &run.on[i].path[..]).collect();
+        plot_panel(landscape, &paths, panel)?;
     }
-    plot_legend(&legend)?;
+    plot_legend(runs, &legend)?;
     root.present()?;
     Ok(())
 }
 
+/// The colour of rule number `i`.
+fn colour(i: usize) -> RGBColor {
+    PALETTE[i % PALETTE.len()]
+}
+
 /// One landscape with the paths of all rules.
-fn plot_panel(landscape: &Landscape, paths: &[Vec<Point>], panel: &Area) -> Result<()> {
+fn plot_panel(landscape: &Landscape, paths: &[&[Point]], panel: &Area) -> Result<()> {
     let ((left, low), (right, high)) = (landscape.left_low, landscape.right_high);
     let mut chart = ChartBuilder::on(panel)
         .caption(landscape.title, font(40).color(&INK))
@@ -230,7 +267,8 @@ fn plot_panel(landscape: &Landscape, paths: &[Vec<Point>], panel: &Area) -> Resu
     let mut mesh = chart.configure_mesh();
     mesh.disable_mesh().axis_style(INK.mix(0.4)).label_style(font(28).color(&INK));
     mesh.x_labels(7).y_labels(7).draw()?;
-    for ((_, colour, _), path) in RULES.into_iter().zip(paths).rev() {
+    for (i, path) in paths.iter().enumerate().rev() {
+        let colour = colour(i);
         let path = thinned(path, |point| chart.plotting_area().map_coordinate(&point));
         let end = path.last().copied();
         chart.draw_series([PathElement::new(path, colour.mix(0.9).stroke_width(4))])?;
@@ -297,21 +335,21 @@ fn font(size: u32) -> FontDesc<'static> {
     ("sans-serif", size).into_font()
 }
 
-/// Two rows of names, each beside its colour or mark.
-fn plot_legend(area: &Area) -> Result<()> {
-    let columns = (RULES.len() + MARKS.len()).div_ceil(2) as i32;
+/// Rows of names, each beside its colour or mark.
+fn plot_legend(runs: &[Run], area: &Area) -> Result<()> {
     let cell = |i: usize| {
-        let (column, row) = (i as i32 % columns, i as i32 / columns);
-        (110 + column * (SIZE.0 as i32 - 150) / columns, 28 + row * 54)
+        let (column, row) = (i % LEGEND_COLUMNS, i / LEGEND_COLUMNS);
+        let width = (WIDTH as usize - 150) / LEGEND_COLUMNS;
+        (110 + (column * width) as i32, 28 + row as i32 * LEGEND_ROW as i32)
     };
     let style = font(32).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
-    for (i, (name, colour, _)) in RULES.into_iter().enumerate() {
+    for (i, run) in runs.iter().enumerate() {
         let (x, y) = cell(i);
-        area.draw(&PathElement::new([(x, y), (x + 56, y)], colour.stroke_width(8)))?;
-        area.draw_text(name, &style, (x + 72, y))?;
+        area.draw(&PathElement::new([(x, y), (x + 56, y)], colour(i).stroke_width(8)))?;
+        area.draw_text(run.name, &style, (x + 72, y))?;
     }
     for (i, (name, mark)) in ["start", "minimum"].into_iter().zip(MARKS).enumerate() {
-        let (x, y) = cell(RULES.len() + i);
+        let (x, y) = cell(runs.len() + i);
         area.draw(&mark((x + 28, y)))?;
         area.draw_text(name, &style, (x + 72, y))?;
     }

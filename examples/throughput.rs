@@ -6,9 +6,9 @@
 //!     [--stochastic] [--backend NAME] [--elements N] [--json] [--plot FILE.svg]
 //! ```
 //!
-//! The rule is AdamW unless it is named, the types `f32` unless they are: those of θ, g and the states, such
-//! as `bf16` for all of them, `f32/bf16/f32`, or with a copy of θ `f32/bf16/f32+bf16`. With other types than `f32`
-//! the rule is AdamW.
+//! The rule is AdamW unless it is named, the types `f32` unless they are: those of θ, g and the
+//! states, such as `bf16` for all of them, `f32/bf16/f32`, or with a copy of θ `f32/bf16/f32+bf16`.
+//! With other types than `f32` the rule is AdamW.
 //!
 //! Everything of one size is measured in turn, round after round, on the same buffers. Each figure
 //! is the median over the rounds, and a share is the median of the rounds' ratios, so a machine
@@ -128,11 +128,12 @@ impl Options {
             match argument {
                 Long("rule") => {
                     let name = parser.value()?.string()?;
-                    options.rules = match RULES.iter().find(|rule| **rule == name) {
+                    let known: Vec<&str> = RULES.iter().map(|(known, _)| &**known).collect();
+                    options.rules = match known.iter().find(|known| **known == name) {
                         Some(rule) => vec![rule],
-                        None if name == "all" => RULES.to_vec(),
+                        None if name == "all" => known,
                         None => {
-                            let names = RULES.join(", ");
+                            let names = known.join(", ");
                             return Err(format!("--rule is {name}, expected all, {names}").into());
                         }
                     };
@@ -242,7 +243,7 @@ fn measure<B: Stepped, R: Measured>(
     progress: &ProgressBar,
 ) -> Result<Vec<Row>> {
     let rule = R::named(name)?;
-    let states = rule.state_names().len();
+    let states = rule.states().len();
     let mut buffers = B::new(elements, states);
     let mut small = Buffers::<f32, f32, f32>::new(UNITS_ELEMENTS, 1);
 

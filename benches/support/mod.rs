@@ -6,11 +6,14 @@
 
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+#[path = "../../tests/common/rules.rs"]
+mod rules;
+
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use fused_adam::{
-    AdaBound, AdamW, AnyRule, Copied, Element, Error, Float, Kernel, Lanes, Parameter, RmsProp,
-    Rule, Sgd, Step, WithKernel,
+    AnyRule, Element, Error, Float, Half, Kernel, Lanes, Rule, State, Step, WithKernel,
 };
 
 /// The limit loop of a rule with this many states: reads θ, g and the states and writes θ and the
@@ -21,20 +24,42 @@ use fused_adam::{
 pub struct LimitLoop(pub usize);
 
 impl Rule for LimitLoop {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["first", "second", "third"][..self.0]
+    fn name(&self) -> &'static str {
+        "limit"
+    }
+
+    fn lr(&self) -> f64 {
+        0.0
+    }
+
+    fn set_lr(&mut self, _: f64) {}
+
+    fn states(&self) -> &'static [State] {
+        const STATES: [State; 4] = [
+            State::signed("first"),
+            State::signed("second"),
+            State::signed("third"),
+            State::signed("fourth"),
+        ];
+        &STATES[..self.0]
     }
 
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         match self.0 {
             0 => then.with::<_, 0>(&AddAll),
             1 => then.with::<_, 1>(&AddAll),
             2 => then.with::<_, 2>(&AddAll),
-            _ => then.with::<_, 3>(&AddAll),
+            3 => then.with::<_, 3>(&AddAll),
+            _ => then.with::<_, 4>(&AddAll),
         }
     }
 }
@@ -63,15 +88,30 @@ impl<F: Float, const N: usize> Kernel<F, N> for AddAll {
 pub struct Units;
 
 impl Rule for Units {
-    fn state_names(&self) -> &'static [&'static str] {
-        &["v"]
+    fn name(&self) -> &'static str {
+        "units"
+    }
+
+    fn lr(&self) -> f64 {
+        0.0
+    }
+
+    fn set_lr(&mut self, _: f64) {}
+
+    fn states(&self) -> &'static [State] {
+        const { &[State::non_negative("v")] }
     }
 
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(&self, _: u64, then: W) -> Result<(), Error> {
+    fn with_kernel<F: Float, W: WithKernel<F>>(
+        &self,
+        _: u64,
+        _: &[f64],
+        then: W,
+    ) -> Result<(), Error> {
         then.with(self)
     }
 }
@@ -88,38 +128,13 @@ impl<F: Float> Kernel<F, 1> for Units {
 }
 
 /// The rules to be measured, by name: each of the crate's, and the options that change its states.
-pub const RULES: [&str; 17] = [
-    "sgd",
-    "sgd-momentum",
-    "rmsprop",
-    "rmsprop-momentum",
-    "rmsprop-centered",
-    "rmsprop-centered-momentum",
-    "adagrad",
-    "adam",
-    "adamw",
-    "amsgrad",
-    "adamax",
-    "nadam",
-    "radam",
-    "adabound",
-    "amsbound",
-    "adabelief",
-    "lion",
-];
+pub static RULES: LazyLock<Vec<(String, AnyRule)>> = LazyLock::new(rules::variants);
 
 /// The rule of one of those names.
 pub fn rule(name: &str) -> Result<AnyRule, Error> {
-    let momentum = if name.ends_with("momentum") { 0.9 } else { 0.0 };
-    let centered = name.starts_with("rmsprop-centered");
-    match name {
-        "sgd-momentum" => Ok(Sgd { momentum, ..Sgd::default() }.into()),
-        "rmsprop-momentum" | "rmsprop-centered" | "rmsprop-centered-momentum" => {
-            Ok(RmsProp { momentum, centered, ..RmsProp::default() }.into())
-        }
-        "amsgrad" => Ok(AdamW { amsgrad: true, ..AdamW::default() }.into()),
-        "amsbound" => Ok(AdaBound { amsbound: true, ..AdaBound::default() }.into()),
-        _ => name.parse(),
+    match RULES.iter().find(|(known, _)| known == name) {
+        Some((_, rule)) => Ok(*rule),
+        None => name.parse(),
     }
 }
 
@@ -155,7 +170,12 @@ impl<T: Element, G: Element, S: Element> Buffers<T, G, S> {
     }
 }
 
-impl<T: Element + Parameter<G, S>, G: Element, S: Element> Stepped for Buffers<T, G, S> {
+impl<T, G, S> Stepped for Buffers<T, G, S>
+where
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+{
     fn bytes_per_element(states: usize) -> usize {
         2 * size_of::<T>() + size_of::<G>() + 2 * states * size_of::<S>()
     }
@@ -169,7 +189,8 @@ impl<T: Element + Parameter<G, S>, G: Element, S: Element> Stepped for Buffers<T
             [] => step.run_mixed::<T, G, S>(&mut self.theta, &self.grad, &mut []),
             [a] => step.run_mixed(&mut self.theta, &self.grad, &mut [a]),
             [a, b] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b]),
-            [a, b, c, ..] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b, c]),
+            [a, b, c] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b, c]),
+            [a, b, c, d, ..] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b, c, d]),
         }
     }
 }
@@ -180,7 +201,12 @@ pub struct WithCopy<G, S, H> {
     pub copy: Vec<H>,
 }
 
-impl<G: Element, S: Element, H: Copied<G, S>> Stepped for WithCopy<G, S, H> {
+impl<G, S, H> Stepped for WithCopy<G, S, H>
+where
+    G: Element<Float = f32>,
+    S: Element<Float = f32>,
+    H: Half,
+{
     fn bytes_per_element(states: usize) -> usize {
         let moved = 2 * size_of::<f32>() + size_of::<G>() + size_of::<H>();
         moved + 2 * states * size_of::<S>()

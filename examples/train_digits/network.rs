@@ -1,4 +1,5 @@
-//! The network: 64 pixels → 96 leaky rectified units → 10 classes, in one flat theta, with its backward pass.
+//! The network: 64 pixels → 96 leaky rectified units → 10 classes, in one flat theta, with its
+//! backward pass.
 
 use fused_adam::Tensor;
 

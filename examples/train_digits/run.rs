@@ -4,10 +4,9 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use fused_adam::{
-    AdamW, AnyRule, Backend, CheckpointReader, ClipNorm, GroupId, Lion, LrSchedule, Optimizer,
-    Schedule,
+    AnyRule, Backend, CheckpointReader, ClipNorm, GroupId, LrSchedule, Optimizer, Rule, Schedule,
 };
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::digits::{Digit, Digits, Rng};
 use crate::network::{TENSORS, backpropagate, evaluate, initial_theta, tensors};
@@ -17,45 +16,91 @@ pub const EPOCHS: usize = 30;
 pub const BATCH: usize = 32;
 /// The gradients' norm is clipped to this, which it exceeds in the first steps only.
 const CLIP: f64 = 5.0;
-/// The largest learning rate with each optimizer. AdaGrad's is large, as its steps shrink of themselves; SGD's is that of steps
-/// which grow with the gradient, and Lion's that of steps which all have one size.
-const PEAK_LR: [(&str, f64); 11] = [
-    ("sgd", 1e-1),
-    ("rmsprop", 3e-3),
-    ("adagrad", 5e-2),
-    ("adam", 5e-3),
-    ("adamw", 5e-3),
-    ("adamax", 1e-2),
-    ("nadam", 5e-3),
-    ("radam", 5e-3),
-    ("adabound", 5e-3),
-    ("adabelief", 5e-3),
-    ("lion", 1e-3),
-];
-/// What SGD keeps of its last step; the other options of all rules are their defaults.
-const SGD_MOMENTUM: f64 = 0.9;
+/// The optimizer unless another one is asked for, and its largest step size.
+pub const USUAL: (&str, f64) = ("adamw", 5e-3);
+/// The step sizes that are tried with any other optimizer, each in so many epochs of training.
+const STEP_SIZES: [f64; 13] =
+    [1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0, 2.0];
+const TRIAL_EPOCHS: usize = 2;
+/// Losses within this factor of the lowest are as good: of their step sizes the smallest is taken,
+/// which is the safest in a long training.
+const ALIKE: f32 = 1.25;
 /// How finely a step is cut if it is to run on several threads: into eight chunks.
 const CHUNK: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// The rule of this name, as it is before the first step.
-pub fn optimizer(name: &str) -> Result<AnyRule> {
+/// The rule that is asked for, with its largest step size: as it is asked for, the usual one, or
+/// the one that gets furthest in a short training.
+pub fn optimizer(options: &Options, digits: &Digits) -> Result<AnyRule> {
+    let name = &options.optimizer;
     let mut rule: AnyRule = name.parse().map_err(|error| format!("--optimizer: {error}"))?;
-    let peak = PEAK_LR.into_iter().find(|(of, _)| *of == rule.name());
-    *rule.lr_mut() = peak.ok_or_else(|| format!("no learning rate is known for {rule}"))?.1;
-    if let AnyRule::Sgd(sgd) = &mut rule {
-        sgd.momentum = SGD_MOMENTUM;
+    match options.lr {
+        Some(lr) => rule.set_lr(lr),
+        None if *name == USUAL.0 => rule.set_lr(USUAL.1),
+        None => {
+            let bar = progress_bar(STEP_SIZES.len(), "looking for a step size {wide_bar} {eta}")?;
+            let mut losses = Vec::new();
+            for lr in STEP_SIZES {
+                rule.set_lr(lr);
+                losses.push(trial(rule, digits)?);
+                bar.inc(1);
+            }
+            let lowest = losses.iter().copied().fold(f32::INFINITY, f32::min);
+            let best = losses.iter().position(|loss| *loss <= ALIKE * lowest);
+            bar.finish_and_clear();
+            rule.set_lr(STEP_SIZES[best.ok_or("no step size lowers the loss")?]);
+        }
     }
     Ok(rule)
 }
 
-/// The same without decay, for biases.
-fn without_decay(rule: AnyRule) -> AnyRule {
-    match rule {
-        AnyRule::AdamW(rule) => AdamW { weight_decay: 0.0, ..rule }.into(),
-        AnyRule::Lion(rule) => Lion { weight_decay: 0.0, ..rule }.into(),
-        // The others have none unless it is asked for.
-        other => other,
+/// The loss on all training digits after a short training, which goes as the long one does.
+fn trial(rule: AnyRule, digits: &Digits) -> Result<f32> {
+    let mut rng = Rng(1);
+    let mut theta = initial_theta(&mut rng);
+    let mut grad = vec![0.0; theta.len()];
+    let mut order: Vec<&Digit> = digits.train.iter().collect();
+    let batches = order.len().div_ceil(BATCH);
+    let mut opt = new_optimizer(rule, TRIAL_EPOCHS * batches, batches / 2)?;
+    opt.options.schedule = Schedule::Serial;
+    for _ in 0..TRIAL_EPOCHS {
+        rng.shuffle(&mut order);
+        for batch in order.chunks(BATCH) {
+            if !backpropagate(&theta, batch, &mut grad).is_finite() {
+                return Ok(f32::INFINITY);
+            }
+            opt.step(tensors(&mut theta, &grad))?;
+        }
     }
+    Ok(evaluate(&theta, &digits.train).0)
+}
+
+/// For so many steps, in the first of which the step size grows.
+fn new_optimizer(rule: AnyRule, steps: usize, warmup: usize) -> Result<Optimizer<AnyRule>> {
+    let mut opt = Optimizer::new(rule)?;
+    let biases = opt.add_group(without_decay(rule)?)?;
+    for (name, len, is_bias) in TENSORS {
+        opt.add::<f32>(if is_bias { biases } else { GroupId::default() }, name, len)?;
+    }
+    opt.options.clip_norm = Some(ClipNorm::Two(CLIP));
+    let (warmup, rest) = (warmup as u64, (steps - warmup) as u64);
+    let falls = LrSchedule::Cosine { steps: rest, floor: 0.0 };
+    opt.lr_schedule = Some(LrSchedule::warmup(warmup).then(warmup, falls));
+    Ok(opt)
+}
+
+/// The same without decay, for biases.
+fn without_decay(rule: AnyRule) -> Result<AnyRule> {
+    let mut fields = serde_json::to_value(rule)?;
+    if let Some(decay) = fields[rule.name()].get_mut("weight_decay") {
+        *decay = 0.0.into();
+    }
+    Ok(serde_json::from_value(fields)?)
+}
+
+pub fn progress_bar(len: usize, template: &str) -> Result<ProgressBar> {
+    let bar = ProgressBar::new(len as u64);
+    bar.set_style(ProgressStyle::with_template(template)?);
+    Ok(bar)
 }
 
 pub struct Run {
@@ -90,18 +135,10 @@ impl Run {
         let mut order: Vec<&Digit> = digits.train.iter().collect();
         let batches = order.len().div_ceil(BATCH);
 
-        let mut opt = Optimizer::new(rule)?;
-        let biases = opt.add_group(without_decay(rule))?;
-        for (name, len, is_bias) in TENSORS {
-            opt.add::<f32>(if is_bias { biases } else { GroupId::default() }, name, len)?;
-        }
+        let mut opt = new_optimizer(rule, EPOCHS * batches, batches)?;
         opt.options.backend = backend;
         opt.options.schedule =
             if threads == 1 { Schedule::Serial } else { Schedule::Chunks(CHUNK) };
-        opt.options.clip_norm = Some(ClipNorm::Two(CLIP));
-        let (warmup, rest) = (batches as u64, ((EPOCHS - 1) * batches) as u64);
-        let falls = LrSchedule::Cosine { steps: rest, floor: 0.0 };
-        opt.lr_schedule = Some(LrSchedule::warmup(warmup).then(warmup, falls));
         if let (Some(file), true) = (&options.checkpoint, options.resume) {
             let mut file = CheckpointReader::open(file)?;
             file.load(&mut opt)?;
