@@ -186,7 +186,7 @@ impl Buffers {
     fn step_in_rust(&mut self) {
         let Buffers { t, theta, grad, m, v } = self;
         *t += 1;
-        let step = black_box(AdamW::default()).step(*t, theta, grad, m, v);
+        let step = black_box(AdamW::default()).step(*t, theta, grad, [m, v]);
         step.expect("a step that is right");
     }
 }

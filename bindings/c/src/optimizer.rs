@@ -4,8 +4,7 @@
 use std::ffi::{c_char, c_void};
 
 use fused_adam::{
-    AnyRule, Element, Error, GroupId, LossScale, Optimizer, ParamId, Parameter, Rule, Single, bf16,
-    f16,
+    AnyRule, Element, Error, GroupId, LossScale, Optimizer, ParamId, Rule, State, bf16, f16,
 };
 
 use crate::buffers::{self, Buffer, FusedAdamType, handle, handle_mut, place};
@@ -79,8 +78,8 @@ impl FusedAdamOptimizer {
 
     /// The states that a step of a parameter writes, so far.
     pub(crate) fn states(&self, own: &Param) -> impl Iterator<Item = Buffer> {
-        let names = self.rule(own.group).map_or(&[][..], AnyRule::state_names);
-        names.iter().filter_map(|name| {
+        let states = self.rule(own.group).map_or(&[][..], AnyRule::states);
+        states.iter().map(State::name).filter_map(|name| {
             let pointer = self.state_address(own, name)?.cast_mut();
             let (len, of) = (own.len, own.state);
             Some(Buffer { pointer, len, of, name, tensor: None, written: true })
@@ -136,12 +135,7 @@ impl FusedAdamOptimizer {
 /// Registers a parameter.
 type Add = fn(&mut Optimizer<AnyRule>, GroupId, &str, usize) -> Result<ParamId, Error>;
 
-fn with_grad<T>(grad: FusedAdamType, state: FusedAdamType) -> Add
-where
-    T: Parameter<f32, f32> + Parameter<f32, bf16> + Parameter<f32, f16>,
-    T: Parameter<bf16, f32> + Parameter<bf16, bf16> + Parameter<bf16, f16>,
-    T: Parameter<f16, f32> + Parameter<f16, bf16> + Parameter<f16, f16> + Single,
-{
+fn with_grad<T: Element<Float = f32>>(grad: FusedAdamType, state: FusedAdamType) -> Add {
     match grad {
         FusedAdamType::Bf16 => with_state::<T, bf16>(state),
         FusedAdamType::F16 => with_state::<T, f16>(state),
@@ -149,9 +143,10 @@ where
     }
 }
 
-fn with_state<T, G: Single>(state: FusedAdamType) -> Add
+fn with_state<T, G>(state: FusedAdamType) -> Add
 where
-    T: Parameter<G, f32> + Parameter<G, bf16> + Parameter<G, f16> + Single,
+    T: Element<Float = f32>,
+    G: Element<Float = f32>,
 {
     match state {
         FusedAdamType::Bf16 => Optimizer::add_mixed::<T, G, bf16>,
@@ -459,8 +454,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_state(
         let (opt, name) = unsafe { (handle("opt", opt)?, text::borrowed("name", name)?) };
         let place = place("state", state)?;
         let own = opt.param(param)?;
-        let known = opt.rule(own.group)?.state_names();
-        if !known.contains(&name) {
+        let states = opt.rule(own.group)?.states();
+        if !states.iter().any(|state| state.name() == name) {
+            let known: Vec<&str> = states.iter().map(State::name).collect();
             let message = format!("there is no state `{name}`, expected one of {known:?}");
             return Err(Failure::new(FusedAdamStatus::Unknown, message));
         }

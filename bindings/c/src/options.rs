@@ -174,7 +174,9 @@ pub unsafe extern "C" fn fused_adam_options_set_backend(
         // SAFETY: the caller's promise.
         let backend: Backend = unsafe { text::borrowed("name", name) }?.parse()?;
         if !backend.is_available() {
-            let available = Backend::ALL.into_iter().filter(|b| b.is_available()).collect();
+            let available = Backend::ALL.into_iter().filter(|b| b.is_available());
+            let available = available.map(Backend::name).collect();
+            let backend = backend.name();
             return Err(fused_adam::Error::BackendNotAvailable { backend, available }.into());
         }
         options.0.backend = backend;

@@ -3,10 +3,10 @@
 
 use std::ffi::c_char;
 
-use fused_adam::{AnyRule, Rule};
+use fused_adam::{AnyRule, Error, Rule};
 use serde_json::{Map, Number, Value};
 
-use crate::buffers::{self, handle, handle_mut, place};
+use crate::buffers::{self, Buffer, FusedAdamType, handle, handle_mut, place, slice_mut};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
 
@@ -16,7 +16,7 @@ use crate::text;
 /// One thread at a time may change it; while none does, any number may use it.
 pub struct FusedAdamRule(pub(crate) AnyRule);
 
-/// The hyper-parameters of a rule by name: numbers, and truth values.
+/// The hyper-parameters of a rule by name: numbers, whole numbers, and truth values.
 fn parameters(rule: &AnyRule) -> Result<Map<String, Value>, Failure> {
     let missing = || Failure::new(FusedAdamStatus::Other, format!("`{rule}` has no parameters"));
     let whole = serde_json::to_value(rule).map_err(|_| missing())?;
@@ -51,6 +51,26 @@ pub(crate) fn truth(name: &str, value: f64) -> Result<bool, Failure> {
     }
 }
 
+/// Up to here every whole number is a double.
+const MOST_WHOLE: f64 = (1_u64 << 53) as f64;
+
+/// A whole number, as a double.
+fn whole(name: &str, value: f64) -> Result<u64, Failure> {
+    if value.fract() == 0.0 && (0.0..=MOST_WHOLE).contains(&value) {
+        return Ok(value as u64);
+    }
+    Err(outside(name, value, "a whole number from 0 to 2^53"))
+}
+
+/// The new value of a hyper-parameter, of the kind that the present one is.
+fn changed(present: &Value, name: &str, value: f64) -> Result<Value, Failure> {
+    Ok(match present {
+        Value::Bool(_) => Value::Bool(truth(name, value)?),
+        Value::Number(number) if number.is_u64() => Value::from(whole(name, value)?),
+        _ => Number::from_f64(value).map_or(Value::Null, Value::Number),
+    })
+}
+
 /// Changes a hyper-parameter.
 pub(crate) fn set(rule: &mut AnyRule, name: &str, value: f64) -> Result<(), Failure> {
     if !value.is_finite() {
@@ -60,18 +80,14 @@ pub(crate) fn set(rule: &mut AnyRule, name: &str, value: f64) -> Result<(), Fail
     }
     if name == "lr" {
         // A schedule changes it before each step, and all rules have it.
-        *rule.lr_mut() = value;
+        rule.set_lr(value);
         return Ok(());
     }
     let mut parameters = parameters(rule)?;
     let Some(parameter) = parameters.get_mut(name) else {
         return Err(unknown(rule, name, &parameters));
     };
-    *parameter = if parameter.is_boolean() {
-        Value::Bool(truth(name, value)?)
-    } else {
-        Number::from_f64(value).map_or(Value::Null, Value::Number)
-    };
+    *parameter = changed(parameter, name, value)?;
     let whole = Map::from_iter([(rule.name().to_owned(), Value::Object(parameters))]);
     *rule = serde_json::from_value(Value::Object(whole))
         .map_err(|error| outside(name, value, &format!("another value: {error}")))?;
@@ -88,8 +104,19 @@ pub(crate) fn get(rule: &AnyRule, name: &str) -> Result<f64, Failure> {
     }
 }
 
-/// Makes the rule of this name, with its defaults: "sgd", "rmsprop", "adagrad", "adam", "adamw",
-/// "adamax", "nadam", "radam", "adabound", "adabelief" or "lion".
+/// The name of rule number `i` of those that there are, from 0 on, such as "adamw"; NULL, which is
+/// not an error, when there are no more.
+///
+/// Returns a text that is valid for ever. Any thread may call it.
+#[unsafe(no_mangle)]
+pub extern "C" fn fused_adam_rule_name_at(i: usize) -> *const c_char {
+    guarded_or(std::ptr::null(), || {
+        Ok(AnyRule::NAMES.get(i).map_or(std::ptr::null(), |name| text::lasting(name)))
+    })
+}
+
+/// Makes the rule of this name, such as "adamw", with its defaults. fused_adam_rule_name_at lists
+/// the names.
 ///
 /// - out: where the new handle is put, for fused_adam_rule_free to free; NULL after an error.
 ///
@@ -138,13 +165,14 @@ pub unsafe extern "C" fn fused_adam_rule_free(rule: *mut FusedAdamRule) {
 }
 
 /// Changes a hyper-parameter of a rule: "lr", "beta1", "weight_decay" and so on, by the name of
-/// the field in the documentation of the Rust crate. Truth values such as "amsgrad" are 0 or 1.
+/// the field in the documentation of the Rust crate. Truth values such as "amsgrad" are 0 or 1, and
+/// those that count, such as a number of steps, are whole numbers from 0 to 2^53.
 ///
 /// Whether all of them go together is checked in each step, or by fused_adam_rule_check.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if the rule has no such hyper-parameter, with a message that
-/// lists them; FUSED_ADAM_STATUS_VALUE if the value is not finite, or not 0 or 1 for a truth
-/// value; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
+/// lists them; FUSED_ADAM_STATUS_VALUE if the value is not finite, not 0 or 1 for a truth value, or
+/// not whole for a number that counts; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
 ///
@@ -252,7 +280,7 @@ pub unsafe extern "C" fn fused_adam_rule_parameter_name(
 pub unsafe extern "C" fn fused_adam_rule_state_count(rule: *const FusedAdamRule) -> usize {
     guarded_or(0, || {
         // SAFETY: the caller's promise.
-        Ok(unsafe { handle("rule", rule) }?.0.state_names().len())
+        Ok(unsafe { handle("rule", rule) }?.0.states().len())
     })
 }
 
@@ -271,8 +299,8 @@ pub unsafe extern "C" fn fused_adam_rule_state_name(
 ) -> *const c_char {
     guarded_or(std::ptr::null(), || {
         // SAFETY: the caller's promise.
-        let names = unsafe { handle("rule", rule) }?.0.state_names();
-        Ok(names.get(i).map_or(std::ptr::null(), |name| text::lasting(name)))
+        let states = unsafe { handle("rule", rule) }?.0.states();
+        Ok(states.get(i).map_or(std::ptr::null(), |state| text::lasting(state.name())))
     })
 }
 
@@ -291,4 +319,159 @@ pub unsafe extern "C" fn fused_adam_rule_initial_state(
         // SAFETY: the caller's promise.
         Ok(unsafe { handle("rule", rule) }?.0.initial_state(i))
     })
+}
+
+/// How many scalars a rule keeps for each parameter beside its states: numbers that do not follow
+/// from the number of the step, such as the product of the momenta of all steps, which a schedule
+/// may change. 0 for most rules, and for NULL.
+///
+/// # Safety
+///
+/// `rule` is NULL or a rule that no other thread changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fused_adam_rule_scalar_count(rule: *const FusedAdamRule) -> usize {
+    guarded_or(0, || {
+        // SAFETY: the caller's promise.
+        Ok(unsafe { handle("rule", rule) }?.0.scalars().len())
+    })
+}
+
+/// The name of scalar number `i` of a rule, from 0 on, such as "mu_product": in this order they are
+/// handed to a step. NULL, which is not an error, when there are no more.
+///
+/// Returns a text that is valid for ever; NULL for a NULL too.
+///
+/// # Safety
+///
+/// `rule` is NULL or a rule that no other thread changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fused_adam_rule_scalar_name(
+    rule: *const FusedAdamRule,
+    i: usize,
+) -> *const c_char {
+    guarded_or(std::ptr::null(), || {
+        // SAFETY: the caller's promise.
+        let names = unsafe { handle("rule", rule) }?.0.scalars();
+        Ok(names.get(i).map_or(std::ptr::null(), |name| text::lasting(name)))
+    })
+}
+
+/// What scalar number `i` of a rule is after `t` steps that all had its present hyper-parameters:
+/// with 0, what it is before the first step. 0 if there is no such scalar, and for NULL.
+///
+/// Also 0 if a hyper-parameter is outside its range, with FUSED_ADAM_STATUS_VALUE as
+/// fused_adam_last_status.
+///
+/// # Safety
+///
+/// `rule` is NULL or a rule that no other thread changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fused_adam_rule_scalar_after(
+    rule: *const FusedAdamRule,
+    i: usize,
+    t: u64,
+) -> f64 {
+    guarded_or(0.0, || {
+        // SAFETY: the caller's promise.
+        let rule = &unsafe { handle("rule", rule) }?.0;
+        rule.check()?;
+        Ok(if i < rule.scalars().len() { rule.scalar_after(i, t) } else { 0.0 })
+    })
+}
+
+/// Turns the scalars of a parameter as they were after step `t` - 1 into those after step `t`,
+/// which fused_adam_step_all takes in FusedAdamLent. It is to be called with the hyper-parameters
+/// of that step.
+///
+/// - scalars: an array of count numbers, which are changed in place. Before the first step they are
+///   what fused_adam_rule_scalar_after says of step 0.
+///
+/// Returns FUSED_ADAM_STATUS_STATES if they are not as many as the rule keeps,
+/// FUSED_ADAM_STATUS_VALUE for a hyper-parameter outside its range or if `t` is 0,
+/// FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_MISALIGNED.
+///
+/// # Safety
+///
+/// `rule` is NULL or a rule that no other thread changes; `scalars` is NULL or points to `count`
+/// numbers that no other thread uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fused_adam_rule_advance_scalars(
+    rule: *const FusedAdamRule,
+    t: u64,
+    scalars: *mut f64,
+    count: usize,
+) -> FusedAdamStatus {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let rule = &unsafe { handle("rule", rule) }?.0;
+        let names = rule.scalars();
+        if count != names.len() {
+            let (given, expected) = (count, names.len());
+            return Err(Error::Scalars { given, expected, names }.into());
+        }
+        if t == 0 {
+            return Err(Error::StepNumber { t, expected: "1 for the first step" }.into());
+        }
+        rule.check()?;
+        let (pointer, of) = (scalars.cast(), FusedAdamType::F64);
+        let buffer =
+            Buffer { pointer, len: count, of, name: "scalars", tensor: None, written: true };
+        buffer.span()?;
+        // SAFETY: it has passed its checks, and the caller promises the rest.
+        rule.advance_scalars(t, unsafe { slice_mut::<f64>(buffer) });
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a new value of a hyper-parameter becomes, or why it is refused.
+    fn change(present: Value, value: f64) -> Result<Value, String> {
+        changed(&present, "x", value).map_err(|failure| {
+            assert_eq!(failure.status, FusedAdamStatus::Value);
+            failure.message
+        })
+    }
+
+    #[test]
+    fn a_new_value_is_of_the_kind_of_the_present_one() {
+        assert_eq!(change(Value::from(7_u64), 3.0), Ok(Value::from(3_u64)));
+        assert_eq!(change(Value::from(7_u64), -0.0), Ok(Value::from(0_u64)));
+        assert_eq!(change(Value::from(0_u64), MOST_WHOLE), Ok(Value::from(1_u64 << 53)));
+        for wrong in [2.5, -1.0, 2.0 * MOST_WHOLE, 1e300, 1e-300] {
+            let message = format!("`x` is {wrong:?}, expected a whole number from 0 to 2^53");
+            assert_eq!(change(Value::from(7_u64), wrong), Err(message));
+        }
+        assert_eq!(change(Value::from(7.0), 3.0), Ok(Value::from(3.0)));
+        assert_eq!(change(Value::from(7.0), 2.5), Ok(Value::from(2.5)));
+        assert_eq!(change(Value::from(true), 0.0), Ok(Value::from(false)));
+        let message = "`x` is 2.0, expected 0 or 1".to_owned();
+        assert_eq!(change(Value::from(true), 2.0), Err(message));
+    }
+
+    /// Each hyper-parameter of each rule takes another value of its kind, and keeps it.
+    #[test]
+    fn every_hyper_parameter_is_set_by_name() {
+        for name in AnyRule::NAMES {
+            let mut rule: AnyRule = name.parse().unwrap();
+            for (key, present) in parameters(&rule).unwrap() {
+                let of = |failure: Failure| format!("{name}, {key}: {}", failure.message);
+                let (new, wrong) = match &present {
+                    Value::Bool(truth) => (f64::from(u8::from(!truth)), Some(0.5)),
+                    Value::Number(n) if n.is_u64() => (12_345.0, Some(2.5)),
+                    _ => (0.375, None),
+                };
+                if let Some(wrong) = wrong {
+                    let before = rule;
+                    let failure = set(&mut rule, &key, wrong).unwrap_err();
+                    assert_eq!(failure.status, FusedAdamStatus::Value, "{}", failure.message);
+                    assert_eq!(rule, before);
+                }
+                set(&mut rule, &key, new).map_err(of).unwrap();
+                assert_eq!(get(&rule, &key).map_err(of), Ok(new), "{name}, {key}");
+            }
+        }
+    }
 }

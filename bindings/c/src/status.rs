@@ -32,7 +32,7 @@ pub enum FusedAdamStatus {
     Value = 6,
     /// An element type is not one of FusedAdamType, or does not go with the others.
     Type = 7,
-    /// There are more states than the rule keeps, or fewer.
+    /// There are more states or scalars than the rule keeps, or fewer.
     States = 8,
     /// There is a parameter of this name already, or one was given twice in a step.
     Duplicate = 9,
@@ -130,6 +130,7 @@ impl From<Error> for Failure {
             Error::Length { .. } | Error::TensorLength { .. } => FusedAdamStatus::Length,
             Error::MissingState { .. }
             | Error::SuperfluousState { .. }
+            | Error::Scalars { .. }
             | Error::KernelStates { .. } => FusedAdamStatus::States,
             Error::BackendNotAvailable { .. } => FusedAdamStatus::Backend,
             Error::UnknownBackend { .. }

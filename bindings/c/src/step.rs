@@ -3,7 +3,7 @@
 
 use std::ffi::c_void;
 
-use fused_adam::{AnyRule, Element, Error, Lent, Rule, bf16, f16, step_all};
+use fused_adam::{AnyRule, Element, Error, Lent, Rule, State, bf16, f16, step_all};
 
 use crate::buffers::{Buffer, FusedAdamType, Span, array, check_apart, handle, slice, slice_mut};
 use crate::options::{FusedAdamOptions, FusedAdamReport, or_default};
@@ -31,6 +31,13 @@ pub struct FusedAdamLent {
     pub states: *const *mut c_void,
     /// How many states there are.
     pub state_count: usize,
+    /// An array of scalar_count numbers: the scalars that fused_adam_rule_scalar_name names, as
+    /// they are after this step, which fused_adam_rule_advance_scalars makes of those before it.
+    /// They are read. NULL for what fused_adam_rule_scalar_after says, which is right where the
+    /// hyper-parameters have been the present ones in all steps.
+    pub scalars: *const f64,
+    /// How many scalars there are.
+    pub scalar_count: usize,
     /// Where the new theta, if it is float, is stored a second time in 16 bits, rounded to the
     /// nearest; or NULL.
     pub copy: *mut c_void,
@@ -56,6 +63,7 @@ struct Checked<'a> {
     grad: Buffer,
     states: &'a [*mut c_void],
     of_states: FusedAdamType,
+    scalars: Option<Buffer>,
     copy: Option<Buffer>,
 }
 
@@ -73,11 +81,12 @@ impl<'a> Checked<'a> {
     ) -> Result<Self, Failure> {
         let &FusedAdamLent { rule: group, len, state_count, .. } = lent;
         let rule = rules.get(group).ok_or(Error::UnknownGroup { group, groups: rules.len() })?;
-        let names = rule.state_names();
-        if state_count != names.len() {
-            let (given, expected) = (state_count, names.len());
-            return Err(match names.get(given) {
-                Some(name) => Error::MissingState { name, expected, names },
+        let declared = rule.states();
+        if state_count != declared.len() {
+            let (given, expected) = (state_count, declared.len());
+            let names = declared.iter().map(State::name).collect();
+            return Err(match declared.get(given) {
+                Some(state) => Error::MissingState { name: state.name(), expected, names },
                 None => Error::SuperfluousState { given, expected, names },
             }
             .into());
@@ -93,8 +102,16 @@ impl<'a> Checked<'a> {
         let of_states = FusedAdamType::of("state_type", lent.state_type)?;
         spans.push(theta.span()?);
         spans.push(grad.span()?);
-        for (&name, &state) in names.iter().zip(states) {
-            spans.push(buffer(name, state, of_states, true).span()?);
+        for (declared, &state) in declared.iter().zip(states) {
+            spans.push(buffer(declared.name(), state, of_states, true).span()?);
+        }
+        let mut scalars = None;
+        if !lent.scalars.is_null() || lent.scalar_count != 0 {
+            let (pointer, len) = (lent.scalars.cast_mut().cast(), lent.scalar_count);
+            let of = FusedAdamType::F64;
+            let buffer = Buffer { pointer, len, of, name: "scalars", tensor, written: false };
+            spans.push(buffer.span()?);
+            scalars = Some(buffer);
         }
         let mut copy = None;
         if !lent.copy.is_null() {
@@ -103,7 +120,7 @@ impl<'a> Checked<'a> {
             spans.push(buffer.span()?);
             copy = Some(buffer);
         }
-        Ok(Checked { lent, theta, grad, states, of_states, copy })
+        Ok(Checked { lent, theta, grad, states, of_states, scalars, copy })
     }
 
     /// The tensor for the core.
@@ -158,6 +175,10 @@ impl<'a> Checked<'a> {
                     FusedAdamType::F16 => lent.state(slice_mut::<f16>(state)),
                 }
             };
+        }
+        if let Some(scalars) = self.scalars {
+            // SAFETY: the caller's promise.
+            lent = lent.scalars(unsafe { slice::<f64>(scalars) });
         }
         match self.copy {
             None => lent,
@@ -231,7 +252,7 @@ unsafe fn step_tensors(
 /// FUSED_ADAM_STATUS_MISALIGNED, FUSED_ADAM_STATUS_OVERLAP, FUSED_ADAM_STATUS_UNKNOWN for a rule that is not there,
 /// FUSED_ADAM_STATUS_VALUE for hyper-parameters, options or step numbers outside their ranges,
 /// FUSED_ADAM_STATUS_TYPE for types that do not go together, FUSED_ADAM_STATUS_STATES for more or
-/// fewer states than the rule keeps, and FUSED_ADAM_STATUS_NONFINITE.
+/// fewer states or scalars than the rule keeps, and FUSED_ADAM_STATUS_NONFINITE.
 ///
 /// Any number of threads may call it, each on buffers of its own.
 ///
@@ -305,6 +326,8 @@ fn lent<E>(
         grad: grad.cast(),
         states: states.cast(),
         state_count,
+        scalars: std::ptr::null(),
+        scalar_count: 0,
         copy: std::ptr::null_mut(),
         seed: 0,
         offset: 0,
@@ -325,6 +348,9 @@ fn lent<E>(
 ///   fused_adam_rule_initial_state says, which is 0 as a rule.
 /// - options: what else is asked for; NULL for the defaults.
 /// - report: where to write what was done; NULL if nobody wants to know.
+///
+/// Scalars of the rule, if it keeps any, are those that fused_adam_rule_scalar_after gives:
+/// fused_adam_step_all takes others.
 ///
 /// Errors, what the buffers must be, and threads: as for fused_adam_step_all.
 ///

@@ -10,6 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use fused_adam::AnyRule;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
@@ -28,6 +29,8 @@ struct Program {
 #[derive(Clone, Copy)]
 enum Argument {
     None,
+    /// The names of all rules.
+    Rules,
     /// A file that it may write.
     File,
     /// The digits, and fewer steps where it is slow.
@@ -36,7 +39,7 @@ enum Argument {
 
 const PROGRAMS: [Program; 7] = [
     Program { name: "readme", sources: &[README], argument: Argument::None },
-    Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::None },
+    Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::Rules },
     Program { name: "refusals", sources: &["tests/programs/refusals.c"], argument: Argument::File },
     Program { name: "handles", sources: &["tests/programs/handles.c"], argument: Argument::File },
     Program { name: "fork", sources: &["tests/programs/fork.c"], argument: Argument::None },
@@ -168,6 +171,7 @@ impl Program {
         };
         match self.argument {
             Argument::None => {}
+            Argument::Rules => drop(command.args(AnyRule::NAMES.iter())),
             Argument::File => drop(command.arg(work.path().join("written"))),
             Argument::Digits => {
                 let file = work.path().join("digits.csv");

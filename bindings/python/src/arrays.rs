@@ -1,11 +1,11 @@
 //! The door for arrays: a rule, and its step in place.
 
-use fused_adam::{AnyRule, Backend, Rounding, Rule as _, StepOptions, step_all};
+use fused_adam::{AnyRule, Backend, Error, Rounding, Rule as _, State, StepOptions, step_all};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::border::{Slot, held, with_slices};
+use crate::border::{Slot, View, held, with_slices};
 use crate::pool;
 use crate::rules::{by_name, refused};
 
@@ -31,14 +31,26 @@ impl Rule {
 
     /// What its states are called, in the order in which `step` takes them.
     #[getter]
-    fn states(&self) -> &'static [&'static str] {
-        self.0.state_names()
+    fn states(&self) -> Vec<&'static str> {
+        self.0.states().iter().map(State::name).collect()
     }
 
     /// What each state is filled with before the first step.
     #[getter]
     fn initial(&self) -> Vec<f64> {
-        (0..self.0.state_names().len()).map(|i| self.0.initial_state(i)).collect()
+        (0..self.0.states().len()).map(|i| self.0.initial_state(i)).collect()
+    }
+
+    /// What the numbers are called that it keeps beside its states, such as a product over all
+    /// steps of a hyper-parameter that a schedule changes.
+    #[getter]
+    fn scalars(&self) -> &'static [&'static str] {
+        self.0.scalars()
+    }
+
+    /// What these numbers are after `t` steps that all had these hyper-parameters.
+    fn scalars_after(&self, t: u64) -> Vec<f64> {
+        (0..self.0.scalars().len()).map(|i| self.0.scalar_after(i, t)).collect()
     }
 
     /// Its hyper-parameters.
@@ -50,8 +62,9 @@ impl Rule {
         all.get_item(self.0.name())
     }
 
-    /// Takes step number `t` in place.
-    #[pyo3(signature = (t, theta, grad, *states, grad_scale = 1.0, clip_value = None, seed = None, offset = 0, backend = None))]
+    /// Takes step number `t` in place. `scalars` are those before the step, which become those after
+    /// it; without them they follow from `t`.
+    #[pyo3(signature = (t, theta, grad, *states, scalars = None, grad_scale = 1.0, clip_value = None, seed = None, offset = 0, backend = None))]
     #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
     fn step(
         &self,
@@ -59,13 +72,14 @@ impl Rule {
         theta: &Bound<'_, PyAny>,
         grad: &Bound<'_, PyAny>,
         states: &Bound<'_, PyTuple>,
+        scalars: Option<&Bound<'_, PyAny>>,
         grad_scale: f64,
         clip_value: Option<f64>,
         seed: Option<u64>,
         offset: u64,
         backend: Option<&str>,
     ) -> PyResult<()> {
-        let names = self.0.state_names();
+        let names = self.states();
         if states.len() != names.len() {
             return Err(PyTypeError::new_err(format!(
                 "{} states were given, expected {}: {names:?}",
@@ -79,7 +93,7 @@ impl Rule {
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = Some(state.view);
         }
-        let all = ["theta", "grad"].iter().chain(names);
+        let all = ["theta", "grad"].iter().chain(&names);
         let views = [Some(slot.theta), Some(slot.grad)].into_iter().chain(slot.states).flatten();
         for (name, view) in all.zip(views) {
             if *name != "grad" && !view.is_writable() {
@@ -99,6 +113,11 @@ impl Rule {
                 )));
             }
         }
+        let scalars = scalars.map(held).transpose()?;
+        if let Some(scalars) = &scalars {
+            slot.scalars = Some(self.next_scalars(t, &scalars.view, &slot)?);
+        }
+        let after = slot.scalars.clone().unwrap_or_default();
         let options = StepOptions {
             grad_scale,
             clip_value,
@@ -120,6 +139,9 @@ impl Rule {
                 })
             })??
             .map_err(refused)?;
+        if let Some(scalars) = scalars {
+            scalars.view.set_doubles(&after);
+        }
         Ok(())
     }
 
@@ -133,5 +155,32 @@ impl Rule {
 
     fn __repr__(&self) -> String {
         format!("{:?}", self.0)
+    }
+}
+
+impl Rule {
+    /// The scalars after a step, of an array that has them before it.
+    fn next_scalars(&self, t: u64, array: &View, slot: &Slot) -> PyResult<Vec<f64>> {
+        let Some(mut scalars) = array.doubles() else {
+            return Err(PyTypeError::new_err(format!(
+                "scalars is an array of {}, expected a contiguous one of f64",
+                array.kind.name()
+            )));
+        };
+        let (given, names) = (scalars.len(), self.0.scalars());
+        if given != names.len() {
+            return Err(refused(Error::Scalars { given, expected: names.len(), names }));
+        }
+        if !array.is_writable() {
+            return Err(PyValueError::new_err("scalars is read-only"));
+        }
+        let others = [Some(slot.theta), Some(slot.grad)].into_iter().chain(slot.states);
+        if others.flatten().any(|other| array.meets(&other)) {
+            return Err(PyValueError::new_err(
+                "scalars overlaps in memory with another array, expected it to be apart",
+            ));
+        }
+        self.0.advance_scalars(t, &mut scalars);
+        Ok(scalars)
     }
 }

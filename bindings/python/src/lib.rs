@@ -15,7 +15,9 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    use fused_adam::AnyRule;
     use pyo3::prelude::*;
+    use pyo3::types::PyTuple;
 
     #[pymodule_export]
     use super::arrays::Rule;
@@ -28,6 +30,7 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("RULES", PyTuple::new(module.py(), AnyRule::NAMES)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -24,15 +24,22 @@ pub fn by_name(name: &str, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyR
                 "{name} has no hyper-parameter {key:?}, expected one of {known:?}"
             )));
         };
+        let shown = |expected: &str| {
+            let shown = value.repr().map_or_else(|_| "?".into(), |shown| shown.to_string());
+            format!("{key} is {shown}, expected {expected}")
+        };
         let unfit = |error: PyErr, expected: &str| -> PyErr {
             if !error.is_instance_of::<PyTypeError>(value.py()) {
                 return error;
             }
-            let shown = value.repr().map_or_else(|_| "?".into(), |shown| shown.to_string());
-            PyTypeError::new_err(format!("{key} is {shown}, expected {expected}"))
+            PyTypeError::new_err(shown(expected))
         };
         let new = match field {
             Value::Bool(_) => Value::Bool(value.extract().map_err(|e| unfit(e, "True or False"))?),
+            Value::Number(number) if number.is_u64() => {
+                let number = whole(&value).map_err(|e| unfit(e, WHOLE))?;
+                Value::from(number.ok_or_else(|| PyValueError::new_err(shown(WHOLE)))?)
+            }
             _ => {
                 let number: f64 = value.extract().map_err(|e| unfit(e, "a number"))?;
                 serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(|| {
@@ -45,13 +52,31 @@ pub fn by_name(name: &str, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyR
     serde_json::from_value(json).map_err(wrong)
 }
 
+const WHOLE: &str = "a whole number from 0 to 2^64 - 1";
+
+/// A whole number: of Python or NumPy, or one of floating point that has no fraction. None if it is
+/// out of range.
+fn whole(value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    // Truth values are numbers in Python, but not meant as such.
+    if value.extract::<bool>().is_ok() {
+        return Err(PyTypeError::new_err("a truth value"));
+    }
+    if let Ok(number) = value.extract() {
+        return Ok(Some(number));
+    }
+    let number: f64 = value.extract()?;
+    // 2^64 itself is the first that is too large.
+    let fits = number.fract() == 0.0 && (0.0..u64::MAX as f64).contains(&number);
+    Ok(fits.then_some(number as u64))
+}
+
 /// An error of the core, as Python has it.
 pub fn refused(error: fused_adam::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
 /// The rule of a parameter group, and what torch calls its states, in the order of
-/// [`fused_adam::Rule::state_names`].
+/// [`fused_adam::Rule::states`].
 pub fn of_group(
     kind: &str,
     group: &Bound<'_, PyDict>,
@@ -102,7 +127,6 @@ pub fn of_group(
                 decoupled_weight_decay,
                 momentum_decay,
                 maximize,
-                ..NAdam::default()
             };
             (rule.into(), MOMENTS)
         }

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use fused_adam::{AnyRule, ClipNorm, NAdam, Report, Rule as _, StepOptions, step_all};
+use fused_adam::{AnyRule, ClipNorm, Report, Rule as _, StepOptions, step_all};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -16,6 +16,9 @@ use pyo3::types::{PyDict, PyList, PyString, PyType};
 use crate::border::{Exchange, Slot, View, of_torch, refuse_negated, with_slices};
 use crate::pool;
 use crate::rules::{of_group, refused};
+
+/// Names of what a state has.
+type Keys<'py> = Vec<(&'static str, Bound<'py, PyString>)>;
 
 /// Parameters with their groups.
 type Params<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyDict>)>;
@@ -43,9 +46,7 @@ pub fn torch_step<'py>(
     let py = groups.py();
     let mut call = Call {
         exchange: exchange(py)?,
-        groups: groups.len(),
-        own_rules: Vec::new(),
-        usual: None,
+        advanced: None,
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
         slots: Vec::new(),
         params: Vec::new(),
@@ -61,7 +62,10 @@ pub fn torch_step<'py>(
         let group = group.cast_into::<PyDict>()?;
         let (rule, names) = of_group(kind, &group)?;
         rule.check().map_err(refused)?;
-        let names: Vec<_> = names.iter().map(|name| (*name, PyString::intern(py, name))).collect();
+        let keys = |names: &'static [&'static str]| -> Keys<'py> {
+            names.iter().map(|name| (*name, PyString::intern(py, name))).collect()
+        };
+        let keys = [keys(names), keys(rule.scalars())];
         let params = group.get_item(intern!(py, "params"))?;
         let params = params.ok_or_else(|| PyValueError::new_err("a group has no \"params\""))?;
         let params = match params.cast_into::<PyList>() {
@@ -80,7 +84,7 @@ pub fn torch_step<'py>(
                 Some(found) => found.cast_into::<PyDict>()?,
                 None => PyDict::new(py),
             };
-            if !call.add(&rule, rules.len(), &param, grad, &found, &names)? {
+            if !call.add(&rule, rules.len(), &param, grad, &found, &keys)? {
                 missing.push((param, group.clone()));
             }
         }
@@ -96,7 +100,6 @@ pub fn torch_step<'py>(
         skip_nonfinite,
         ..StepOptions::default()
     };
-    rules.append(&mut call.own_rules);
     let report = call.run(py, &rules, options)?;
     Ok((missing, report.grad_norm, report.skipped))
 }
@@ -139,11 +142,8 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
 /// A step that is being put together.
 struct Call<'py> {
     exchange: &'static Exchange,
-    /// How many groups there are, each with a rule; the others come after those.
-    groups: usize,
-    own_rules: Vec<AnyRule>,
-    /// The product of momenta before a step of a rule, which is looked for once for all parameters.
-    usual: Option<(NAdam, u64, f64)>,
+    /// The scalars that were advanced last: most parameters were stepped alike.
+    advanced: Option<Advanced>,
     /// The parameters whose state was made for this step.
     fresh: HashSet<usize>,
     slots: Vec<Slot>,
@@ -156,6 +156,14 @@ struct Call<'py> {
     copies: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
     /// What else is looked at, kept for as long.
     keep: Vec<Bound<'py, PyAny>>,
+}
+
+/// The scalars of a parameter before step `t` of rule number `rule`, and after it.
+struct Advanced {
+    rule: usize,
+    t: u64,
+    before: Vec<f64>,
+    after: Vec<f64>,
 }
 
 impl<'py> Call<'py> {
@@ -175,7 +183,7 @@ impl<'py> Call<'py> {
         param: &Bound<'py, PyAny>,
         grad: Bound<'py, PyAny>,
         state: &Bound<'py, PyDict>,
-        names: &[(&'static str, Bound<'py, PyString>)],
+        [names, scalars]: &[Keys<'py>; 2],
     ) -> PyResult<bool> {
         let theta = self.view("a parameter", param)?;
         let grad_view = self.view("a gradient", &grad)?;
@@ -209,18 +217,11 @@ impl<'py> Call<'py> {
             *place = Some((state, view));
         }
         let Some(t) = self.step_number(rule, param, state)? else { return Ok(false) };
-        let own = match rule {
-            AnyRule::NAdam(rule) => self.mu_product(rule, t, state)?,
-            _ => None,
-        };
-        let number = match own {
-            Some(own) => self.own_rule(own)?,
-            None => number,
-        };
+        let scalars = self.scalars(rule, number, t, state, scalars)?;
 
         let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
         let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
-        let mut slot = Slot { rule: number, t, ..Slot::of(theta, grad_view) };
+        let mut slot = Slot { rule: number, t, scalars, ..Slot::of(theta, grad_view) };
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = state.as_ref().map(|(_, view)| *view);
         }
@@ -238,16 +239,6 @@ impl<'py> Call<'py> {
         self.keep.push(grad);
         self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
         Ok(true)
-    }
-
-    /// The number of a rule that is not that of a group.
-    fn own_rule(&mut self, rule: AnyRule) -> PyResult<usize> {
-        rule.check().map_err(refused)?;
-        // Parameters were mostly stepped alike.
-        if self.own_rules.last() != Some(&rule) {
-            self.own_rules.push(rule);
-        }
-        Ok(self.groups + self.own_rules.len() - 1)
     }
 
     /// Which step it is; none if the state does not say.
@@ -276,34 +267,42 @@ impl<'py> Call<'py> {
         Ok(Some(steps as u64 + 1))
     }
 
-    /// NAdam's product of momenta, which torch goes on from. Here it follows from the step number, but where the momenta were
-    /// others before, by a schedule of `betas`, say: then the rule of this parameter alone has that product.
-    fn mu_product(
+    /// The rule's scalars after the step, made of those in the state. None if it keeps none, or if
+    /// the state has none: then they follow from the step number.
+    fn scalars(
         &mut self,
-        rule: &NAdam,
+        rule: &AnyRule,
+        number: usize,
         t: u64,
         state: &Bound<'py, PyDict>,
-    ) -> PyResult<Option<AnyRule>> {
-        let Some(product) = state.get_item(intern!(state.py(), "mu_product"))? else {
+        names: &Keys<'py>,
+    ) -> PyResult<Option<Vec<f64>>> {
+        if names.is_empty() {
             return Ok(None);
+        }
+        let (mut found, mut before) = (Vec::with_capacity(1), Vec::with_capacity(1));
+        for (name, key) in names {
+            let Some(scalar) = state.get_item(key)? else { return Ok(None) };
+            let view = self.view(name, &scalar)?;
+            let Some(number) = view.number() else { return Ok(None) };
+            found.push((scalar, view));
+            before.push(number);
+        }
+        let is_same = |last: &Advanced| (last.rule, last.t, &last.before) == (number, t, &before);
+        let after = match &self.advanced {
+            Some(last) if is_same(last) => last.after.clone(),
+            _ => {
+                let mut after = before.clone();
+                rule.advance_scalars(t, &mut after);
+                self.advanced = Some(Advanced { rule: number, t, before, after: after.clone() });
+                after
+            }
         };
-        let view = self.view("mu_product", &product)?;
-        let Some(old) = view.number() else { return Ok(None) };
-        let mu = rule.beta1 * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * rule.momentum_decay));
-        self.counters.push((view, old * mu));
-        self.keep.push(product);
-        let usual = match self.usual {
-            Some((of, at, usual)) if of == *rule && at == t => usual,
-            _ => rule.mu_product_after(t - 1),
-        };
-        self.usual = Some((*rule, t, usual));
-        // More than what a product of as many `f32` is off by.
-        let rounding =
-            2.0 * f64::from(f32::EPSILON) * t as f64 * usual + f64::from(f32::MIN_POSITIVE);
-        Ok(((old - usual).abs() > rounding).then(|| {
-            let rule = NAdam { mu_product: Some(old), ..*rule };
-            rule.into()
-        }))
+        for ((scalar, view), &after) in found.into_iter().zip(&after) {
+            self.counters.push((view, after));
+            self.keep.push(scalar);
+        }
+        Ok(Some(after))
     }
 
     /// A tensor in row-major order: itself, or a copy, which goes back if the tensor is written.

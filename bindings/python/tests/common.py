@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +122,34 @@ CASES = [
 ]
 
 
+def variants() -> list[tuple[str, dict[str, Any]]]:
+    """Each rule with its defaults, and with every option or two that change which states it keeps."""
+    found = []
+    for name in fused_adam.RULES:
+        default = fused_adam.Rule(name)
+        other: dict[str, Any] = {}
+        for key, value in default.hyper_parameters.items():
+            if isinstance(value, bool):
+                other[key] = not value
+            elif isinstance(value, float) and value == 0.0:
+                other[key] = 0.9
+        seen = []
+        for count in (0, 1, 2):
+            for keys in itertools.combinations(other, count):
+                hyper = {key: other[key] for key in keys}
+                try:
+                    states = list(fused_adam.Rule(name, **hyper).states)
+                except ValueError:
+                    continue  # They do not go together.
+                if states not in seen:
+                    seen.append(states)
+                    found.append((name, hyper))
+    return found
+
+
+VARIANTS = variants()
+
+
 class Reference:
     """One tensor stepped by the rule's reference, in row-major order."""
 
@@ -131,11 +160,13 @@ class Reference:
             torch.full_like(self.theta, initial, dtype=state_dtype) for initial in self.rule.initial
         ]
         self.t = 0
+        self.scalars = np.array(self.rule.scalars_after(0))
 
     def step(self, grad: torch.Tensor, **options: Any) -> None:
         self.t += 1
         grad = grad.contiguous()
-        self.rule.step(self.t, self.theta, grad, *self.states, backend="scalar", **options)
+        options = {"scalars": self.scalars, "backend": "scalar", **options}
+        self.rule.step(self.t, self.theta, grad, *self.states, **options)
 
 
 def bits(tensor: torch.Tensor) -> np.ndarray:

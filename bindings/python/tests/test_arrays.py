@@ -205,6 +205,15 @@ BAD = [
     (lambda: Rule("sgd").step(1, ones(), ones(), backend="gpu"), ValueError, "gpu"),
     (lambda: Rule("sgd").step(1, ones(), ones(), grad_scale=-1.0), ValueError, "grad_scale` is -1.0, expected"),
     (lambda: Rule("sgd").step(1, ones(), ones(), clip_value=0.0), ValueError, "clip_value` is 0.0, expected"),
+    (lambda: with_scalars(np.ones(2)), ValueError, "2 scalars were given, expected the 1 scalars"),
+    (lambda: with_scalars(np.ones(0)), ValueError, "0 scalars were given, expected the 1 scalars"),
+    (lambda: with_scalars(ones(1)), TypeError, "scalars is an array of f32, expected a contiguous one of f64"),
+    (lambda: with_scalars(np.ones(4)[::2]), TypeError, "expected a contiguous one of f64"),
+    (lambda: with_scalars([1.0]), TypeError, "expected an array, not list"),
+    (lambda: with_scalars(np.broadcast_to(np.float64(1.0), 1)), ValueError, "scalars is read-only"),
+    (lambda: with_scalars(np.array([3.0])), ValueError, "mu_product` is 1.*, expected"),
+    (lambda: shared_scalars(), ValueError, "scalars overlaps in memory with another array"),
+    (lambda: Rule("sgd").step(1, ones(), ones(), scalars=np.ones(1)), ValueError, "expected the 0 scalars"),
     (lambda: fused_adam.set_num_threads(-1), ValueError, "is -1, expected 0 or more"),
 ]
 
@@ -212,6 +221,15 @@ BAD = [
 def overlapping() -> None:
     memory = ones(6)
     Rule("sgd").step(1, memory[:4], memory[2:])
+
+
+def with_scalars(scalars: object) -> None:
+    Rule("nadam").step(1, ones(), ones(), ones(), ones(), scalars=scalars)
+
+
+def shared_scalars() -> None:
+    memory = np.ones(5)
+    Rule("nadam").step(1, memory[:4], np.ones(4), np.ones(4), np.ones(4), scalars=memory[3:4])
 
 
 @pytest.mark.parametrize("call, error, message", BAD, ids=[str(i) for i in range(len(BAD))])
@@ -232,6 +250,123 @@ def test_rules_say_what_they_are():
     assert (rule.name, list(rule.states), list(rule.initial)) == ("nadam", ["m", "v"], [0.0, 0.0])
     assert rule.hyper_parameters["lr"] == 0.5
     assert "lr: 0.5" in repr(rule)
+
+
+@pytest.mark.parametrize("name", fused_adam.RULES)
+def test_every_rule_is_made_again_from_what_it_says(name):
+    default = Rule(name)
+    assert Rule(name, **default.hyper_parameters).hyper_parameters == default.hyper_parameters
+    for key, value in default.hyper_parameters.items():
+        other = (not value) if isinstance(value, bool) else type(value)(value / 2)
+        try:
+            changed = Rule(name, **{key: other})
+        except ValueError as error:
+            # It does not go together with another one.
+            assert "expected" in str(error)
+            continue
+        assert changed.hyper_parameters == {**default.hyper_parameters, key: other}
+
+
+def options_of(kind: type) -> list[tuple[str, str]]:
+    """The hyper-parameters of this type of all rules."""
+    defaults = {name: Rule(name).hyper_parameters for name in fused_adam.RULES}
+    return [(name, key) for name in defaults for key, value in defaults[name].items() if type(value) is kind]
+
+
+def test_rules_are_listed():
+    assert "adamw" in fused_adam.RULES and len(set(fused_adam.RULES)) == len(fused_adam.RULES)
+    assert [Rule(name).name for name in fused_adam.RULES] == list(fused_adam.RULES)
+    with pytest.raises(ValueError, match=", ".join(fused_adam.RULES)):
+        Rule("no such rule")
+
+
+def test_truth_values_by_name():
+    assert options_of(bool)
+    for name, key in options_of(bool):
+        for truth in (True, False, np.True_):
+            try:
+                rule = Rule(name, **{key: truth})
+            except ValueError as error:
+                # Some need another one, but all are of the right type.
+                assert f"{key}` is" in str(error)
+            else:
+                assert rule.hyper_parameters[key] is bool(truth)
+        for wrong in (1, 0.0, "yes", None):
+            with pytest.raises(TypeError, match=f"{key} is .*, expected True or False"):
+                Rule(name, **{key: wrong})
+
+
+@pytest.mark.skipif(not options_of(int), reason="no rule counts anything")
+def test_whole_numbers_by_name():
+    torch = pytest.importorskip("torch")
+    for name, key in options_of(int):
+        for number in (0, 7, 2**53 + 1, 2**64 - 1, np.int64(7), np.uint8(7), 7.0, np.float32(7), torch.tensor(7)):
+            found = Rule(name, **{key: number}).hyper_parameters[key]
+            assert type(found) is int and found == int(number)
+        for wrong in (-1, 2.5, 2**64, -1.0, 2.0**64, float("nan"), float("inf"), np.int64(-1)):
+            with pytest.raises(ValueError, match=f"{key} is .*, expected a whole number from 0"):
+                Rule(name, **{key: wrong})
+        for wrong in (True, False, np.True_, "7", None, [7]):
+            with pytest.raises(TypeError, match=f"{key} is .*, expected a whole number from 0"):
+                Rule(name, **{key: wrong})
+        copied = pickle.loads(pickle.dumps(Rule(name, **{key: 2**64 - 1})))
+        assert copied.hyper_parameters[key] == 2**64 - 1
+
+
+def with_beta1(beta1: float) -> Rule:
+    return Rule("nadam", lr=0.1, beta1=beta1)
+
+
+def test_scalars_go_on_under_a_schedule():
+    """The product of NAdam's momenta is that of the steps that were taken; ``Flat`` keeps it."""
+    assert list(with_beta1(0.5).scalars) == ["mu_product"] and with_beta1(0.5).scalars_after(0) == [1.0]
+    theta, m, v = np.array([0.5, -0.25, 1.0, -2.0]), np.zeros(4), np.zeros(4)
+    twin, without = theta.copy(), theta.copy()
+    flat, scalars = Flat(with_beta1(0.5), twin), np.array([1.0])
+    lost = {name: state.copy() for name, state in flat.states.items()}
+    for t in range(1, 21):
+        rule, grad = with_beta1(0.5 + 0.02 * t), theta * t
+        rule.step(t, without, grad, *lost.values())
+        rule.step(t, theta, grad, m, v, scalars=scalars)
+        flat.rule = rule
+        flat.step(twin, grad)
+        assert theta.tobytes() == twin.tobytes() and scalars.tobytes() == flat.scalars.tobytes()
+    # What the core's `Flat` gives.
+    assert [x.hex() for x in theta] == GOLDEN
+    assert scalars[0].hex() == GOLDEN_PRODUCT
+    assert theta.tobytes() != without.tobytes(), "it makes a difference"
+
+
+def test_scalars_stay_after_an_error():
+    scalars, rule = np.array([0.25]), Rule("nadam")
+    with pytest.raises(ValueError, match="grad has 3 elements"):
+        rule.step(2, ones(), ones(3), ones(), ones(), scalars=scalars)
+    with pytest.raises(ValueError, match="grad_scale` is -1.0"):
+        rule.step(2, ones(), ones(), ones(), ones(), scalars=scalars, grad_scale=-1.0)
+    assert scalars == [0.25]
+
+
+def test_a_flat_that_goes_on_from_elsewhere():
+    rule = Rule("nadam", lr=0.1)
+    whole = Flat(rule, ones(8))
+    theta = ones(8)
+    for _ in range(5):
+        whole.step(theta, theta.copy())
+    twin, part = theta.copy(), Flat(rule, theta)
+    part.t, part.states = whole.t, {name: state.copy() for name, state in whole.states.items()}
+    np.testing.assert_allclose(part.scalars, whole.scalars, rtol=1e-14)
+    part.scalars = whole.scalars.copy()
+    whole.step(theta, theta.copy())
+    part.step(twin, twin.copy())
+    assert theta.tobytes() == twin.tobytes() and part.t == 6
+
+
+@pytest.mark.parametrize("name", ["adamw", "nadam"])
+def test_a_flat_of_any_rule_is_copied_with_its_scalars(name):
+    first = Flat(Rule(name, lr=0.1), ones())
+    first.step(ones(), ones())
+    other = pickle.loads(pickle.dumps(first))
+    assert other.t == 1 and other.scalars.tobytes() == first.scalars.tobytes()
 
 
 def test_an_error_of_a_number_itself_comes_through():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fused_adam
-from common import CASES, Case, Reference, assert_same_bits
+from common import CASES, VARIANTS, Case, Reference, assert_same_bits
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -102,17 +102,20 @@ def test_long_tensors_on_threads(case: Case):
 @given(
     len_=st.integers(0, 3000),
     start=st.integers(0, 7),
-    case=st.sampled_from(CASES),
+    variant=st.sampled_from(VARIANTS),
     dtype=st.sampled_from([np.float32, np.float64, np.float16, "bfloat16"]),
     backend=st.sampled_from(["auto", "wide", "scalar"]),
     special=st.booleans(),
+    decays=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_arrays_of_numpy(len_, start, case, dtype, backend, special, seed):
+def test_arrays_of_numpy(len_, start, variant, dtype, backend, special, decays, seed):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     dtype = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     random = np.random.default_rng(seed)
-    rule = fused_adam.Rule(case.rule, **case.hyper)
+    name, options = variant
+    weight_decay = {"weight_decay": float(random.uniform(0.0, 0.1))}
+    rule = fused_adam.Rule(name, **options, **(weight_decay if decays else {}))
 
     def numbers() -> np.ndarray:
         found = random.standard_normal(start + len_ + 4)

@@ -8,15 +8,16 @@
 mod common;
 mod rules;
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::ptr::{null, null_mut};
 
-use common::{Bits, Guarded, Numbers, Random, difference};
+use common::random_rule::random_rule_from;
+use common::{Bits, Guarded, Numbers, Random, difference, rules as core_rules};
 use fused_adam::{
-    AnyRule, Backend, Copied, Parameter, Rounding, Rule, Schedule, Single, Step, bf16, f16,
+    AnyRule, Backend, Element, Flat, Half, NAdam, Rounding, Rule, Schedule, State, Step, bf16, f16,
 };
 use fused_adam_c::*;
-use rules::{Handle, random_rule};
+use rules::Handle;
 
 /// A buffer's type as the header numbers it.
 trait Numbered: Bits {
@@ -107,7 +108,7 @@ impl Asked {
 
 fn expect_ok(status: FusedAdamStatus) {
     // SAFETY: it is a text that is valid until this thread's next failure.
-    let message = || unsafe { std::ffi::CStr::from_ptr(fused_adam_last_error()) };
+    let message = || unsafe { CStr::from_ptr(fused_adam_last_error()) };
     assert_eq!(status, FusedAdamStatus::Ok, "{:?}", message());
 }
 
@@ -129,14 +130,17 @@ impl<T: Bits, G: Bits, S: Bits> Buffers<T, G, S> {
 }
 
 /// What is wrong with a step of these types, without a copy of theta or with one.
-fn differs<T: Numbered + Parameter<G, S>, G: Numbered, S: Numbered>(
-    random: &mut Random,
-    name: &str,
-) -> Option<String> {
-    let rule = random_rule(name, random);
-    let names = rule.state_names();
+fn differs<T, G, S>(random: &mut Random, name: &str) -> Option<String>
+where
+    T: Numbered,
+    G: Numbered + Element<Float = T::Float>,
+    S: Numbered + Element<Float = T::Float>,
+{
+    let rule = random_rule_from(name, random, 1);
+    let declared = rule.states();
     let asked = Asked::random(random);
-    let Buffers { mut theta, grad, mut states } = Buffers::<T, G, S>::random(random, names.len());
+    let Buffers { mut theta, grad, mut states } =
+        Buffers::<T, G, S>::random(random, declared.len());
     let mut offset = || random.below(16);
     let mut own_theta = Guarded::new(&theta, offset());
     let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, offset())).collect();
@@ -146,7 +150,8 @@ fn differs<T: Numbered + Parameter<G, S>, G: Numbered, S: Numbered>(
     let status =
         by_header(&rule, &asked, own_theta.get_mut(), &grad, &mut own_states, None::<&mut [bf16]>);
     compare(expected, status, || {
-        let state = names.iter().zip(own_states.iter().zip(&states));
+        let names = declared.iter().map(State::name);
+        let state = names.zip(own_states.iter().zip(&states));
         let mut states = state.filter_map(|(name, (own, s))| difference(name, own.get(), s));
         let theta = difference("theta", own_theta.get(), &theta);
         let beside = !own_theta.intact() || own_states.iter().any(|state| !state.intact());
@@ -156,17 +161,16 @@ fn differs<T: Numbered + Parameter<G, S>, G: Numbered, S: Numbered>(
 }
 
 /// The same with a copy of theta in `H`.
-fn copy_differs<G: Numbered, S: Numbered, H: Numbered + Copied<G, S>>(
-    random: &mut Random,
-    name: &str,
-) -> Option<String>
+fn copy_differs<G, S, H>(random: &mut Random, name: &str) -> Option<String>
 where
-    f32: Parameter<G, S>,
+    G: Numbered + Element<Float = f32>,
+    S: Numbered + Element<Float = f32>,
+    H: Numbered + Half,
 {
-    let rule = random_rule(name, random);
-    let names = rule.state_names();
+    let rule = random_rule_from(name, random, 1);
+    let states = rule.states().len();
     let asked = Asked::random(random);
-    let Buffers { mut theta, grad, mut states } = Buffers::<f32, G, S>::random(random, names.len());
+    let Buffers { mut theta, grad, mut states } = Buffers::<f32, G, S>::random(random, states);
     let mut own_theta = theta.clone();
     let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, 3)).collect();
     let mut copy = vec![H::CANARY; theta.len()];
@@ -276,6 +280,8 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
             grad: grad.cast(),
             states,
             state_count: count,
+            scalars: null(),
+            scalar_count: 0,
             copy: copy.map_or(null_mut(), |copy| copy.as_mut_ptr().cast()),
             seed: asked.seed,
             offset: asked.offset,
@@ -295,7 +301,7 @@ fn every_rule(what: &str, differs: fn(&mut Random, &str) -> Option<String>) {
         Some(seed) => (seed, 1),
         None => (0, number("CASES").unwrap_or(12)),
     };
-    for name in AnyRule::NAMES {
+    for name in core_rules::names() {
         for seed in seed..seed + cases {
             if let Some(difference) = differs(&mut Random(seed), name) {
                 panic!("{what}, SEED={seed}: {difference}");
@@ -306,21 +312,15 @@ fn every_rule(what: &str, differs: fn(&mut Random, &str) -> Option<String>) {
 
 fn every_state<T, G>()
 where
-    T: Numbered + Parameter<G, f32> + Parameter<G, bf16> + Parameter<G, f16>,
-    G: Numbered,
+    T: Numbered + Element<Float = f32>,
+    G: Numbered + Element<Float = f32>,
 {
     every_rule("f32 states", differs::<T, G, f32>);
     every_rule("bf16 states", differs::<T, G, bf16>);
     every_rule("f16 states", differs::<T, G, f16>);
 }
 
-fn every_grad<T>()
-where
-    T: Numbered + Single,
-    T: Parameter<f32, f32> + Parameter<f32, bf16> + Parameter<f32, f16>,
-    T: Parameter<bf16, f32> + Parameter<bf16, bf16> + Parameter<bf16, f16>,
-    T: Parameter<f16, f32> + Parameter<f16, bf16> + Parameter<f16, f16>,
-{
+fn every_grad<T: Numbered + Element<Float = f32>>() {
     every_state::<T, f32>();
     every_state::<T, bf16>();
     every_state::<T, f16>();
@@ -360,7 +360,7 @@ fn theta_in_f32_and_a_copy() {
 #[test]
 fn many_tensors_on_many_threads() {
     let random = &mut Random(3);
-    let rule = random_rule("adamw", random);
+    let rule = core_rules::default("adamw");
     let handle = Handle::of(&rule);
     let lens = [0, 1, 17, 400_000, 5, 100_000, 3000];
     let theta: Vec<Vec<f32>> =
@@ -368,7 +368,7 @@ fn many_tensors_on_many_threads() {
     let mut expected = theta.clone();
     for theta in &mut expected {
         let grad = vec![0.25_f32; theta.len()];
-        let mut states = vec![vec![0.0_f32; theta.len()]; rule.state_names().len()];
+        let mut states = vec![vec![0.0_f32; theta.len()]; rule.states().len()];
         let mut states: Vec<&mut [f32]> = states.iter_mut().map(Vec::as_mut_slice).collect();
         let step = Step::new(&rule, 1).backend(Backend::Scalar).schedule(Schedule::Serial);
         step.run(theta, &grad, &mut states).unwrap();
@@ -379,7 +379,7 @@ fn many_tensors_on_many_threads() {
         let mut theta = theta.clone();
         let longest = vec![0.25_f32; 400_000];
         let mut states: Vec<Vec<Vec<f32>>> =
-            lens.iter().map(|&len| vec![vec![0.0; len]; rule.state_names().len()]).collect();
+            lens.iter().map(|&len| vec![vec![0.0; len]; rule.states().len()]).collect();
         let pointers: Vec<Vec<*mut c_void>> = states
             .iter_mut()
             .map(|states| states.iter_mut().map(|state| state.as_mut_ptr().cast()).collect())
@@ -396,6 +396,8 @@ fn many_tensors_on_many_threads() {
                 grad: longest.as_ptr().cast(),
                 states: states.as_ptr(),
                 state_count: states.len(),
+                scalars: null(),
+                scalar_count: 0,
                 copy: null_mut(),
                 seed: 0,
                 offset: 0,
@@ -417,14 +419,89 @@ fn many_tensors_on_many_threads() {
     }
 }
 
+/// The scalars of a rule whose hyper-parameters change in each step go on as the core's do.
+#[test]
+fn scalars_under_a_schedule() {
+    let nadam = NAdam { lr: 0.1, ..NAdam::default() };
+    let handle = Handle::of(&nadam.into());
+    let mut flat = Flat::<_, f64>::new(nadam, 4).unwrap();
+    let theta = [0.5, -0.25, 1.0, -2.0];
+    let (mut own, mut expected) = (theta, theta);
+    let mut states = [[0.0_f64; 4]; 2];
+    // SAFETY: each pointer is what the header asks for, and to as many elements as are said.
+    unsafe {
+        assert_eq!(fused_adam_rule_scalar_count(handle.get()), 1);
+        assert_eq!(CStr::from_ptr(fused_adam_rule_scalar_name(handle.get(), 0)), c"mu_product");
+        assert!(fused_adam_rule_scalar_name(handle.get(), 1).is_null());
+        let mut scalars = [fused_adam_rule_scalar_after(handle.get(), 0, 0)];
+        assert_eq!(scalars, [1.0]);
+        for t in 1..=20 {
+            let grad = expected.map(|x| x * t as f64);
+            let beta1 = 0.5 + 0.02 * t as f64;
+            flat.rule_mut().beta1 = beta1;
+            flat.step(&mut expected, &grad).unwrap();
+
+            expect_ok(fused_adam_rule_set(handle.get().cast_mut(), c"beta1".as_ptr(), beta1));
+            let to_scalars = scalars.as_mut_ptr();
+            expect_ok(fused_adam_rule_advance_scalars(handle.get(), t, to_scalars, 1));
+            let states = states.each_mut().map(|state| state.as_mut_ptr().cast());
+            let of = FusedAdamType::F64 as i32;
+            let lent = FusedAdamLent {
+                rule: 0,
+                t,
+                len: 4,
+                theta: own.as_mut_ptr().cast(),
+                grad: grad.as_ptr().cast(),
+                states: states.as_ptr(),
+                state_count: 2,
+                scalars: scalars.as_ptr(),
+                scalar_count: 1,
+                copy: null_mut(),
+                seed: 0,
+                offset: 0,
+                theta_type: of,
+                grad_type: of,
+                state_type: of,
+                copy_type: 0,
+            };
+            let rules = [handle.get()];
+            let (lent, no_report) = (&raw const lent, null_mut());
+            expect_ok(fused_adam_step_all(rules.as_ptr(), 1, lent, 1, null(), no_report));
+            assert_eq!(own.map(f64::to_bits), expected.map(f64::to_bits), "step {t}");
+            assert_eq!(scalars, flat.scalars(), "step {t}");
+        }
+        // What they would be with the last momentum in all steps is something else.
+        assert_ne!(scalars[0], fused_adam_rule_scalar_after(handle.get(), 0, 20));
+    }
+    let constant = NAdam::default().scalar_after(0, 7);
+    let handle = Handle::of(&NAdam::default().into());
+    // SAFETY: the handle is one of a rule.
+    unsafe {
+        assert_eq!(fused_adam_rule_scalar_after(handle.get(), 0, 7), constant);
+        assert_eq!(fused_adam_rule_scalar_after(handle.get(), 1, 7), 0.0);
+    }
+}
+
+/// The names that a program can list are those of all rules.
+#[test]
+fn rules_are_listed() {
+    let listed: Vec<&str> = (0_usize..)
+        .map(|i| fused_adam_rule_name_at(i))
+        .take_while(|name| !name.is_null())
+        // SAFETY: it is a text that is valid for ever.
+        .map(|name| unsafe { CStr::from_ptr(name) }.to_str().unwrap())
+        .collect();
+    assert_eq!(listed, AnyRule::NAMES);
+    assert!(fused_adam_rule_name_at(usize::MAX).is_null());
+}
+
 /// Three steps of each rule with its defaults on four numbers, by the reference, as a line for C.
 fn table_line(name: &str) -> String {
     fn bits<E: Bits>(rule: &AnyRule) -> Vec<u64> {
         let of = |numbers: [f64; 4]| numbers.map(E::from_f64);
         let mut theta = of([0.5, -0.25, 1.0, -2.0]);
-        let names = rule.state_names();
         let mut states: Vec<[E; 4]> =
-            (0..names.len()).map(|i| of([rule.initial_state(i); 4])).collect();
+            (0..rule.states().len()).map(|i| of([rule.initial_state(i); 4])).collect();
         for t in 1..=3 {
             let grad = of([0.125, -1.5, 0.0, 3.0].map(|g| g * t as f64));
             let mut states: Vec<&mut [E]> = states.iter_mut().map(|s| &mut s[..]).collect();
@@ -447,14 +524,20 @@ fn table_line(name: &str) -> String {
     )
 }
 
-/// The C program's table is what the reference gives. It would only change with the core's bits, and is
-/// then made again by `UPDATE_TABLE=1 cargo test -p fused-adam-c --test bits table`.
+/// The C program's table is what the reference gave when the table was made, perhaps on another
+/// machine: it would only change with the core's bits. It need not have every rule. It is made
+/// again, with all of them, by `UPDATE_TABLE=1 cargo test -p fused-adam-c --test bits table`.
 #[test]
 fn the_table_of_the_c_program() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/bits_table.inc");
-    let table: String = AnyRule::NAMES.into_iter().map(table_line).collect();
+    let lines: Vec<String> = core_rules::names().map(table_line).collect();
     if std::env::var_os("UPDATE_TABLE").is_some() {
-        std::fs::write(path, &table).unwrap();
+        std::fs::write(path, lines.concat()).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(path).unwrap(), table);
+    let mut rest = &*std::fs::read_to_string(path).unwrap();
+    assert!(!rest.is_empty());
+    while !rest.is_empty() {
+        let line = lines.iter().find(|line| rest.starts_with(&***line));
+        rest = &rest[line.unwrap_or_else(|| panic!("no rule has the bits of {rest}")).len()..];
+    }
 }

@@ -1,5 +1,6 @@
 /* Three steps of each rule with its defaults, in each element type and on each backend that this CPU
- * has, give known bits. */
+ * has: those of the table give known bits, and those that are named as arguments give the bits of the
+ * scalar backend. */
 
 #include "check.h"
 
@@ -27,32 +28,38 @@ static const uint16_t grad_f16[3][4] = {
 
 enum { MOST_STATES = 4 };
 
-static void check_line(const struct line *line, const FusedAdamOptions *options) {
+/* Where the three steps arrive. */
+static struct line steps(const char *name, const FusedAdamOptions *options) {
   FusedAdamRule *rule = NULL;
-  OK(fused_adam_rule_new(line->rule, &rule));
+  OK(fused_adam_rule_new(name, &rule));
   size_t count = fused_adam_rule_state_count(rule);
   CHECK(count <= MOST_STATES);
 
-  float theta32[4], states32[MOST_STATES][4];
-  double theta64[4], states64[MOST_STATES][4];
-  uint16_t theta_b[4], states_b[MOST_STATES][4], theta_h[4], states_h[MOST_STATES][4];
+  struct line got = {.rule = name};
+  double states64[MOST_STATES][4];
+  float states32[MOST_STATES][4];
+  uint16_t states_b[MOST_STATES][4], states_h[MOST_STATES][4];
   float *in32[MOST_STATES];
-  double *in64[MOST_STATES];
+  double *in64[MOST_STATES], theta64[4];
   uint16_t *in_b[MOST_STATES], *in_h[MOST_STATES];
   for (size_t s = 0; s < count; s++) {
-    /* All rules begin with zeros by default, and zero has the same bits in every type: none. */
-    CHECK(fused_adam_rule_initial_state(rule, s) == 0.0);
     CHECK(fused_adam_rule_state_name(rule, s) != NULL);
-    memset(in32[s] = states32[s], 0, sizeof states32[s]);
-    memset(in64[s] = states64[s], 0, sizeof states64[s]);
-    memset(in_b[s] = states_b[s], 0, sizeof states_b[s]);
-    memset(in_h[s] = states_h[s], 0, sizeof states_h[s]);
+    for (int i = 0; i < 4; i++) {
+      states32[s][i] = (float)(states64[s][i] = fused_adam_rule_initial_state(rule, s));
+      /* In 16 bits zero, which has the same bits in every type: none. */
+      states_b[s][i] = states_h[s][i] = 0;
+    }
+    in32[s] = states32[s];
+    in64[s] = states64[s];
+    in_b[s] = states_b[s];
+    in_h[s] = states_h[s];
   }
   CHECK(fused_adam_rule_state_name(rule, count) == NULL);
+  float theta32[4];
   for (int i = 0; i < 4; i++) {
     theta32[i] = (float)(theta64[i] = theta_f64[i]);
-    theta_b[i] = theta_bf16[i];
-    theta_h[i] = theta_f16[i];
+    got.bf16[i] = theta_bf16[i];
+    got.f16[i] = theta_f16[i];
   }
   for (uint64_t t = 1; t <= 3; t++) {
     float grad32[4];
@@ -62,20 +69,30 @@ static void check_line(const struct line *line, const FusedAdamOptions *options)
     }
     OK(fused_adam_step_f32(rule, t, 4, theta32, grad32, in32, count, options, NULL));
     OK(fused_adam_step_f64(rule, t, 4, theta64, grad64, in64, count, options, NULL));
-    OK(fused_adam_step_bf16(rule, t, 4, theta_b, grad_bf16[t - 1], in_b, count, options, NULL));
-    OK(fused_adam_step_f16(rule, t, 4, theta_h, grad_f16[t - 1], in_h, count, options, NULL));
+    OK(fused_adam_step_bf16(rule, t, 4, got.bf16, grad_bf16[t - 1], in_b, count, options, NULL));
+    OK(fused_adam_step_f16(rule, t, 4, got.f16, grad_f16[t - 1], in_h, count, options, NULL));
   }
-  CHECK(memcmp(theta32, line->f32, sizeof theta32) == 0);
-  CHECK(memcmp(theta64, line->f64, sizeof theta64) == 0);
-  CHECK(memcmp(theta_b, line->bf16, sizeof theta_b) == 0);
-  CHECK(memcmp(theta_h, line->f16, sizeof theta_h) == 0);
+  memcpy(got.f32, theta32, sizeof theta32);
+  memcpy(got.f64, theta64, sizeof theta64);
   fused_adam_rule_free(rule);
+  return got;
 }
 
-int main(void) {
+static void check_same(const struct line *got, const struct line *expected) {
+  CHECK(memcmp(got->f32, expected->f32, sizeof got->f32) == 0);
+  CHECK(memcmp(got->f64, expected->f64, sizeof got->f64) == 0);
+  CHECK(memcmp(got->bf16, expected->bf16, sizeof got->bf16) == 0);
+  CHECK(memcmp(got->f16, expected->f16, sizeof got->f16) == 0);
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc > 1);
   static const char *const backends[] = {"auto", "scalar", "wide", "native", "avx2", "avx512", "neon"};
   CHECK(fused_adam_version_number() == 1000000u * FUSED_ADAM_VERSION_MAJOR +
                                            1000u * FUSED_ADAM_VERSION_MINOR + FUSED_ADAM_VERSION_PATCH);
+  FusedAdamOptions *scalar = NULL;
+  OK(fused_adam_options_new(&scalar));
+  OK(fused_adam_options_set_backend(scalar, "scalar"));
   for (size_t b = 0; b < sizeof backends / sizeof *backends; b++) {
     const char *resolved = fused_adam_backend_resolved(backends[b]);
     if (resolved == NULL) {
@@ -86,10 +103,19 @@ int main(void) {
     OK(fused_adam_options_new(&options));
     OK(fused_adam_options_set_backend(options, backends[b]));
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-      check_line(&table[i], options);
+      struct line got = steps(table[i].rule, options);
+      check_same(&got, &table[i]);
+    }
+    for (int i = 1; i < argc; i++) {
+      struct line got = steps(argv[i], options), expected = steps(argv[i], scalar);
+      check_same(&got, &expected);
+      /* They go somewhere. */
+      CHECK(memcmp(got.f64, theta_f64, sizeof got.f64) != 0);
     }
     fused_adam_options_free(options);
-    printf("%s (%s): %zu rules have their bits\n", backends[b], resolved, sizeof table / sizeof *table);
+    printf("%s (%s): %d rules have their bits, of which %zu are known\n", backends[b], resolved,
+           argc - 1, sizeof table / sizeof *table);
   }
+  fused_adam_options_free(scalar);
   return 0;
 }

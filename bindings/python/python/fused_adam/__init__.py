@@ -1,6 +1,7 @@
 """Optimizer steps of the Adam family in one fused pass, in place, with the same bits everywhere.
 
-``Rule`` takes steps on arrays whose states you keep; ``Flat`` keeps them for you. Arrays are NumPy's, or
+``Rule`` takes steps on arrays whose states you keep; ``Flat`` keeps them for you. ``RULES`` has the
+names of all rules. Arrays are NumPy's, or
 whatever offers DLPack or the buffer protocol on the CPU. ``fused_adam.torch`` has torch's optimizers.
 
 >>> import numpy as np
@@ -17,16 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from ._native import Rule, __version__, get_num_threads, set_num_threads
+from ._native import RULES, Rule, __version__, get_num_threads, set_num_threads
 
-__all__ = ["Flat", "Rule", "__version__", "get_num_threads", "set_num_threads"]
+__all__ = ["RULES", "Flat", "Rule", "__version__", "get_num_threads", "set_num_threads"]
 
 
 class Flat:
     """A rule with the states of one array, and the number of steps taken.
 
     ``like`` is an array of the shape and type of the parameter. The states are NumPy arrays of that
-    shape, in the attribute ``states`` by name, of ``dtype`` (default: the parameter's).
+    shape, in the attribute ``states`` by name, of ``dtype`` (default: the parameter's). ``rule`` may be
+    changed between steps, for another ``lr``, say.
+
+    ``scalars`` is an array of the numbers that ``rule.scalars`` names, after the steps taken: NAdam's
+    product of all momenta is one. To go on from elsewhere set ``t``, which sets them to what they are
+    if all steps were taken with this rule; then, if they were not, ``scalars``.
     """
 
     def __init__(self, rule: Rule, like: Any, dtype: Any = None) -> None:
@@ -38,7 +44,18 @@ class Flat:
             for name, initial in zip(rule.states, rule.initial)
         }
 
+    @property
+    def t(self) -> int:
+        """The number of steps taken."""
+        return self._t
+
+    @t.setter
+    def t(self, t: int) -> None:
+        self._t = t
+        self.scalars = np.array(self.rule.scalars_after(t), np.float64)
+
     def step(self, theta: Any, grad: Any, **options: Any) -> None:
         """Take the next step in place. ``options`` are those of ``Rule.step``."""
-        self.rule.step(self.t + 1, theta, grad, *self.states.values(), **options)
-        self.t += 1
+        states = self.states.values()
+        self.rule.step(self.t + 1, theta, grad, *states, scalars=self.scalars, **options)
+        self._t += 1

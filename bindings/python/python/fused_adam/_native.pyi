@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 __all__ = [
+    "RULES",
     "Rule",
     "__version__",
     "get_num_threads",
@@ -10,6 +11,7 @@ __all__ = [
     "use_torch_threads",
 ]
 
+RULES: tuple[str, ...]
 __version__: str
 
 @final
@@ -25,6 +27,9 @@ class Rule:
     @property
     def initial(self) -> Sequence[float]: ...
     @property
+    def scalars(self) -> Sequence[str]: ...
+    def scalars_after(self, t: int) -> list[float]: ...
+    @property
     def hyper_parameters(self) -> dict[str, Any]: ...
     def step(
         self,
@@ -32,6 +37,7 @@ class Rule:
         theta: Any,
         grad: Any,
         *states: Any,
+        scalars: Any = None,
         grad_scale: float = 1.0,
         clip_value: float | None = None,
         seed: int | None = None,

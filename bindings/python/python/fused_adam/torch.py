@@ -156,23 +156,40 @@ class AdamW(Adam, _torch.AdamW):
 
 
 class NAdam(_Fused, _torch.NAdam):
-    """``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016)."""
+    """``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016).
+
+    The product of all momenta, ``mu_product``, is ``float64`` here, where torch rounds it to ``float32``.
+    """
 
     _kind = "nadam"
 
     def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         super()._init_state(param, group, state)
         if "mu_product" not in state:
-            state["mu_product"] = torch.tensor(1.0, dtype=_scalar_dtype(), device="cpu")
+            state["mu_product"] = torch.tensor(1.0, dtype=torch.float64, device="cpu")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load torch's ``state_dict``, or this class's."""
-        super().load_state_dict(state_dict)
-        for state in self.state.values():
-            # Of entries of others' too, which are kept.
-            if isinstance(state, dict) and "mu_product" in state:
-                # torch makes it of the parameter's type.
-                state["mu_product"] = torch.as_tensor(state["mu_product"]).to(_scalar_dtype())
+        loaded = state_dict
+
+        def look(_: Any, changed: dict[str, Any]) -> None:
+            nonlocal loaded
+            loaded = changed
+
+        # The last hook sees what the others have made of it.
+        hook = self.register_load_state_dict_pre_hook(look)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        numbers = (number for group in loaded["param_groups"] for number in group["params"])
+        params = (param for group in self.param_groups for param in group["params"])
+        for number, param in zip(numbers, params):
+            product = loaded["state"].get(number, {}).get("mu_product")
+            if product is not None and param in self.state:
+                # torch has made it of the parameter's type, which may have fewer digits.
+                product = torch.as_tensor(product, dtype=torch.float64, device="cpu")
+                self.state[param]["mu_product"] = product.clone()
 
 
 class RAdam(_Fused, _torch.RAdam):

@@ -16,6 +16,8 @@ pub struct Slot {
     pub theta: View,
     pub grad: View,
     pub states: [Option<View>; 3],
+    /// The rule's scalars after the step, unless they follow from `t`.
+    pub scalars: Option<Vec<f64>>,
     /// Which element of a whole its first one is.
     pub offset: u64,
 }
@@ -89,7 +91,7 @@ pub unsafe fn with_slices<T>(
 impl Slot {
     /// The first step of the first rule, without states.
     pub fn of(theta: View, grad: View) -> Self {
-        Slot { rule: 0, t: 1, theta, grad, states: [None; 3], offset: 0 }
+        Slot { rule: 0, t: 1, theta, grad, states: [None; 3], scalars: None, offset: 0 }
     }
 
     /// # Safety
@@ -128,6 +130,9 @@ impl Slot {
                     Kind::Bf16 => lent.state(state.slice_mut::<bf16>()),
                     Kind::F16 => lent.state(state.slice_mut::<f16>()),
                 };
+            }
+            if let Some(scalars) = &self.scalars {
+                lent = lent.scalars(scalars);
             }
             lent.offset(self.offset)
         }

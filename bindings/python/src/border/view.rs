@@ -137,6 +137,28 @@ impl View {
         }
     }
 
+    /// The numbers in a view of `f64` that lie one after the other.
+    pub fn doubles(&self) -> Option<Vec<f64>> {
+        if self.kind != Kind::F64 || !self.is_row_major() {
+            return None;
+        }
+        let all = (0..self.len).map(|i| {
+            // SAFETY: there are `len` elements of this type, aligned as all views are, whose owner is
+            // kept.
+            unsafe { *self.data.cast::<f64>().add(i) }
+        });
+        Some(all.collect())
+    }
+
+    /// Changes the numbers in a view that has given as many. Python's lock is held, as for reading
+    /// them.
+    pub fn set_doubles(&self, numbers: &[f64]) {
+        for (i, &x) in numbers.iter().enumerate().take(self.len) {
+            // SAFETY: `doubles` has found `len` elements of this type.
+            unsafe { *self.data.cast::<f64>().add(i) = x };
+        }
+    }
+
     pub(super) fn new(
         data: *mut u8,
         kind: Kind,
