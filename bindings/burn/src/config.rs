@@ -71,7 +71,7 @@ impl FusedConfig {
     pub fn build(&self) -> Result<Fused, Error> {
         // The step size that the steps will have is not known yet.
         let mut rule = self.rule;
-        *rule.lr_mut() = 0.0;
+        rule.set_lr(0.0);
         rule.check()?;
         Ok(Fused::of(rule, self.f32_states))
     }

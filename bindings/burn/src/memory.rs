@@ -4,7 +4,7 @@ use burn_core::backend::tensor::FloatTensor;
 use burn_core::backend::{Element as BurnElement, Flex};
 use burn_core::tensor::{DType, Shape, Tensor};
 use fused_adam::bytemuck::Pod;
-use fused_adam::{Element, Lent, bf16, f16};
+use fused_adam::{Element, Lent, Real, bf16, f16};
 
 use crate::StepError;
 
@@ -48,10 +48,12 @@ pub fn filled(shape: Shape, dtype: DType, value: f64) -> FlexTensor {
     }
 }
 
-/// θ, a gradient and states, all from [`take_out`] or [`filled`], as they go into step number `t` of the
-/// only rule. What something else holds too is copied before it is lent to be written.
+/// θ, a gradient and states, all from [`take_out`] or [`filled`], as they go into step number `t` of
+/// the only rule, and the scalars after it. What something else holds too is copied before it is
+/// lent to be written.
 pub fn lend<'a>(
     t: u64,
+    scalars: &[f64],
     theta: &'a mut FlexTensor,
     grad: &'a FlexTensor,
     states: &'a mut [(&'static str, FlexTensor)],
@@ -63,7 +65,7 @@ pub fn lend<'a>(
         DType::F16 => with_grad(t, writable::<f16>(theta, copied), grad),
         _ => with_grad(t, writable::<f32>(theta, copied), grad),
     };
-    states.iter_mut().fold(lent, |lent, (_, state)| match state.dtype() {
+    states.iter_mut().fold(lent.scalars(scalars), |lent, (_, state)| match state.dtype() {
         DType::F64 => lent.state(writable::<f64>(state, copied)),
         DType::BF16 => lent.state(writable::<bf16>(state, copied)),
         DType::F16 => lent.state(writable::<f16>(state, copied)),

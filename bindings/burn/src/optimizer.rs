@@ -79,33 +79,39 @@ impl Fused {
         state: Option<FusedState<D>>,
     ) -> Result<(Tensor<D>, FusedState<D>), StepError> {
         let mut rule = self.rule;
-        *rule.lr_mut() = lr;
+        rule.set_lr(lr);
         rule.check()?;
         let mut copied = 0;
         let mut theta = take_out("theta", theta, &mut copied)?;
         let grad = take_out("grad", grad, &mut copied)?;
         check_shape("grad", &grad, &theta)?;
-        let (t, mut states) = match state {
+        let (t, mut states, mut scalars) = match state {
             Some(state) => {
                 let t = state.t().checked_add(1).ok_or(Error::StepNumber {
                     t: state.t(),
                     expected: "less than u64::MAX for another step to follow",
                 })?;
+                let scalars = state.scalars_of(&rule)?;
                 let mut states = Vec::new();
                 for (name, state) in state.into_states_of(&rule)? {
                     let state = take_out(name, state, &mut copied)?;
                     check_shape(name, &state, &theta)?;
                     states.push((name, state));
                 }
-                (t, states)
+                (t, states, scalars)
             }
-            None => (1, self.first_states(&rule, &theta)),
+            None => {
+                let scalars = (0..rule.scalars().len()).map(|i| rule.scalar_after(i, 0)).collect();
+                (1, self.first_states(&rule, &theta), scalars)
+            }
         };
-        let lent = lend(t, &mut theta, &grad, &mut states, &mut copied);
+        rule.advance_scalars(t, &mut scalars);
+        let lent = lend(t, &scalars, &mut theta, &grad, &mut states, &mut copied);
         step_all(&[rule], &self.options, [lent])?;
         self.copied.fetch_add(copied, Ordering::Relaxed);
         let states = states.into_iter().map(|(name, state)| (name, put_back(state)));
-        Ok((put_back(theta), FusedState::new(t, states.collect())))
+        let scalars = rule.scalars().iter().copied().zip(scalars);
+        Ok((put_back(theta), FusedState::new(t, states, scalars)))
     }
 
     /// The states before the first step.
@@ -114,10 +120,9 @@ impl Fused {
             DType::BF16 | DType::F16 if self.f32_states => DType::F32,
             dtype => dtype,
         };
-        let names = rule.state_names().iter().enumerate();
-        names
-            .map(|(i, &name)| (name, filled(theta.shape(), dtype, rule.initial_state(i))))
-            .collect()
+        let filled = |i| filled(theta.shape(), dtype, rule.initial_state(i));
+        let states = rule.states().iter().enumerate();
+        states.map(|(i, state)| (state.name(), filled(i))).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::tensor::Device;
 use common::{Rng, bytes, rules, tensor};
-use fused_adam::{AdamW, AnyRule, Element, Rule, Sgd, bf16, f16};
+use fused_adam::{AdamW, AnyRule, Element, Flat, NAdam, Rule, Sgd, bf16, bytemuck, f16};
 use fused_adam_burn::{Fused, FusedConfig};
 use training::{Digits, Network, train};
 
@@ -80,11 +80,16 @@ fn check<T: Element + BurnElement>(rule: AnyRule, f32_states: bool, seed: u64) {
         (bytes(&model.val()), optim.to_record())
     };
     let (unstopped, record) = run(None);
-    assert_eq!(record.len(), rule.state_names().len());
+    // The states, and their names.
+    let tensors = match rule.states().len() {
+        0 => 0,
+        states => states + 1,
+    };
+    assert_eq!(record.len(), tensors);
     for t in 1..4 {
         let (resumed, record) = run(Some(t));
         assert!(resumed == unstopped, "{rule:?} saved after step {t}");
-        assert_eq!(record.len(), rule.state_names().len());
+        assert_eq!(record.len(), tensors);
     }
 }
 
@@ -95,6 +100,42 @@ fn every_rule_and_type_goes_on_to_the_bit() {
         check::<f64>(rule, false, seed);
         check::<bf16>(rule, false, seed);
         check::<f16>(rule, true, seed);
+    }
+}
+
+/// The product of NAdam's momenta follows a schedule of β1: with states that are handed on, and with
+/// a file between the steps. In f64, for each bit of the product to show.
+#[test]
+fn scalars_are_kept_between_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("optim.bpk");
+    let (device, inner) = (Device::flex().autodiff(), Device::flex());
+    let mut rng = Rng(5);
+    let mut flat = rng.numbers::<f64>(11);
+    let mut reference = Flat::new(NAdam::default(), flat.len()).unwrap();
+    let (mut theta, mut state) = (tensor(flat.clone(), [11], &inner), None);
+    let mut model = burn::module::Param::from_tensor(tensor(flat.clone(), [11], &device));
+    ModuleOptimizer::from(fused(NAdam::default())).save(&file).unwrap();
+    for (step, beta1) in [0.9, 0.5, 0.99, 0.3, 0.95, 0.7].into_iter().enumerate() {
+        let grad = rng.numbers::<f64>(11);
+        let rule = NAdam { beta1, ..NAdam::default() };
+        *reference.rule_mut() = rule;
+        reference.step(&mut flat, &grad).unwrap();
+        let expected: &[u8] = bytemuck::cast_slice(&flat);
+
+        let grad_of = |device| tensor(grad.clone(), [11], device);
+        let (next, kept) = fused(rule).try_step(rule.lr, theta, grad_of(&inner), state).unwrap();
+        assert!(bytes(&next) == expected, "step {step}");
+        assert_eq!(kept.scalar("mu_product"), reference.scalars().first().copied());
+        assert_eq!(kept.scalar("m"), None);
+        (theta, state) = (next, Some(kept));
+
+        let mut optim = ModuleOptimizer::from(fused(rule)).load(&file).unwrap();
+        let mut grads = burn::optim::GradientsParams::new();
+        grads.register(model.id, grad_of(&inner));
+        model = optim.step(rule.lr, model, grads);
+        assert!(bytes(&model.val()) == expected, "step {step}, loaded");
+        optim.save(&file).unwrap();
     }
 }
 
@@ -136,6 +177,12 @@ fn a_record_without_a_state_is_refused() {
 #[should_panic(expected = "2 states were given, expected the 1 states [\"m\"]")]
 fn a_record_with_other_states_is_refused() {
     step_after_loading(AdamW::default(), Sgd { momentum: 0.9, ..Sgd::default() });
+}
+
+#[test]
+#[should_panic(expected = "1 scalars were given, expected the 0 scalars []")]
+fn a_record_with_other_scalars_is_refused() {
+    step_after_loading(NAdam::default(), AdamW::default());
 }
 
 /// burn starts anew where a record has no number of steps, as it does for its own optimizers.

@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use burn::backend::Element as BurnElement;
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use common::{Rng, bytes, rules, tensor};
-use fused_adam::{AnyRule, Backend, Element, Parameter, Rule, Schedule, Step, bf16, bytemuck, f16};
+use fused_adam::{AnyRule, Backend, Element, Rule, Schedule, Step, bf16, bytemuck, f16};
 use fused_adam_burn::FusedConfig;
 use proptest::prelude::*;
 
@@ -26,9 +28,9 @@ struct Plain<T, S> {
     states: Vec<Vec<S>>,
 }
 
-impl<T: Element + Parameter<T, S>, S: Element> Plain<T, S> {
+impl<T: Element, S: Element<Float = T::Float>> Plain<T, S> {
     fn new(rule: &AnyRule, theta: Vec<T>) -> Self {
-        let states = (0..rule.state_names().len())
+        let states = (0..rule.states().len())
             .map(|i| vec![S::from_f64(rule.initial_state(i)); theta.len()])
             .collect();
         Plain { theta, states }
@@ -47,8 +49,8 @@ impl<T: Element + Parameter<T, S>, S: Element> Plain<T, S> {
 /// Both ways beside each other, with parameters of `T` and states of `S`.
 fn check<T, S>(rule: AnyRule, f32_states: bool, lens: [usize; 3], steps: u64, seed: u64)
 where
-    T: Element + Parameter<T, S> + BurnElement,
-    S: Element,
+    T: Element + BurnElement,
+    S: Element<Float = T::Float>,
 {
     let device = Device::flex().autodiff();
     let mut rng = Rng(seed);
@@ -68,7 +70,7 @@ where
     for t in 1..=steps {
         // As a scheduler would.
         let mut now = rule;
-        *now.lr_mut() = rule.lr() / t as f64;
+        now.set_lr(rule.lr() / t as f64);
         let grads = sizes.map(|len| rng.numbers::<T>(len));
         for (plain, grad) in plain.iter_mut().zip(&grads) {
             plain.step(&now, t, grad);
@@ -102,7 +104,8 @@ where
     }
     let state = state.unwrap();
     assert_eq!(state.t(), steps);
-    for (name, expected) in rule.state_names().iter().zip(&plain.states) {
+    for (state_of, expected) in rule.states().iter().zip(&plain.states) {
+        let name = state_of.name();
         let expected: &[u8] = bytemuck::cast_slice(expected);
         assert!(bytes(state.get(name).unwrap()) == expected, "{name} of {rule:?}");
     }
@@ -133,10 +136,12 @@ proptest! {
     }
 }
 
-/// Long enough to be stepped on several threads.
+/// Long enough to be stepped on several threads: a rule with each number of states.
 #[test]
 fn long_parameters() {
-    for rule in rules().into_iter().take(4) {
+    let by_states: BTreeMap<usize, AnyRule> =
+        rules().into_iter().map(|rule| (rule.state_names().len(), rule)).collect();
+    for rule in by_states.into_values() {
         check::<f32, f32>(rule, false, [600_001, 100_003, 17], 2, 7);
     }
 }

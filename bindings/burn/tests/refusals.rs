@@ -8,7 +8,7 @@ use burn::module::Param;
 use burn::optim::{GradientsParams, ModuleOptimizer, Optimizer};
 use burn::tensor::{Device, Tensor};
 use common::{bytes, tensor};
-use fused_adam::{Adam, AdamW, Backend, Error, Lion, Sgd};
+use fused_adam::{Adam, AdamW, Backend, Error, Lion, NAdam, Rule, Sgd};
 use fused_adam_burn::{Fused, FusedConfig, StepError};
 
 fn fused() -> Fused {
@@ -102,6 +102,11 @@ fn states_of_another_rule() {
     refused(
         amsgrad.try_step(0.1, ones(3), ones(3), Some(state.clone())),
         "state `v_max` is missing, expected the 3 states [\"m\", \"v\", \"v_max\"]",
+    );
+    let nadam = FusedConfig::new(NAdam::default()).build().unwrap();
+    refused(
+        nadam.try_step(0.1, ones(3), ones(3), Some(state.clone())),
+        "0 scalars were given, expected the 1 scalars [\"mu_product\"]",
     );
     let sgd = FusedConfig::new(Sgd::default()).build().unwrap();
     refused(

@@ -142,7 +142,7 @@ impl Variables {
 
 /// A variable's elements in a file.
 fn read<E: Element>(file: &mut CheckpointReader, of: &Variable) -> Result<Vec<E>, Error> {
-    let mut theta = vec![Element::from_f64(0.0); of.var.elem_count()];
+    let mut theta = vec![E::from_f64(0.0); of.var.elem_count()];
     file.read(&of.name, &mut theta)?;
     Ok(theta)
 }

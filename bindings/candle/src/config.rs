@@ -2,9 +2,7 @@
 //! optimizer takes.
 
 use candle_nn::ParamsAdamW;
-use fused_adam::{
-    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Lion, NAdam, RAdam, RmsProp, Sgd,
-};
+use fused_adam::{Adam, AdamW, AnyRule};
 
 /// The `Config` of an [`Optimizer`](crate::Optimizer): something that says a rule with its
 /// hyper-parameters.
@@ -18,20 +16,26 @@ pub trait Config: Sized {
 
 /// For what has a conversion. (A blanket implementation would overlap with that for
 /// [`ParamsAdamW`], as far as the compiler may assume.)
-macro_rules! rules {
-    ($($rule:ty),* $(,)?) => {$(
-        impl Config for $rule {
+macro_rules! config {
+    ($type:ty) => {
+        impl Config for $type {
             fn into_rule(self) -> AnyRule {
                 self.into()
             }
         }
-    )*};
+    };
 }
 
-rules! {
-    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Lion, NAdam, ParamsAdam, RAdam,
-    RmsProp, Sgd,
+/// For the table of rules.
+macro_rules! configs {
+    ($($name:ident: $Rule:ident),* $(,)?) => {
+        $(config!(fused_adam::$Rule);)*
+    };
 }
+
+fused_adam::for_each_rule!(configs);
+config!(AnyRule);
+config!(ParamsAdam);
 
 impl Config for ParamsAdamW {
     fn into_rule(self) -> AnyRule {

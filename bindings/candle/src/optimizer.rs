@@ -89,8 +89,8 @@ impl<C: Config> Optimizer<C> {
         Self::with_names(vars, config)
     }
 
-    /// Has the next steps follow this rule. Its states must be those of the rule before, or the next
-    /// step is refused.
+    /// Has the next steps follow this rule. Its states and scalars must be those of the rule before,
+    /// or the next step is refused.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl<C: Config> candle_nn::Optimizer for Optimizer<C> {
 
     /// It is checked on the next step.
     fn set_learning_rate(&mut self, lr: f64) {
-        *self.rule_mut().lr_mut() = lr;
+        self.rule_mut().set_lr(lr);
     }
 }
 

@@ -83,7 +83,7 @@ impl Arrays {
         *t += 1;
         let [theta, m, v] = [theta, m, v].map(|array| array.as_slice_mut().expect("it is one"));
         let grad = grad.as_slice().expect("it is one");
-        AdamW::default().step(*t, theta, grad, m, v).expect("all is as it should be");
+        AdamW::default().step(*t, theta, grad, [m, v]).expect("all is as it should be");
     }
 
     /// Counts, and says by what the means are divided.

@@ -38,9 +38,9 @@ pub enum Error {
         /// The number of the array in the list.
         array: usize,
         /// The names of what is kept.
-        kept: &'static [&'static str],
+        kept: Vec<&'static str>,
         /// The names of what the rule keeps.
-        expected: &'static [&'static str],
+        expected: Vec<&'static str>,
     },
 
     /// What the core found: a hyper-parameter, the step number, the number of states, the backend

@@ -1,7 +1,7 @@
 //! A step of arrays whose states the caller keeps: each becomes slices in one order, and all of them
 //! go through one step of the core.
 
-use fused_adam::{Element, NamedRule, Parameter, Report, Rounding, Schedule, StepOptions};
+use fused_adam::{Element, Report, Rounding, Rule, Schedule, State, StepOptions};
 use ndarray::{ArrayRef, ArrayViewD, ArrayViewMutD, Dimension, IxDyn};
 
 use crate::Error;
@@ -19,6 +19,7 @@ pub struct Lent<'a, T, G, S> {
     theta: ArrayViewMutD<'a, T>,
     grad: ArrayViewD<'a, G>,
     states: Vec<ArrayViewMutD<'a, S>>,
+    scalars: Option<Vec<f64>>,
 }
 
 impl<'a, T, G, S> Lent<'a, T, G, S> {
@@ -38,14 +39,22 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
         theta: ArrayViewMutD<'a, T>,
         grad: ArrayViewD<'a, G>,
     ) -> Self {
-        Lent { rule, t, seed: 0, offset: 0, theta, grad, states: Vec::new() }
+        Lent { rule, t, seed: 0, offset: 0, theta, grad, states: Vec::new(), scalars: None }
     }
 
-    /// The next of the states that [`Rule::state_names`](fused_adam::Rule::state_names) names, of
-    /// the shape of θ; four at the most.
+    /// The next of the states that [`Rule::states`] names, of the shape of θ.
     #[must_use]
     pub fn state<D: Dimension>(mut self, state: &'a mut ArrayRef<S, D>) -> Self {
         self.states.push(state.view_mut().into_dyn());
+        self
+    }
+
+    /// The scalars that the rule keeps, as they are after this step: [`Rule::advance_scalars`]
+    /// makes them of those before it. Default: what they are after `t` steps with these
+    /// hyper-parameters.
+    #[must_use]
+    pub fn scalars(mut self, scalars: &[f64]) -> Self {
+        self.scalars = Some(scalars.to_vec());
         self
     }
 
@@ -66,7 +75,7 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
     }
 
     /// That all shapes are those of θ.
-    fn check(&self, array: usize, names: &[&'static str]) -> Result<(), Error> {
+    fn check(&self, array: usize, declared: &[State]) -> Result<(), Error> {
         let expected = self.theta.shape();
         let check = |buffer, given: &[usize]| {
             if given == expected {
@@ -77,7 +86,10 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
         };
         check("grad", self.grad.shape())?;
         // Whether there are as many as there should be is seen by the core.
-        names.iter().zip(&self.states).try_for_each(|(&name, state)| check(name, state.shape()))
+        declared
+            .iter()
+            .zip(&self.states)
+            .try_for_each(|(of, state)| check(of.name(), state.shape()))
     }
 }
 
@@ -115,15 +127,15 @@ pub fn step_all<'a, R, T, G, S>(
     arrays: impl IntoIterator<Item = Lent<'a, T, G, S>>,
 ) -> Result<Report, Error>
 where
-    R: NamedRule,
-    T: Element + Parameter<G, S>,
-    G: Element,
-    S: Element,
+    R: Rule,
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
 {
     let arrays: Vec<_> = arrays.into_iter().collect();
     for (number, array) in arrays.iter().enumerate() {
         // A rule that there is not is refused by the core.
-        array.check(number, rules.get(array.rule).map_or(&[], R::state_names))?;
+        array.check(number, rules.get(array.rule).map_or(&[], R::states))?;
     }
     let parallel = options.schedule != Schedule::Serial;
     let mut slices: Vec<_> =
@@ -157,11 +169,12 @@ struct Slices<'a, T, G, S> {
     theta: SliceMut<'a, T>,
     grad: Slice<'a, G>,
     states: Vec<SliceMut<'a, S>>,
+    scalars: Option<Vec<f64>>,
 }
 
 impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
     fn of(lent: Lent<'a, T, G, S>, rounding: Rounding, parallel: bool) -> Self {
-        let Lent { rule, t, seed, offset, theta, grad, states } = lent;
+        let Lent { rule, t, seed, offset, theta, grad, states, scalars } = lent;
         let order = order::<T, S>(&theta, rounding);
         let states = states.into_iter().map(|state| SliceMut::of(state, &order, parallel));
         Slices {
@@ -170,15 +183,19 @@ impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
             seed,
             offset,
             states: states.collect(),
+            scalars,
             grad: Slice::of(grad, &order, parallel),
             theta: SliceMut::of(theta, &order, parallel),
         }
     }
 
     fn lend(&mut self) -> fused_adam::Lent<'_> {
-        let Slices { rule, t, seed, offset, theta, grad, states } = self;
+        let Slices { rule, t, seed, offset, theta, grad, states, scalars } = self;
         let lent = fused_adam::Lent::new(*rule, *t, theta.get(), grad.get());
-        let lent = lent.seed(*seed).offset(*offset);
+        let mut lent = lent.seed(*seed).offset(*offset);
+        if let Some(scalars) = scalars {
+            lent = lent.scalars(scalars);
+        }
         states.iter_mut().fold(lent, |lent, state| lent.state(state.get()))
     }
 

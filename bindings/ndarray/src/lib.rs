@@ -50,14 +50,16 @@ pub use fused_adam;
 pub use lent::{Lent, step_all};
 pub use owner::{ArrayOptimizer, Pair};
 
-use fused_adam::{Element, NamedRule, Parameter, Report, StepOptions};
+use fused_adam::{Element, Report, Rule, StepOptions};
 use ndarray::{ArrayRef, Dimension};
 
 /// Takes step number `t`, from 1 on, of a rule on one array: updates `theta` and each state in
 /// place, from `grad`. All may be arrays or views.
 ///
-/// `states` are those that [`Rule::state_names`](fused_adam::Rule::state_names) names, in that order: `m` and `v` for
-/// AdamW. See [`Parameter`] for the element types that go together.
+/// `states` are those that [`Rule::states`] names, in that order: `m` and `v` for AdamW. The scalars
+/// that a rule keeps beside them are what they are after `t` steps with these hyper-parameters;
+/// [`Lent::scalars`] takes others. [`Step::run_mixed`](fused_adam::Step::run_mixed) says which
+/// element types go together.
 ///
 /// # Errors
 ///
@@ -70,10 +72,10 @@ pub fn step<R, T, G, S, D>(
     states: &mut [&mut ArrayRef<S, D>],
 ) -> Result<(), Error>
 where
-    R: NamedRule,
-    T: Element + Parameter<G, S>,
-    G: Element,
-    S: Element,
+    R: Rule,
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
     D: Dimension,
 {
     step_with(rule, t, &StepOptions::default(), theta, grad, states).map(|_| ())
@@ -109,10 +111,10 @@ pub fn step_with<R, T, G, S, D>(
     states: &mut [&mut ArrayRef<S, D>],
 ) -> Result<Report, Error>
 where
-    R: NamedRule,
-    T: Element + Parameter<G, S>,
-    G: Element,
-    S: Element,
+    R: Rule,
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
     D: Dimension,
 {
     let lent = Lent::new(0, t, theta, grad);

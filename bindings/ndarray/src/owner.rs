@@ -1,6 +1,6 @@
 //! The owner of the states of a list of arrays, for those who do not want to keep them themselves.
 
-use fused_adam::{Element, NamedRule, Parameter, Report, StepOptions};
+use fused_adam::{Element, Report, Rule, State, StepOptions};
 use ndarray::{ArrayD, ArrayRef, ArrayViewD, ArrayViewMutD, Dimension};
 
 use crate::lent::order;
@@ -60,12 +60,14 @@ pub struct ArrayOptimizer<R, S> {
 /// Those of one array.
 #[derive(Clone, Debug)]
 struct States<S> {
-    /// None if they were handed in and have not been used.
-    names: Option<&'static [&'static str]>,
+    /// What they are. None if they were handed in and have not been used.
+    declared: Option<&'static [State]>,
     states: Vec<ArrayD<S>>,
+    /// After the steps taken. None if they follow from the number of these.
+    scalars: Option<Vec<f64>>,
 }
 
-impl<R: NamedRule, S: Element> ArrayOptimizer<R, S> {
+impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     /// No states yet, and one group, of this rule.
     ///
     /// # Errors
@@ -88,11 +90,52 @@ impl<R: NamedRule, S: Element> ArrayOptimizer<R, S> {
     ///
     /// [`fused_adam::Error::HyperParameter`]. Whether the states fit is checked on each step.
     pub fn resume(rule: R, t: u64, states: Vec<Vec<ArrayD<S>>>) -> Result<Self, Error> {
-        let arrays = states.into_iter().map(|states| States { names: None, states }).collect();
+        let of = |states| States { declared: None, states, scalars: None };
+        let arrays = states.into_iter().map(of).collect();
         Ok(ArrayOptimizer { t, arrays: Some(arrays), ..Self::new(rule)? })
     }
 
-    /// The rules, the number of steps taken, and the states of each array.
+    /// Goes on with these scalars of each array, as [`scalars`](Self::scalars) gave them. Default:
+    /// what they are after the steps taken, if the hyper-parameters have been those of the next
+    /// step in all of them.
+    ///
+    /// ```
+    /// use fused_adam_ndarray::fused_adam::NAdam;
+    /// use fused_adam_ndarray::{ArrayOptimizer, Pair};
+    /// use ndarray::Array1;
+    ///
+    /// let (mut theta, grad) = (Array1::<f32>::ones(9), Array1::<f32>::ones(9));
+    /// let mut opt = ArrayOptimizer::new(NAdam::default())?;
+    /// opt.step([Pair::new(&mut theta, &grad)])?;
+    ///
+    /// let scalars = [opt.scalars(0).to_vec()];
+    /// let (rules, t, states) = opt.into_parts();
+    /// let mut opt = ArrayOptimizer::resume(rules[0], t, states)?.with_scalars(scalars)?;
+    /// opt.step([Pair::new(&mut theta, &grad)])?;
+    /// # Ok::<(), fused_adam_ndarray::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Count`] if they are those of more or fewer arrays than have states. Whether they are
+    /// as many as the rule keeps is checked on each step.
+    pub fn with_scalars(
+        mut self,
+        scalars: impl IntoIterator<Item = Vec<f64>>,
+    ) -> Result<Self, Error> {
+        let scalars: Vec<_> = scalars.into_iter().collect();
+        let arrays = self.arrays.as_deref_mut().unwrap_or_default();
+        if scalars.len() != arrays.len() {
+            return Err(Error::Count { given: scalars.len(), expected: arrays.len() });
+        }
+        for (array, scalars) in arrays.iter_mut().zip(scalars) {
+            array.scalars = Some(scalars);
+        }
+        Ok(self)
+    }
+
+    /// The rules, the number of steps taken, and the states of each array. Before this,
+    /// [`scalars`](Self::scalars) gives what else the rule keeps.
     pub fn into_parts(self) -> (Vec<R>, u64, Vec<Vec<ArrayD<S>>>) {
         let arrays = self.arrays.into_iter().flatten().map(|array| array.states).collect();
         (self.rules, self.t, arrays)
@@ -126,12 +169,13 @@ impl<R: NamedRule, S: Element> ArrayOptimizer<R, S> {
         self.step_mixed(arrays)
     }
 
-    /// Takes the next step on types that go with that of the states: see [`Parameter`].
+    /// Takes the next step on types that go with that of the states: see
+    /// [`Step::run_mixed`](fused_adam::Step::run_mixed).
     ///
     /// # Errors
     ///
     /// Those of [`step`](Self::step).
-    pub fn step_mixed<'a, T: Element + Parameter<G, S>, G: Element>(
+    pub fn step_mixed<'a, T: Element<Float = S::Float>, G: Element<Float = S::Float>>(
         &mut self,
         arrays: impl IntoIterator<Item = Pair<'a, T, G>>,
     ) -> Result<Report, Error> {
@@ -155,14 +199,22 @@ impl<R: NamedRule, S: Element> ArrayOptimizer<R, S> {
         }
         let groups: Vec<usize> = pairs.iter().map(|pair| pair.group).collect();
         let mut lent = Vec::with_capacity(pairs.len());
+        let mut all_scalars = Vec::with_capacity(pairs.len());
         for (number, (pair, kept)) in pairs.into_iter().zip(&mut *kept).enumerate() {
-            kept.check(number, &pair, &self.rules)?;
-            let array = Lent::of(pair.group, t, pair.theta, pair.grad).seed(number as u64);
+            let rule = find(&self.rules, pair.group)?;
+            kept.check(number, &pair, rule)?;
+            let scalars = kept.scalars_after(t, rule);
+            let array = Lent::of(pair.group, t, pair.theta, pair.grad);
+            let array = array.seed(number as u64).scalars(&scalars);
+            all_scalars.push(scalars);
             lent.push(kept.states.iter_mut().fold(array, |array, state| array.state(state)));
         }
         let report = step_all(&self.rules, &self.options, lent)?;
-        for (kept, group) in kept.iter_mut().zip(groups) {
-            kept.names = self.rules.get(group).map(R::state_names);
+        for ((kept, group), scalars) in kept.iter_mut().zip(groups).zip(all_scalars) {
+            kept.declared = self.rules.get(group).map(R::states);
+            if !report.skipped {
+                kept.scalars = Some(scalars);
+            }
         }
         self.arrays.get_or_insert(new);
         if !report.skipped {
@@ -189,34 +241,43 @@ impl<R: NamedRule, S: Element> ArrayOptimizer<R, S> {
 
     /// The state of this name, such as `m`, of an array of the list, if it has one by now.
     pub fn state(&self, array: usize, name: &str) -> Option<ArrayViewD<'_, S>> {
-        let States { names, states } = self.arrays.as_ref()?.get(array)?;
-        let i = (*names)?.iter().position(|&state| state == name)?;
+        let States { declared, states, .. } = self.arrays.as_ref()?.get(array)?;
+        let i = (*declared)?.iter().position(|state| state.name() == name)?;
         states.get(i).map(|state| state.view())
+    }
+
+    /// The scalars of an array of the list after the steps taken, in the order of
+    /// [`Rule::scalars`]; empty before the first one.
+    pub fn scalars(&self, array: usize) -> &[f64] {
+        let array = self.arrays.as_deref().and_then(|arrays| arrays.get(array));
+        array.and_then(|array| array.scalars.as_deref()).unwrap_or_default()
     }
 }
 
 impl<S: Element> States<S> {
     /// Those before the first step, which lie as θ does.
-    fn new<R: NamedRule, T: Element, G>(
+    fn new<R: Rule, T: Element, G>(
         pair: &Pair<'_, T, G>,
         rules: &[R],
         options: &StepOptions,
     ) -> Result<Self, Error> {
         let rule = find(rules, pair.group)?;
-        let (names, order) = (rule.state_names(), order::<T, S>(&pair.theta, options.rounding));
+        let (declared, order) = (rule.states(), order::<T, S>(&pair.theta, options.rounding));
         let state = |i| order.filled(pair.theta.shape(), S::from_f64(rule.initial_state(i)));
-        Ok(States { names: Some(names), states: (0..names.len()).map(state).collect() })
+        let states = (0..declared.len()).map(state).collect();
+        Ok(States { declared: Some(declared), states, scalars: None })
     }
 
     /// That these are the states of this array and its rule.
-    fn check<R: NamedRule, T, G>(
+    fn check<R: Rule, T, G>(
         &self,
         array: usize,
         pair: &Pair<'_, T, G>,
-        rules: &[R],
+        rule: &R,
     ) -> Result<(), Error> {
-        let expected = find(rules, pair.group)?.state_names();
-        if let Some(kept) = self.names.filter(|&kept| kept != expected) {
+        let names = |states: &[State]| states.iter().map(State::name).collect::<Vec<_>>();
+        let (kept, expected) = (self.declared.map(names), names(rule.states()));
+        if let Some(kept) = kept.filter(|kept| *kept != expected) {
             return Err(Error::OtherStates { array, kept, expected });
         }
         match self.states.first() {
@@ -228,6 +289,17 @@ impl<S: Element> States<S> {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// The scalars after step `t` of this rule.
+    fn scalars_after(&self, t: u64, rule: &impl Rule) -> Vec<f64> {
+        let computed = || {
+            let each = 0..rule.scalars().len();
+            each.map(|i| rule.scalar_after(i, t - 1)).collect()
+        };
+        let mut scalars = self.scalars.clone().unwrap_or_else(computed);
+        rule.advance_scalars(t, &mut scalars);
+        scalars
     }
 }
 

@@ -4,8 +4,7 @@
 use std::fmt::Debug;
 
 use fused_adam_ndarray::fused_adam::{
-    AdamW, Backend, Element, NamedRule, Parameter, Rounding, Schedule, Sgd, Step, StepOptions,
-    bf16, bytemuck, f16,
+    AdamW, Backend, Element, Rounding, Rule, Schedule, Sgd, Step, StepOptions, bf16, bytemuck, f16,
 };
 use fused_adam_ndarray::step_with;
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis, Slice};
@@ -110,15 +109,15 @@ fn raw<T: Element>(array: &ArrayD<T>) -> &[u8] {
 }
 
 impl Case {
-    fn run<R: NamedRule + Debug, T, G, S>(&self, rule: &R)
+    fn run<R: Rule + Debug, T, G, S>(&self, rule: &R)
     where
-        T: Element + Parameter<G, S>,
-        G: Element,
-        S: Element,
+        T: Element,
+        G: Element<Float = T::Float>,
+        S: Element<Float = T::Float>,
     {
         let mut theta = Laid::<T>::new(&self.shape, &self.theta, self.seed, false);
         let mut grad = Laid::<G>::new(&self.shape, &self.grad, self.seed ^ 1, false);
-        let count = rule.state_names().len();
+        let count = rule.states().len();
         let mut states: Vec<Laid<S>> = (self.states[..count].iter().zip(2..))
             .map(|(layout, n)| Laid::new(&self.shape, layout, self.seed ^ n, true))
             .collect();
@@ -157,7 +156,7 @@ impl Case {
         }
     }
 
-    fn run_types<R: NamedRule + Debug>(&self, rule: &R, types: usize) {
+    fn run_types<R: Rule + Debug>(&self, rule: &R, types: usize) {
         match types {
             0 => self.run::<R, f32, f32, f32>(rule),
             1 => self.run::<R, f64, f64, f64>(rule),

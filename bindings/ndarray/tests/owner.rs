@@ -2,7 +2,7 @@
 //! and notices what does not go with its states.
 
 use fused_adam_ndarray::fused_adam::{
-    AdaGrad, AdamW, AnyRule, ClipNorm, Flat, Rounding, Sgd, StepOptions, bf16,
+    AdaGrad, AdamW, AnyRule, ClipNorm, Flat, NAdam, Rounding, Rule, Sgd, StepOptions, bf16,
 };
 use fused_adam_ndarray::{ArrayOptimizer, Error, Lent, Pair, step_all};
 use ndarray::{Array1, Array2, ArrayD, ShapeBuilder};
@@ -100,6 +100,50 @@ fn it_goes_on_from_its_parts() {
     assert_eq!((bits(&whole), opt.t()), (bits(&parts), 7));
 }
 
+/// The product of NAdam's momenta follows a schedule of β1: in one owner, and in one that goes on
+/// from the parts of another.
+#[test]
+fn scalars_are_kept_between_steps() {
+    let mut reference = Flat::new(NAdam::default(), 12).unwrap();
+    let (mut flat, mut theta) = (weights().into_raw_vec_and_offset().0, weights());
+    let mut resumed_theta = weights();
+    let mut opt = ArrayOptimizer::new(NAdam::default()).unwrap();
+    let mut resumed = opt.clone();
+    assert_eq!(opt.scalars(0), [0.0; 0]);
+    let nan = weights() * f32::NAN;
+    opt.options.skip_nonfinite = true;
+    for step in 0..6 {
+        let beta1 = [0.9, 0.5, 0.99, 0.3, 0.95, 0.7][step];
+        reference.rule_mut().beta1 = beta1;
+        opt.rule_mut(0).unwrap().beta1 = beta1;
+        resumed.rule_mut(0).unwrap().beta1 = beta1;
+        let grad = weights() + 1.0;
+        reference.step(&mut flat, grad.as_slice().unwrap()).unwrap();
+        // A step that is skipped is none.
+        assert!(opt.step([Pair::new(&mut theta, &nan)]).unwrap().skipped);
+        opt.step([Pair::new(&mut theta, &grad)]).unwrap();
+        resumed.step([Pair::new(&mut resumed_theta, &grad)]).unwrap();
+        assert_eq!(bits(&theta), bits(&flat), "step {step}");
+        assert_eq!(bits(&resumed_theta), bits(&flat), "step {step}");
+        assert_eq!(opt.scalars(0), reference.scalars(), "step {step}");
+        assert_eq!(opt.scalars(1), [0.0; 0]);
+
+        let scalars = [resumed.scalars(0).to_vec()];
+        let (rules, t, states) = resumed.into_parts();
+        resumed = ArrayOptimizer::resume(rules[0], t, states).unwrap();
+        resumed = resumed.with_scalars(scalars).unwrap();
+    }
+
+    // Without them they are those of the hyper-parameters of the next step.
+    let (_, t, states) = resumed.into_parts();
+    let flat_states = states[0].iter().map(|state| state.iter().copied().collect()).collect();
+    let mut resumed = ArrayOptimizer::resume(NAdam::default(), t, states).unwrap();
+    let mut reference = Flat::resume(NAdam::default(), t, flat_states).unwrap();
+    resumed.step([Pair::new(&mut theta, &nan)]).unwrap();
+    reference.step(&mut flat, nan.as_slice().unwrap()).unwrap();
+    assert_eq!(resumed.scalars(0), reference.scalars());
+}
+
 /// After each of these errors the owner goes on as if nothing had been asked.
 #[test]
 fn what_does_not_go_with_its_states_is_refused() {
@@ -127,6 +171,11 @@ fn what_does_not_go_with_its_states_is_refused() {
     let refused = opt.step([Pair::new(&mut theta, &grad)]).unwrap_err();
     let message =
         r#"array number 0 has the states ["m", "v"], expected its rule's states ["m", "s"]"#;
+    assert_eq!(refused.to_string(), message);
+    // It keeps these states, and a scalar.
+    *opt.rule_mut(0).unwrap() = NAdam::default().into();
+    let refused = opt.step([Pair::new(&mut theta, &grad)]).unwrap_err();
+    let message = r#"0 scalars were given, expected the 1 scalars ["mu_product"]"#;
     assert_eq!(refused.to_string(), message);
     *opt.rule_mut(0).unwrap() = AdamW { eps: 0.0, ..AdamW::default() }.into();
     let refused = opt.step([Pair::new(&mut theta, &grad)]).unwrap_err();
@@ -168,6 +217,9 @@ fn states_that_were_handed_in_are_checked() {
         assert_eq!(step(t, states).unwrap_err().to_string(), message);
     }
     assert_eq!(theta, weights());
+    let opt = ArrayOptimizer::<_, f32>::resume(AdamW::default(), 1, vec![vec![], vec![]]).unwrap();
+    let refused = opt.with_scalars([vec![]]).unwrap_err();
+    assert_eq!(refused.to_string(), "1 arrays were given, expected 2 as in the steps before");
     let bad = Sgd { lr: f64::NAN, ..Sgd::default() };
     assert!(matches!(ArrayOptimizer::<_, f32>::new(bad), Err(Error::Core(_))));
 }

@@ -2,12 +2,12 @@
 
 #![allow(dead_code, reason = "no test needs all of it")]
 
+#[path = "../../../../tests/common/rules.rs"]
+mod core_rules;
+
 use burn::backend::{Element as BurnElement, Flex};
 use burn::tensor::{Device, Tensor, TensorData};
-use fused_adam::{
-    AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Element, Lion, NAdam, RAdam,
-    RmsProp, Sgd,
-};
+use fused_adam::{AnyRule, Element};
 
 /// How far burn's Adam and AdamW may be from ours after one step from the same state with the same gradient, as a
 /// share of the step size.
@@ -19,33 +19,11 @@ use fused_adam::{
 /// (1 − β1) / √(1 − β2) = 3.2 times the step size.
 pub const APART: f64 = 5e-5 * 3.2;
 
-/// Every rule of the crate, with weight decay, with each set of options that changes its states, and with a state that does not
-/// begin with zeros.
+/// Every rule of the crate, with weight decay: with each set of options that changes its states, or
+/// what its states begin with.
 pub fn rules() -> Vec<AnyRule> {
-    let weight_decay = 0.02;
-    let mut rules: Vec<AnyRule> = vec![
-        Adam { weight_decay, ..Adam::default() }.into(),
-        Adam { weight_decay, amsgrad: true, ..Adam::default() }.into(),
-        AdamW { weight_decay, ..AdamW::default() }.into(),
-        AdamW { weight_decay, amsgrad: true, ..AdamW::default() }.into(),
-        Sgd { weight_decay, ..Sgd::default() }.into(),
-        Sgd { weight_decay, momentum: 0.9, ..Sgd::default() }.into(),
-        AdaGrad { weight_decay, initial_accumulator_value: 0.1, ..AdaGrad::default() }.into(),
-        AdaMax { weight_decay, ..AdaMax::default() }.into(),
-        NAdam { weight_decay, ..NAdam::default() }.into(),
-        RAdam { weight_decay, ..RAdam::default() }.into(),
-        AdaBound { weight_decay, ..AdaBound::default() }.into(),
-        AdaBound { weight_decay, amsbound: true, ..AdaBound::default() }.into(),
-        AdaBelief { weight_decay, ..AdaBelief::default() }.into(),
-        Lion { weight_decay, ..Lion::default() }.into(),
-    ];
-    for (centered, momentum) in [(false, 0.0), (false, 0.9), (true, 0.0), (true, 0.9)] {
-        rules.push(RmsProp { weight_decay, centered, momentum, ..RmsProp::default() }.into());
-    }
-    for name in AnyRule::NAMES {
-        assert!(rules.iter().any(|rule| rule.name() == name), "{name} is missing");
-    }
-    rules
+    let rules = core_rules::variants_with_other_starts().into_iter();
+    rules.map(|(_, rule)| core_rules::with_if_any(rule, "weight_decay", 0.02)).collect()
 }
 
 /// SplitMix64: the same numbers in every run.

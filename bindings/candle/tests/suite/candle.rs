@@ -126,7 +126,7 @@ fn a_training_run_in_f32() -> Result<()> {
 
 #[test]
 fn what_candles_trait_has() -> Result<()> {
-    use fused_adam_candle::fused_adam::{self, AnyRule};
+    use fused_adam_candle::fused_adam::{self, AnyRule, Rule};
     use fused_adam_candle::{Adam, AdamW, Config, ParamsAdam};
 
     let params = ParamsAdamW { lr: 0.5, beta1: 0.1, beta2: 0.2, eps: 0.3, weight_decay: 0.4 };

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, Optimizer as _, ParamsAdamW, VarMap};
-use fused_adam::{AnyRule, LossScale, LrSchedule, bf16, f16};
+use fused_adam::{AnyRule, Flat, LossScale, LrSchedule, NAdam, Rule, bf16, f16};
 use fused_adam_candle::{AdamW, Error, Optimizer, fused_adam};
 
-use crate::common::{everything, rules, uniform, var};
+use crate::common::{bits, elements, everything, rules, uniform, var};
 use crate::digits::Random;
 
 const NAMES: [&str; 4] = ["w", "b", "half.w", "double"];
@@ -64,7 +64,7 @@ fn resumed_to_the_bit() {
 
             // Another start, other hyper-parameters, and steps that are to be forgotten.
             let mut other = rule;
-            *other.lr_mut() *= 2.0;
+            other.set_lr(2.0 * other.lr());
             let mut resumed = Training::new(other, 2);
             resumed.steps(if stop == 4 { 3 } else { 0 });
             resumed.opt.load_with_variables(&path).unwrap();
@@ -83,6 +83,38 @@ fn resumed_to_the_bit() {
             resumed.steps(10 - stop);
             assert!(everything(&resumed.opt, &resumed.vars).unwrap() == whole, "{rule:?}, {stop}");
         }
+    }
+}
+
+/// The product of NAdam's momenta follows a schedule of β1: in one optimizer, and with a file
+/// between the steps.
+#[test]
+fn scalars_are_kept_between_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("training.safetensors");
+    let mut random = Random(5);
+    let var = var::<f32>(&mut random, &[11]);
+    let saved_var = var.as_tensor().copy().and_then(|copy| Var::from_tensor(&copy)).unwrap();
+    let mut theta: Vec<f32> = elements(&var);
+    let of = |var: &Var| Optimizer::with_names([("w", var.clone())], NAdam::default()).unwrap();
+    let (mut opt, mut saved) = (of(&var), of(&saved_var));
+    let mut reference = Flat::new(NAdam::default(), theta.len()).unwrap();
+    for beta1 in [0.9, 0.5, 0.99, 0.3, 0.95, 0.7] {
+        let rule = NAdam { beta1, ..NAdam::default() };
+        *reference.rule_mut() = rule;
+        let grad = uniform::<f32>(&mut random, theta.len());
+        reference.step(&mut theta, &grad).unwrap();
+        let grad = Tensor::from_vec(grad, theta.len(), &Device::Cpu).unwrap();
+        for (opt, var) in [(&mut opt, &var), (&mut saved, &saved_var)] {
+            let mut grads = Tensor::new(0.0_f32, &Device::Cpu).unwrap().backward().unwrap();
+            grads.insert(var, grad.clone());
+            opt.set_params(rule).unwrap();
+            opt.step(&grads).unwrap();
+            assert_eq!(bits(&theta), bits(&elements::<f32>(var)), "{beta1}");
+        }
+        saved.save(&path).unwrap();
+        saved = of(&saved_var);
+        saved.load(&path).unwrap();
     }
 }
 

@@ -1,8 +1,11 @@
 //! Variables with random numbers in them, and how to read their bits.
 
+#[path = "../../../../tests/common/rules.rs"]
+mod core_rules;
+
 use crate::digits::Random;
 use candle_core::{DType, Device, Result, Tensor, Var, WithDType};
-use fused_adam::{AnyRule, Element};
+use fused_adam::{AnyRule, Element, Real};
 use fused_adam_candle::{Config, Optimizer, fused_adam};
 
 /// An element type of fused-adam's and of candle's.
@@ -11,7 +14,7 @@ impl<E: Element + WithDType> Number for E {}
 
 /// Uniform in [−1, 1).
 pub fn uniform<E: Number>(random: &mut Random, len: usize) -> Vec<E> {
-    (0..len).map(|_| <E as Element>::from_f64(random.uniform())).collect()
+    (0..len).map(|_| <E as Real>::from_f64(random.uniform())).collect()
 }
 
 /// The elements of a tensor, in its order.
@@ -48,25 +51,19 @@ pub fn everything<C: Config>(opt: &Optimizer<C>, vars: &[Var]) -> Result<(Vec<Ve
     let mut counts = format!("{:?} {}", opt.rule(), opt.steps());
     for name in opt.names() {
         counts += &format!(" {name}: {:?}", opt.t(name));
-        for state in opt.rule().state_names() {
-            all.extend(opt.state(name, state)?.map(|state| tensor_bits(&state)));
+        for state in opt.rule().states() {
+            all.extend(opt.state(name, state.name())?.map(|state| tensor_bits(&state)));
         }
     }
     Ok((all, counts))
 }
 
-/// All rules with their defaults, and the variants that keep other states.
+/// All rules with their defaults, and the variants that keep other states; then all of these with
+/// weight decay and their other options.
 pub fn rules() -> Vec<AnyRule> {
-    use fused_adam::{AdaBound, Adam, AdamW, RmsProp, Sgd};
-    let mut rules: Vec<AnyRule> = AnyRule::NAMES.iter().map(|name| name.parse().unwrap()).collect();
-    rules.extend([
-        AnyRule::from(Sgd { momentum: 0.9, nesterov: true, ..Sgd::default() }),
-        RmsProp { momentum: 0.9, centered: true, ..RmsProp::default() }.into(),
-        Adam { amsgrad: true, weight_decay: 0.1, ..Adam::default() }.into(),
-        AdamW { amsgrad: true, ..AdamW::default() }.into(),
-        AdaBound { amsbound: true, ..AdaBound::default() }.into(),
-    ]);
-    rules
+    let variants = core_rules::variants().into_iter().map(|(_, rule)| rule);
+    let switched = variants.clone().map(core_rules::switched);
+    variants.chain(switched).collect()
 }
 
 /// The message of candle's errors, which are followed by a trace if `RUST_BACKTRACE` asks for it.

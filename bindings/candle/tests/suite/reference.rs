@@ -6,7 +6,7 @@ use crate::common::{Number, bits, elements, rules, uniform, var};
 use crate::digits::Random;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
-use fused_adam::{AnyRule, Backend, Rule, Schedule, Step, bf16, f16};
+use fused_adam::{AnyRule, Backend, Rule, Schedule, State, Step, bf16, f16};
 use fused_adam_candle::{Optimizer, fused_adam};
 use proptest::prelude::*;
 
@@ -79,9 +79,8 @@ fn is_the_reference<E: Number>(rule: AnyRule, schedule: Schedule, random: &mut R
         SHAPES.iter().chain(&SHAPES).map(|shape| var::<E>(random, shape)).collect();
     let mut twins: Vec<Twin<E>> = Vec::new();
     for var in &vars {
-        let filled =
-            |i| vec![fused_adam::Element::from_f64(rule.initial_state(i)); var.elem_count()];
-        let states = (0..rule.state_names().len()).map(filled).collect();
+        let filled = |i| vec![fused_adam::Real::from_f64(rule.initial_state(i)); var.elem_count()];
+        let states = (0..rule.states().len()).map(filled).collect();
         twins.push(Twin { theta: elements(var), states, t: 0 });
     }
     let mut opt: Optimizer = candle_nn::Optimizer::new(vars.clone(), rule).unwrap();
@@ -113,7 +112,7 @@ fn is_the_reference<E: Number>(rule: AnyRule, schedule: Schedule, random: &mut R
             }
             let name = number.to_string();
             assert_eq!(opt.t(&name), Some(twin.t), "{}", place());
-            for (state, expected) in rule.state_names().iter().zip(&twin.states) {
+            for (state, expected) in rule.states().iter().map(State::name).zip(&twin.states) {
                 let found = opt.state(&name, state).unwrap();
                 assert_eq!(found.is_some(), twin.t > 0, "{}, {state}", place());
                 if let Some(found) = found {
