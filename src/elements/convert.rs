@@ -2,11 +2,9 @@
 //!
 //! They do not depend on the rule: they are compiled once for each instruction set.
 
-use half::{bf16, f16};
-
 use super::column::{Column, ColumnMut};
 use super::rounding::Noise;
-use super::{bf16 as bf16_bits, f16 as f16_bits};
+use super::{bf16, f16};
 use crate::simd::dispatch::{Engine, WithSimd};
 use crate::simd::native::{NativeSimd, Unrolled};
 use crate::simd::one::OneLane;
@@ -15,11 +13,12 @@ use crate::simd::{F32Register, Isa, Register, U32Lanes};
 
 /// Stores `from`, which is 16 bits wide, in `to`. Both are equally long.
 pub(crate) fn widen(engine: Engine, from: Column<'_>, to: &mut [f32]) {
-    match from {
-        Column::Bf16(from) => convert(engine, Conversion::FromBf16 { from, to }),
-        Column::F16(from) => convert(engine, Conversion::FromF16 { from, to }),
-        Column::F32(_) | Column::F64(_) => debug_assert!(false, "it is computed with as it is"),
-    }
+    let (format, from) = match from {
+        Column::Bf16(from) => (Format::Bf16, bytemuck::cast_slice(from)),
+        Column::F16(from) => (Format::F16, bytemuck::cast_slice(from)),
+        Column::F32(_) | Column::F64(_) => unreachable!("it is computed with as it is"),
+    };
+    convert(engine, Conversion::Widen { format, from, to });
 }
 
 /// Stores `from` in `to`, which is 16 bits wide: to nearest, or by random bits. Both are equally
@@ -30,11 +29,12 @@ pub(crate) fn narrow(
     to: ColumnMut<'_>,
     random: Option<RandomBits<'_>>,
 ) {
-    match to {
-        ColumnMut::Bf16(to) => convert(engine, Conversion::ToBf16 { from, to, random }),
-        ColumnMut::F16(to) => convert(engine, Conversion::ToF16 { from, to, random }),
-        ColumnMut::F32(_) | ColumnMut::F64(_) => debug_assert!(false, "it is stored as it is"),
-    }
+    let (format, to) = match to {
+        ColumnMut::Bf16(to) => (Format::Bf16, bytemuck::cast_slice_mut(to)),
+        ColumnMut::F16(to) => (Format::F16, bytemuck::cast_slice_mut(to)),
+        ColumnMut::F32(_) | ColumnMut::F64(_) => unreachable!("it is stored as it is"),
+    };
+    convert(engine, Conversion::Narrow { format, from, to, random });
 }
 
 /// Draws the two random words of each element of a group of four buffers, from element `start` of
@@ -66,12 +66,17 @@ impl RandomBits<'_> {
     }
 }
 
+/// What sixteen bits mean.
+#[derive(Clone, Copy)]
+enum Format {
+    Bf16,
+    F16,
+}
+
 /// What is done to many elements by any register.
 enum Conversion<'a> {
-    FromBf16 { from: &'a [bf16], to: &'a mut [f32] },
-    FromF16 { from: &'a [f16], to: &'a mut [f32] },
-    ToBf16 { from: &'a [f32], to: &'a mut [bf16], random: Option<RandomBits<'a>> },
-    ToF16 { from: &'a [f32], to: &'a mut [f16], random: Option<RandomBits<'a>> },
+    Widen { format: Format, from: &'a [u16], to: &'a mut [f32] },
+    Narrow { format: Format, from: &'a [f32], to: &'a mut [u16], random: Option<RandomBits<'a>> },
     Draw { noise: Noise, start: usize, group: usize, first: &'a mut [u32], second: &'a mut [u32] },
 }
 
@@ -102,61 +107,56 @@ impl Conversion<'_> {
     fn whole_registers<I: Isa>(self, isa: I) -> Self {
         let lanes = const { <I::F32 as Register>::LANES };
         match self {
-            Conversion::FromBf16 { from, to } => {
+            Conversion::Widen { format, from, to } => {
                 let (from, from_rest) = split(from, lanes);
                 let (to, to_rest) = split_mut(to, lanes);
-                for (from, to) in from.chunks_exact(lanes).zip(to.chunks_exact_mut(lanes)) {
-                    let bits = I::F32::load_upper(isa, bytemuck::cast_slice(from));
-                    bf16_bits::decode::<I::F32>(bits).store(to);
-                }
-                Conversion::FromBf16 { from: from_rest, to: to_rest }
-            }
-            Conversion::FromF16 { from, to } => {
-                let (from, from_rest) = split(from, lanes);
-                let (to, to_rest) = split_mut(to, lanes);
-                for (from, to) in from.chunks_exact(lanes).zip(to.chunks_exact_mut(lanes)) {
-                    let bits = I::F32::load_lower(isa, bytemuck::cast_slice(from));
-                    f16_bits::decode::<I::F32>(bits).store(to);
-                }
-                Conversion::FromF16 { from: from_rest, to: to_rest }
-            }
-            Conversion::ToBf16 { from, to, random } => {
-                let (from, from_rest) = split(from, lanes);
-                let (to, to_rest) = split_mut(to, lanes);
-                let all = bytemuck::cast_slice_mut(to).chunks_exact_mut(lanes);
-                let both = from.chunks_exact(lanes).zip(all);
-                if let Some(bits) = random {
-                    for ((from, to), words) in both.zip(bits.words.chunks_exact(lanes)) {
-                        let noise = bits.lanes(isa, words);
-                        let rounded = bf16_bits::stochastic(I::F32::load(isa, from), noise);
-                        I::F32::store_upper(rounded, to);
+                let both = from.chunks_exact(lanes).zip(to.chunks_exact_mut(lanes));
+                match format {
+                    Format::Bf16 => {
+                        for (from, to) in both {
+                            bf16::decode::<I::F32>(I::F32::load_upper(isa, from)).store(to);
+                        }
                     }
-                } else {
-                    for (from, to) in both {
-                        I::F32::store_upper(bf16_bits::nearest(I::F32::load(isa, from)), to);
+                    Format::F16 => {
+                        for (from, to) in both {
+                            f16::decode::<I::F32>(I::F32::load_lower(isa, from)).store(to);
+                        }
+                    }
+                }
+                Conversion::Widen { format, from: from_rest, to: to_rest }
+            }
+            Conversion::Narrow { format, from, to, random } => {
+                let (from, from_rest) = split(from, lanes);
+                let (to, to_rest) = split_mut(to, lanes);
+                let both = from.chunks_exact(lanes).zip(to.chunks_exact_mut(lanes));
+                match (format, random) {
+                    (Format::Bf16, None) => {
+                        for (from, to) in both {
+                            I::F32::store_upper(bf16::nearest(I::F32::load(isa, from)), to);
+                        }
+                    }
+                    (Format::F16, None) => {
+                        for (from, to) in both {
+                            I::F32::store_lower(f16::nearest(I::F32::load(isa, from)), to);
+                        }
+                    }
+                    (Format::Bf16, Some(random)) => {
+                        for ((from, to), words) in both.zip(random.words.chunks_exact(lanes)) {
+                            let noise = random.lanes(isa, words);
+                            let rounded = bf16::stochastic(I::F32::load(isa, from), noise);
+                            I::F32::store_upper(rounded, to);
+                        }
+                    }
+                    (Format::F16, Some(random)) => {
+                        for ((from, to), words) in both.zip(random.words.chunks_exact(lanes)) {
+                            let noise = random.lanes(isa, words);
+                            let rounded = f16::stochastic(I::F32::load(isa, from), noise);
+                            I::F32::store_lower(rounded, to);
+                        }
                     }
                 }
                 let random = random.map(|bits| bits.skip(from.len()));
-                Conversion::ToBf16 { from: from_rest, to: to_rest, random }
-            }
-            Conversion::ToF16 { from, to, random } => {
-                let (from, from_rest) = split(from, lanes);
-                let (to, to_rest) = split_mut(to, lanes);
-                let all = bytemuck::cast_slice_mut(to).chunks_exact_mut(lanes);
-                let both = from.chunks_exact(lanes).zip(all);
-                if let Some(bits) = random {
-                    for ((from, to), words) in both.zip(bits.words.chunks_exact(lanes)) {
-                        let noise = bits.lanes(isa, words);
-                        let rounded = f16_bits::stochastic(I::F32::load(isa, from), noise);
-                        I::F32::store_lower(rounded, to);
-                    }
-                } else {
-                    for (from, to) in both {
-                        I::F32::store_lower(f16_bits::nearest(I::F32::load(isa, from)), to);
-                    }
-                }
-                let random = random.map(|bits| bits.skip(from.len()));
-                Conversion::ToF16 { from: from_rest, to: to_rest, random }
+                Conversion::Narrow { format, from: from_rest, to: to_rest, random }
             }
             Conversion::Draw { noise, start, group, first, second } => {
                 let (first, first_rest) = split_mut(first, lanes);

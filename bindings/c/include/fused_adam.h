@@ -72,7 +72,7 @@ enum FusedAdamStatus
    */
   FUSED_ADAM_STATUS_TYPE = 7,
   /**
-   * There are more states than the rule keeps, or fewer.
+   * There are more states or scalars than the rule keeps, or fewer.
    */
   FUSED_ADAM_STATUS_STATES = 8,
   /**
@@ -263,6 +263,17 @@ typedef struct FusedAdamLent {
    * How many states there are.
    */
   size_t state_count;
+  /**
+   * An array of scalar_count numbers: the scalars that fused_adam_rule_scalar_name names, as
+   * they are after this step, which fused_adam_rule_advance_scalars makes of those before it.
+   * They are read. NULL for what fused_adam_rule_scalar_after says, which is right where the
+   * hyper-parameters have been the present ones in all steps.
+   */
+  const double *scalars;
+  /**
+   * How many scalars there are.
+   */
+  size_t scalar_count;
   /**
    * Where the new theta, if it is float, is stored a second time in 16 bits, rounded to the
    * nearest; or NULL.
@@ -724,8 +735,16 @@ FusedAdamStatus fused_adam_options_round_stochastically(struct FusedAdamOptions 
 const char *fused_adam_backend_resolved(const char *name);
 
 /**
- * Makes the rule of this name, with its defaults: "sgd", "rmsprop", "adagrad", "adam", "adamw",
- * "adamax", "nadam", "radam", "adabound", "adabelief" or "lion".
+ * The name of rule number `i` of those that there are, from 0 on, such as "adamw"; NULL, which is
+ * not an error, when there are no more.
+ *
+ * Returns a text that is valid for ever. Any thread may call it.
+ */
+const char *fused_adam_rule_name_at(size_t i);
+
+/**
+ * Makes the rule of this name, such as "adamw", with its defaults. fused_adam_rule_name_at lists
+ * the names.
  *
  * - out: where the new handle is put, for fused_adam_rule_free to free; NULL after an error.
  *
@@ -760,13 +779,14 @@ void fused_adam_rule_free(struct FusedAdamRule *rule);
 
 /**
  * Changes a hyper-parameter of a rule: "lr", "beta1", "weight_decay" and so on, by the name of
- * the field in the documentation of the Rust crate. Truth values such as "amsgrad" are 0 or 1.
+ * the field in the documentation of the Rust crate. Truth values such as "amsgrad" are 0 or 1, and
+ * those that count, such as a number of steps, are whole numbers from 0 to 2^53.
  *
  * Whether all of them go together is checked in each step, or by fused_adam_rule_check.
  *
  * Returns FUSED_ADAM_STATUS_UNKNOWN if the rule has no such hyper-parameter, with a message that
- * lists them; FUSED_ADAM_STATUS_VALUE if the value is not finite, or not 0 or 1 for a truth
- * value; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
+ * lists them; FUSED_ADAM_STATUS_VALUE if the value is not finite, not 0 or 1 for a truth value, or
+ * not whole for a number that counts; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
  *
  * # Safety
  *
@@ -859,6 +879,64 @@ const char *fused_adam_rule_state_name(const struct FusedAdamRule *rule,
 double fused_adam_rule_initial_state(const struct FusedAdamRule *rule, size_t i);
 
 /**
+ * How many scalars a rule keeps for each parameter beside its states: numbers that do not follow
+ * from the number of the step, such as the product of the momenta of all steps, which a schedule
+ * may change. 0 for most rules, and for NULL.
+ *
+ * # Safety
+ *
+ * `rule` is NULL or a rule that no other thread changes.
+ */
+size_t fused_adam_rule_scalar_count(const struct FusedAdamRule *rule);
+
+/**
+ * The name of scalar number `i` of a rule, from 0 on, such as "mu_product": in this order they are
+ * handed to a step. NULL, which is not an error, when there are no more.
+ *
+ * Returns a text that is valid for ever; NULL for a NULL too.
+ *
+ * # Safety
+ *
+ * `rule` is NULL or a rule that no other thread changes.
+ */
+const char *fused_adam_rule_scalar_name(const struct FusedAdamRule *rule, size_t i);
+
+/**
+ * What scalar number `i` of a rule is after `t` steps that all had its present hyper-parameters:
+ * with 0, what it is before the first step. 0 if there is no such scalar, and for NULL.
+ *
+ * Also 0 if a hyper-parameter is outside its range, with FUSED_ADAM_STATUS_VALUE as
+ * fused_adam_last_status.
+ *
+ * # Safety
+ *
+ * `rule` is NULL or a rule that no other thread changes.
+ */
+double fused_adam_rule_scalar_after(const struct FusedAdamRule *rule, size_t i, uint64_t t);
+
+/**
+ * Turns the scalars of a parameter as they were after step `t` - 1 into those after step `t`,
+ * which fused_adam_step_all takes in FusedAdamLent. It is to be called with the hyper-parameters
+ * of that step.
+ *
+ * - scalars: an array of count numbers, which are changed in place. Before the first step they are
+ *   what fused_adam_rule_scalar_after says of step 0.
+ *
+ * Returns FUSED_ADAM_STATUS_STATES if they are not as many as the rule keeps,
+ * FUSED_ADAM_STATUS_VALUE for a hyper-parameter outside its range or if `t` is 0,
+ * FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_MISALIGNED.
+ *
+ * # Safety
+ *
+ * `rule` is NULL or a rule that no other thread changes; `scalars` is NULL or points to `count`
+ * numbers that no other thread uses.
+ */
+FusedAdamStatus fused_adam_rule_advance_scalars(const struct FusedAdamRule *rule,
+                                                uint64_t t,
+                                                double *scalars,
+                                                size_t count);
+
+/**
  * What went wrong in the last call of this thread that failed: it names the argument, its value,
  * and what was expected.
  *
@@ -901,7 +979,7 @@ const char *fused_adam_status_name(int32_t status);
  * FUSED_ADAM_STATUS_MISALIGNED, FUSED_ADAM_STATUS_OVERLAP, FUSED_ADAM_STATUS_UNKNOWN for a rule that is not there,
  * FUSED_ADAM_STATUS_VALUE for hyper-parameters, options or step numbers outside their ranges,
  * FUSED_ADAM_STATUS_TYPE for types that do not go together, FUSED_ADAM_STATUS_STATES for more or
- * fewer states than the rule keeps, and FUSED_ADAM_STATUS_NONFINITE.
+ * fewer states or scalars than the rule keeps, and FUSED_ADAM_STATUS_NONFINITE.
  *
  * Any number of threads may call it, each on buffers of its own.
  *
@@ -928,6 +1006,9 @@ FusedAdamStatus fused_adam_step_all(const struct FusedAdamRule *const *rules,
  *   fused_adam_rule_initial_state says, which is 0 as a rule.
  * - options: what else is asked for; NULL for the defaults.
  * - report: where to write what was done; NULL if nobody wants to know.
+ *
+ * Scalars of the rule, if it keeps any, are those that fused_adam_rule_scalar_after gives:
+ * fused_adam_step_all takes others.
  *
  * Errors, what the buffers must be, and threads: as for fused_adam_step_all.
  *
