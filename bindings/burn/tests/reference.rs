@@ -140,7 +140,7 @@ proptest! {
 #[test]
 fn long_parameters() {
     let by_states: BTreeMap<usize, AnyRule> =
-        rules().into_iter().map(|rule| (rule.state_names().len(), rule)).collect();
+        rules().into_iter().map(|rule| (rule.states().len(), rule)).collect();
     for rule in by_states.into_values() {
         check::<f32, f32>(rule, false, [600_001, 100_003, 17], 2, 7);
     }
