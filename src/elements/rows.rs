@@ -36,6 +36,7 @@ impl<const N: usize> Rows<'_, N> {
     }
 
     /// The first `mid` rows and the rest.
+    #[cfg(feature = "parallel")]
     #[inline]
     pub fn split_at(self, mid: usize) -> (Self, Self) {
         let (theta, theta_rest) = self.theta.split_at(mid);
