@@ -27,7 +27,7 @@ use crate::simd::{Float, Lanes};
 ///
 /// Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015), algorithm 1; AMSGrad from
 /// Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (2018), algorithm 2. For decay
-/// that the adaptive step size does not scale, see [`AdamW`].
+/// that the adaptive step size does not scale, see [`AdamW`](crate::AdamW).
 ///
 /// The states are `m`, the moving average of the gradient, and `v`, that of its square; with
 /// `amsgrad` also `v_max`, the largest `v` so far. They start at zero.

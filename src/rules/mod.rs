@@ -3,8 +3,8 @@
 //! A [`Rule`] holds hyper-parameters in `f64`. For a step it checks them, computes that step's
 //! coefficients in `f64`, rounds each once, and passes on a [`Kernel`]: the arithmetic of one
 //! element, over [`Lanes`] for the SIMD backends, and once more written out by hand as the
-//! reference. Each rule of the crate is one file and one line in [`table`]. What rules are made of
-//! is in [`parts`].
+//! reference. Each rule of the crate is one file and one line in `table.rs`. What rules are made of
+//! is in `parts.rs`: averages, decay, checks.
 //!
 //! # A rule of your own
 //!
