@@ -48,8 +48,8 @@ pub fn filled(shape: Shape, dtype: DType, value: f64) -> FlexTensor {
     }
 }
 
-/// θ, a gradient and states, all from [`take_out`] or [`filled`], as they go into step number `t` of
-/// the only rule, and the scalars after it. What something else holds too is copied before it is
+/// θ, a gradient and states, all from [`take_out`] or [`filled`], as they go into step number `t`
+/// of the only rule, and the scalars after it. What something else holds too is copied before it is
 /// lent to be written.
 pub fn lend<'a>(
     t: u64,

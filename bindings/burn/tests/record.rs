@@ -103,8 +103,8 @@ fn every_rule_and_type_goes_on_to_the_bit() {
     }
 }
 
-/// The product of NAdam's momenta follows a schedule of β1: with states that are handed on, and with
-/// a file between the steps. In f64, for each bit of the product to show.
+/// The product of NAdam's momenta follows a schedule of β1: with states that are handed on, and
+/// with a file between the steps. In f64, for each bit of the product to show.
 #[test]
 fn scalars_are_kept_between_steps() {
     let dir = tempfile::tempdir().unwrap();

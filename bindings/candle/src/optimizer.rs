@@ -89,8 +89,8 @@ impl<C: Config> Optimizer<C> {
         Self::with_names(vars, config)
     }
 
-    /// Has the next steps follow this rule. Its states and scalars must be those of the rule before,
-    /// or the next step is refused.
+    /// Has the next steps follow this rule. Its states and scalars must be those of the rule
+    /// before, or the next step is refused.
     ///
     /// # Errors
     ///

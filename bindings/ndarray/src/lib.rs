@@ -56,10 +56,10 @@ use ndarray::{ArrayRef, Dimension};
 /// Takes step number `t`, from 1 on, of a rule on one array: updates `theta` and each state in
 /// place, from `grad`. All may be arrays or views.
 ///
-/// `states` are those that [`Rule::states`] names, in that order: `m` and `v` for AdamW. The scalars
-/// that a rule keeps beside them are what they are after `t` steps with these hyper-parameters;
-/// [`Lent::scalars`] takes others. [`Step::run_mixed`](fused_adam::Step::run_mixed) says which
-/// element types go together.
+/// `states` are those that [`Rule::states`] names, in that order: `m` and `v` for AdamW. The
+/// scalars that a rule keeps beside them are what they are after `t` steps with these
+/// hyper-parameters; [`Lent::scalars`] takes others.
+/// [`Step::run_mixed`](fused_adam::Step::run_mixed) says which element types go together.
 ///
 /// # Errors
 ///

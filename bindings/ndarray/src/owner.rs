@@ -117,8 +117,8 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::Count`] if they are those of more or fewer arrays than have states. Whether they are
-    /// as many as the rule keeps is checked on each step.
+    /// [`Error::Count`] if they are those of more or fewer arrays than have states. Whether they
+    /// are as many as the rule keeps is checked on each step.
     pub fn with_scalars(
         mut self,
         scalars: impl IntoIterator<Item = Vec<f64>>,
