@@ -288,7 +288,7 @@ def test_truth_values_by_name():
                 rule = Rule(name, **{key: truth})
             except ValueError as error:
                 # Some need another one, but all are of the right type.
-                assert f"{key}` is" in str(error)
+                assert "expected" in str(error)
             else:
                 assert rule.hyper_parameters[key] is bool(truth)
         for wrong in (1, 0.0, "yes", None):

@@ -222,6 +222,12 @@ static void wrong_names_and_values(void) {
   REFUSE(fused_adam_rule_set(adamw, "lr", NAN), VALUE, "`lr` is NaN, expected a finite number");
   REFUSE(fused_adam_rule_set(adamw, "beta1", INFINITY), VALUE, "`beta1` is inf, expected a finite number");
   REFUSE(fused_adam_rule_set(adamw, "amsgrad", 0.5), VALUE, "`amsgrad` is 0.5, expected 0 or 1");
+  FusedAdamRule *counts = NULL;
+  OK(fused_adam_rule_new("ademamix", &counts));
+  REFUSE(fused_adam_rule_set(counts, "alpha_warmup", 2.5), VALUE,
+         "`alpha_warmup` is 2.5, expected a whole number from 0 to 2^53");
+  REFUSE(fused_adam_rule_set(counts, "alpha_warmup", -1), VALUE, "`alpha_warmup` is -1.0");
+  fused_adam_rule_free(counts);
   double value = 7;
   REFUSE(fused_adam_rule_get(adamw, "momentum", &value), UNKNOWN, "no hyper-parameter `momentum`");
   CHECK(value == 7);
