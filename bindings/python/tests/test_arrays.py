@@ -331,9 +331,6 @@ def test_scalars_go_on_under_a_schedule():
         flat.rule = rule
         flat.step(twin, grad)
         assert theta.tobytes() == twin.tobytes() and scalars.tobytes() == flat.scalars.tobytes()
-    # What the core's `Flat` gives.
-    assert [x.hex() for x in theta] == GOLDEN
-    assert scalars[0].hex() == GOLDEN_PRODUCT
     assert theta.tobytes() != without.tobytes(), "it makes a difference"
 
 
