@@ -103,7 +103,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// From the bottom up: each module imports from those above it in this list.
+// Each module imports from those below it: `tests/suite/layers.rs` has their order.
 mod elements;
 mod error;
 mod norm;

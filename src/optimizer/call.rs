@@ -19,7 +19,7 @@ use crate::simd::dispatch::Engine;
 #[cfg(feature = "parallel")]
 use crate::step::Schedule;
 use crate::step::grad_scale::GradScale;
-use crate::step::{advance_scalars, check_same_states, scalars_after};
+use crate::step::{advance_scalars, check_same_states};
 #[cfg(feature = "parallel")]
 use crate::threads::share;
 
@@ -159,9 +159,6 @@ impl<R: Rule> Call<'_, R> {
                 expected: "less than u64::MAX for another step to follow",
             })?;
             if has_scalars && !self.scalars_are_next {
-                if param.states.is_none() {
-                    param.scalars = scalars_after(rule, param.t);
-                }
                 advance_scalars(rule, t, &param.scalars, &mut param.next_scalars);
             }
             let check = CheckKernel { scale, states };

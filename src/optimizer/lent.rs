@@ -125,7 +125,11 @@ pub fn step_all<'a, R: Rule>(
                 check_scalars(rule.scalars(), scalars.len())?;
                 scalars
             }
-            None => scalars_after(rule, t),
+            None if rule.scalars().is_empty() => Scalars::new(),
+            None => {
+                rule.check()?;
+                scalars_after(rule, t)
+            }
         };
         let (theta, grad) = (buffers.theta.dtype(), buffers.grad.column().dtype());
         let state = states.first().map_or(theta, |state| state.dtype());

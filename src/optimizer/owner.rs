@@ -18,7 +18,7 @@ use crate::step::Scalars;
 ///
 /// Parameters are registered by name, in groups that each have a rule of their own. A step takes
 /// (θ, g) of any of them; the others stay as they are, with their states and step counts. Small
-/// tensors share a thread and large ones are cut (but for rules of more than four states), in one
+/// tensors share a thread and large ones are cut, in one
 /// parallel region, and nothing of that shows in the bits: they are those of [`Step`](crate::Step)
 /// on each tensor alone. A state is made when its parameter has its first gradient; from then on a
 /// step allocates nothing (but for a small block that rayon takes, and gives back, when a parallel

@@ -231,6 +231,7 @@ pub trait Kernel<F: Float, const N: usize>: Copy + Send + Sync {
     /// [`Backend::Scalar`](crate::Backend::Scalar). Default: `update` on single numbers, which
     /// checks the loops but not the arithmetic.
     fn reference(&self, theta: F, grad: F, state: [F; N]) -> (F, [F; N]) {
+        const { assert!(!Self::HAND_WRITTEN, "the kernel has no reference of its own") };
         self.update(theta, grad, state)
     }
 }

@@ -21,7 +21,7 @@ use crate::simd::{Float, Lanes};
 
 /// Stochastic gradient descent.
 ///
-/// MomentumKernel from Polyak, "Some methods of speeding up the convergence of iteration methods"
+/// Momentum from Polyak, "Some methods of speeding up the convergence of iteration methods"
 /// (1964); Nesterov's in the form of Sutskever, Martens, Dahl and Hinton, "On the importance of
 /// initialization and momentum in deep learning" (2013). Conventions and defaults are torch's.
 /// Decoupled decay is SGDW of Loshchilov and Hutter, "Decoupled Weight Decay Regularization"

@@ -187,6 +187,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
             expected: "less than u64::MAX for another step to follow",
         })?;
         check_same_states(self.rule.states(), self.declared)?;
+        self.rule.check()?;
         advance_scalars(&self.rule, t, &self.scalars, &mut self.next_scalars);
         let step = Step::new(&self.rule, t)
             .scalars(&self.next_scalars)

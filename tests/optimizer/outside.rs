@@ -271,3 +271,24 @@ fn scalars_and_states_that_do_not_fit() {
     let error = Flat::<_, f32>::new(rule.clone(), 2).unwrap().with_scalars(&[0.0]).unwrap_err();
     assert_eq!(error.to_string(), message);
 }
+
+/// A first step that is refused or skipped leaves no scalars; wrong hyper-parameters are refused
+/// before anything is made of them, whatever the step number.
+#[test]
+fn scalars_of_steps_that_are_not_taken() {
+    let mut opt = Optimizer::new(NAdam::default()).unwrap();
+    let w = opt.add::<f32>(GroupId::default(), "w", 2).unwrap();
+    let (mut theta, bad) = ([1.0_f32; 2], [f32::NAN; 2]);
+    opt.options.clip_norm = Some(fused_adam::ClipNorm::Two(1.0));
+    assert!(opt.step([Tensor::new(w, &mut theta, &bad)]).is_err());
+    assert_eq!(opt.scalars(w), [0.0; 0]);
+    opt.options.skip_nonfinite = true;
+    assert!(opt.step([Tensor::new(w, &mut theta, &bad)]).unwrap().skipped);
+    assert_eq!(opt.scalars(w), [0.0; 0]);
+
+    let rule = NAdam { momentum_decay: f64::NAN, ..NAdam::default() };
+    let (mut m, mut v) = ([0.0_f32; 2], [0.0_f32; 2]);
+    let one = Lent::new(0, u64::MAX / 2, &mut theta, &[1.0_f32; 2]).state(&mut m).state(&mut v);
+    let error = step_all(&[rule], &StepOptions::default(), [one]).unwrap_err();
+    assert!(matches!(error, Error::HyperParameter { name: "momentum_decay", .. }), "{error}");
+}
