@@ -1,9 +1,10 @@
-//! The optimizer of many tensors beside one flat buffer of as many elements: what its pieces cost,
-//! and what clipping, scaling and measuring add. On one thread and on all.
+//! Compares an optimizer of many tensors with one flat buffer of the same number of elements: the
+//! cost of its pieces, and of clipping, scaling and measuring. On one thread and on all.
 //!
-//! The two sides of a comparison are run in turn, round after round, and what is printed is the
-//! median of the rounds' ratios: criterion would run one after the other, and a machine whose speed
-//! drifts would spoil it. `cargo bench --bench optimizer -- gpt2` runs what matches.
+//! The two sides of a comparison run alternately, and the benchmark prints the median ratio over
+//! all rounds. criterion would run them one after the other, and a drift of the machine's speed
+//! would bias the ratio. `cargo bench --bench optimizer -- gpt2` runs the benchmarks whose names
+//! match.
 
 mod support;
 
@@ -12,14 +13,14 @@ use std::io::{Read, Write};
 use std::time::Instant;
 
 use fused_adam::{
-    AdamW, CheckpointReader, ClipNorm, Flat, GroupId, LossScale, Optimizer, ParamId, Schedule,
+    AdamW, CheckpointReader, ClipNorm, Flat, GradScaler, GroupId, Optimizer, Parallelism, ParamId,
     StepOptions, Tensor,
 };
 use support::{median, time};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A model's tensors with their gradients, and an optimizer for them.
+/// The tensors of a model with their gradients, and an optimizer for them.
 struct Model {
     opt: Optimizer,
     tensors: Vec<(ParamId, Vec<f32>, Vec<f32>)>,
@@ -48,7 +49,7 @@ fn gradient(len: usize) -> Vec<f32> {
     (0..len).map(|i| 0.1 + (i as f32 * 0.618_034).fract()).collect()
 }
 
-/// One whose elements are of 30 binades, as in the blocks of a real model that span most.
+/// Elements of 30 binades. Most blocks of a real model's gradients span as many.
 fn of_all_sizes(len: usize) -> Vec<f32> {
     let powers: Vec<f32> = (0..30).map(|e| 2_f32.powi(-e)).collect();
     gradient(len).iter().enumerate().map(|(i, g)| g * powers[i % 30]).collect()
@@ -62,8 +63,8 @@ struct One {
 }
 
 impl One {
-    fn new(len: usize, schedule: Schedule) -> Result<Self> {
-        let opt = Flat::new(AdamW::default(), len)?.with_schedule(schedule);
+    fn new(len: usize, parallelism: Parallelism) -> Result<Self> {
+        let opt = Flat::new(AdamW::default(), len)?.with_parallelism(parallelism);
         Ok(One { opt, theta: vec![1.0; len], grad: gradient(len) })
     }
 
@@ -100,14 +101,14 @@ fn resnet50() -> Vec<usize> {
     lens
 }
 
-/// What is run: all rounds, or one to see that it works; and of what names.
+/// Which benchmarks to run, and whether to run all rounds or, as a test, only one.
 struct Run {
     rounds: usize,
     filter: Option<String>,
 }
 
 impl Run {
-    /// Prints what `what` takes, an element and a tensor, and how many times that is of `other`.
+    /// Prints the time of `what`, per element and per tensor, and its ratio to `other`.
     fn compare(
         &self,
         name: &str,
@@ -138,8 +139,8 @@ fn main() -> Result<()> {
     let test = arguments.iter().any(|argument| argument == "--test");
     let filter = arguments.into_iter().find(|argument| !argument.starts_with("--"));
     let run = Run { rounds: if test { 1 } else { 15 }, filter };
-    let schedules = [("1 thread".to_owned(), Schedule::Serial)];
-    let all = [(format!("{threads} threads"), Schedule::Auto)];
+    let parallelisms = [("1 thread".to_owned(), Parallelism::Serial)];
+    let all = [(format!("{threads} threads"), Parallelism::Auto)];
 
     let models = [
         ("gpt2", gpt2()),
@@ -147,37 +148,37 @@ fn main() -> Result<()> {
         ("1000x1000", vec![1000; 1000]),
         ("10000x16", vec![16; 10_000]),
     ];
-    println!("beside one flat buffer of as many elements:");
+    println!("compared with one flat buffer of the same length:");
     for (name, lens) in &models {
-        for (threads, schedule) in schedules.iter().chain(&all) {
+        for (threads, parallelism) in parallelisms.iter().chain(&all) {
             let name = format!("{name}, {threads}");
             if !run.wants(&name) {
                 continue;
             }
             let elements = lens.iter().sum();
-            let options = StepOptions { schedule: *schedule, ..StepOptions::default() };
+            let options = StepOptions { parallelism: *parallelism, ..StepOptions::default() };
             let (mut model, mut flat) =
-                (Model::new(lens, options)?, One::new(elements, *schedule)?);
+                (Model::new(lens, options)?, One::new(elements, *parallelism)?);
             run.compare(&name, elements, lens.len(), || model.step(), || flat.step());
         }
     }
 
-    println!("beside the same on one thread:");
+    println!("compared with one thread:");
     for (name, lens) in &models[2..] {
         let name = format!("{name}, threads");
         if run.wants(&name) {
             let elements = lens.iter().sum();
-            let serial = StepOptions { schedule: Schedule::Serial, ..StepOptions::default() };
+            let serial = StepOptions { parallelism: Parallelism::Serial, ..StepOptions::default() };
             let mut model = Model::new(lens, StepOptions::default())?;
             let mut serial = Model::new(lens, serial)?;
             run.compare(&name, elements, lens.len(), || model.step(), || serial.step());
         }
     }
 
-    println!("beside the step alone, on one tensor of 2^26 elements:");
+    println!("compared with the step alone, on one tensor of 2^26 elements:");
     let len = if test { 1 << 20 } else { 1 << 26 };
-    for (threads, schedule) in schedules.iter().chain(&all) {
-        let plain = StepOptions { schedule: *schedule, ..StepOptions::default() };
+    for (threads, parallelism) in parallelisms.iter().chain(&all) {
+        let plain = StepOptions { parallelism: *parallelism, ..StepOptions::default() };
         let clip = StepOptions { clip_norm: Some(ClipNorm::Two(1.0)), ..plain };
         let largest = StepOptions { report_largest_update: true, ..plain };
         type Gradient = fn(usize) -> Vec<f32>;
@@ -185,14 +186,14 @@ fn main() -> Result<()> {
         for (what, gradient, options, scale) in [
             ("clip the norm", alike, clip, None),
             ("clip the norm, 30 binades", wide, clip, None),
-            ("clip the norm, loss scale", alike, clip, Some(LossScale::constant(2.0))),
+            ("clip the norm, loss scale", alike, clip, Some(GradScaler::constant(2.0))),
             ("clip values", alike, StepOptions { clip_value: Some(0.1), ..plain }, None),
             ("largest update", alike, largest, None),
         ] {
             let name = format!("{what}, {threads}");
             if run.wants(&name) {
                 let mut model = Model::new(&[len], options)?;
-                model.opt.loss_scale = scale;
+                model.opt.grad_scaler = scale;
                 let mut alone = Model::new(&[len], plain)?;
                 for model in [&mut model, &mut alone] {
                     model.tensors[0].2 = gradient(len);
@@ -207,7 +208,7 @@ fn main() -> Result<()> {
             let (id, theta, grad) = &mut model.tensors[0];
             let opt = &mut model.opt;
             let zeroing = || {
-                opt.step([Tensor::zeroing(*id, theta, grad)]).expect("a valid step");
+                opt.step([Tensor::zero_grad(*id, theta, grad)]).expect("a valid step");
             };
             run.compare(&name, len, 1, zeroing, || alone.step());
         }
@@ -218,8 +219,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Saving and loading the states of one tensor, beside copying a file of that size in pieces of a
-/// mebibyte and bringing the copy to the disk, and beside reading it.
+/// Times saving and loading the states of one tensor. Compares saving with copying a file of that
+/// size in pieces of a mebibyte and syncing the copy, and loading with reading the file.
 fn checkpoints(run: &Run, len: usize) -> Result<()> {
     let mut model = Model::new(&[len], StepOptions::default())?;
     model.step();
@@ -250,7 +251,7 @@ fn checkpoints(run: &Run, len: usize) -> Result<()> {
         CheckpointReader::open(&saved)?.load(&mut fresh.opt)?;
         rounds[2].push(start.elapsed().as_secs_f64());
 
-        // Into fresh memory, as loading does.
+        // Reads into newly allocated memory, as loading does.
         let start = Instant::now();
         let mut bytes = vec![0_u8; 8 * len];
         File::open(&saved)?.read_exact(&mut bytes)?;
@@ -259,7 +260,7 @@ fn checkpoints(run: &Run, len: usize) -> Result<()> {
     }
     let [save, write, load, read] = rounds.map(median);
     println!("a checkpoint of {} MB, in seconds:", 8 * len / 1_000_000);
-    println!("save {save:.3}, copy {write:.3}: {:.2} of the copy's pace", write / save);
-    println!("load {load:.3}, read {read:.3}: {:.2} of the reading's pace", read / load);
+    println!("save {save:.3}, copy {write:.3}: {:.2} of the copy's speed", write / save);
+    println!("load {load:.3}, read {read:.3}: {:.2} of the read's speed", read / load);
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! One step: of AdamW, a group per element type, over backends, threads and sizes; of every rule;
-//! of AdamW in every combination of types; with the limit loop beside each. And what a call costs
-//! on a buffer so small that nothing else matters.
+//! Benchmarks of one step: AdamW with each element type, on several backends, thread counts and
+//! sizes; every rule; AdamW with every combination of types; each next to the memory limit, a copy
+//! loop with the same traffic. Also the cost of a call on a very small buffer.
 //!
-//! `cargo bench` leaves its report in `target/criterion/report/index.html`.
-//! `cargo bench -- f32/native` runs what matches.
+//! `cargo bench` writes its report to `target/criterion/report/index.html`. `cargo bench --
+//! f32/native` runs the benchmarks whose names match.
 
 mod support;
 
@@ -14,10 +14,10 @@ use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
-use fused_adam::{AdamW, Backend, Element, Rounding, Rule, Schedule, Step, bf16};
+use fused_adam::{AdamW, Backend, Element, Parallelism, Rounding, Rule, Step, bf16};
 use support::{Buffers, LimitLoop, RULES, Stepped, WithCopy};
 
-/// In the first cache, in the second, around the last, and past it.
+/// In the L1 cache, in the L2 cache, near the size of the L3 cache, and out of cache.
 const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
@@ -35,13 +35,16 @@ fn step<E: Element>(criterion: &mut Criterion) {
         let bytes = Buffers::<E, E, E>::bytes_per_element(2);
         group.throughput(Throughput::Bytes((len * bytes) as u64));
         let mut buffers = Buffers::<E, E, E>::new(len, 2);
-        for (threads, schedule) in [("serial", Schedule::Serial), ("parallel", Schedule::Auto)] {
-            let limit = Step::new(&LimitLoop(2), 100).schedule(schedule);
+        for (threads, parallelism) in
+            [("serial", Parallelism::Serial), ("parallel", Parallelism::Auto)]
+        {
+            let limit = Step::new(&LimitLoop(2), 100).with_parallelism(parallelism);
             let id = BenchmarkId::new(format!("limit/{threads}"), len);
             one(&mut group, &mut buffers, &limit, id);
-            for backend in Backend::ALL {
+            for &backend in Backend::ALL {
                 if backend != Backend::Auto && backend.is_available() {
-                    let step = Step::new(&adamw, 100).backend(backend).schedule(schedule);
+                    let step =
+                        Step::new(&adamw, 100).with_backend(backend).with_parallelism(parallelism);
                     let id = BenchmarkId::new(format!("{backend}/{threads}"), len);
                     one(&mut group, &mut buffers, &step, id);
                 }
@@ -60,7 +63,7 @@ fn one<R: Rule, B: Stepped>(
     group.bench_function(id, |bencher| bencher.iter(|| buffers.step(step)));
 }
 
-/// Every rule on `f32`, on one thread: in the second cache, and past all of them.
+/// Every rule on `f32`, on one thread: in the L2 cache, and out of cache.
 fn rules(criterion: &mut Criterion) {
     let mut group = group(criterion, "rules");
     for len in [1 << 16, 1 << 24] {
@@ -69,23 +72,25 @@ fn rules(criterion: &mut Criterion) {
             let bytes = Buffers::<f32, f32, f32>::bytes_per_element(states);
             group.throughput(Throughput::Bytes((len * bytes) as u64));
             let mut buffers = Buffers::<f32, f32, f32>::new(len, states);
-            let step = Step::new(rule, 100).schedule(Schedule::Serial);
+            let step = Step::new(rule, 100).with_parallelism(Parallelism::Serial);
             one(&mut group, &mut buffers, &step, BenchmarkId::new(name, len));
             let limit = LimitLoop(states);
-            let limit = Step::new(&limit, 100).schedule(Schedule::Serial);
+            let limit = Step::new(&limit, 100).with_parallelism(Parallelism::Serial);
             one(&mut group, &mut buffers, &limit, BenchmarkId::new(format!("{name}/limit"), len));
         }
     }
     group.finish();
 }
 
-/// AdamW on types that are mixed, on one thread: in the second cache, and past all of them.
+/// AdamW with mixed types, on one thread: in the L2 cache, and out of cache.
 fn types(criterion: &mut Criterion) {
     fn of<B: Stepped>(group: &mut BenchmarkGroup<WallTime>, name: &str, rounding: Rounding) {
         for len in [1 << 16, 1 << 24] {
             group.throughput(Throughput::Bytes((len * B::bytes_per_element(2)) as u64));
             let adamw = AdamW::default();
-            let step = Step::new(&adamw, 100).schedule(Schedule::Serial).rounding(rounding);
+            let step = Step::new(&adamw, 100)
+                .with_parallelism(Parallelism::Serial)
+                .with_rounding(rounding);
             one(group, &mut B::new(len, 2), &step, BenchmarkId::new(name, len));
         }
     }
@@ -100,8 +105,8 @@ fn types(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Sixteen elements: the whole call, with its checks, its coefficients and its dispatch, beside a
-/// loop over the same arithmetic with coefficients at hand.
+/// A step of sixteen elements, with its checks, coefficients and dispatch, next to a loop with the
+/// same arithmetic and given coefficients.
 fn call(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("call");
     let mut b = Buffers::<f32, f32, f32>::new(16, 2);

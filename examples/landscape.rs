@@ -1,21 +1,22 @@
-//! Draws the paths of all rules on two landscapes that are hard to descend, into one picture.
+//! Plots each optimizer's path on two test functions.
 //!
 //! ```text
 //! cargo run --release --example landscape -- [--plot FILE.svg]
 //! ```
 //!
-//! Each landscape is (x − x₀)² + k·(y − b·x²)², whose floor runs along the curve y = b·x² and falls
-//! slowly towards the minimum at x₀, between walls that are k times as steep. With k = 10 and b = 1
-//! it is Rosenbrock's valley, which bends; with k = 50 and b = 0 it is a straight ravine.
+//! Each function is (x − x₀)² + k·(y − b·x²)². It is a valley along the curve y = b·x², whose floor
+//! descends slowly to the minimum at x₀, and whose walls are k times as steep. With k = 10 and b =
+//! 1 it is Rosenbrock's function, whose valley is curved. With k = 50 and b = 0 it is a straight
+//! ravine.
 //!
-//! All rules go the same number of steps from the same point, with step sizes that fall to zero on
-//! a straight line. The first step size is the one of a few, for each rule and landscape, that ends
-//! nearest to the minimum: so the picture shows how the rules move, not which of them is best.
-//! Weight decay, where a rule has it by default, keeps it off the valley's minimum: it pulls
-//! towards (0, 0).
+//! All rules take the same number of steps from the same point, with learning rates that decrease
+//! linearly to zero. For each rule and function, the example tries several initial learning rates
+//! and uses the one that ends closest to the minimum. So the plot shows how the rules move, not
+//! which of them is best. Rules with weight decay by default do not reach Rosenbrock's minimum,
+//! because weight decay pulls towards (0, 0).
 //!
-//! It prints how far from the minimum each path ends, and draws to `target/landscape.svg` unless
-//! another file is given.
+//! It prints the final distance of each path from the minimum, and plots to `target/landscape.svg`,
+//! or to the file given with `--plot`.
 
 use std::f64::consts::TAU;
 use std::fs;
@@ -35,12 +36,13 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 
 const STEPS: u32 = 1500;
 
-/// The first step sizes that are tried are 10^(k/6) for these k.
+/// The initial learning rates to try are 10^(k/6) for these k.
 const STEP_SIZES: std::ops::RangeInclusive<i32> = -24..=6;
-/// Nearer to the minimum than this is as near: then the smaller step size is taken.
+/// Smaller distances from the minimum than this count as equal. Of these, the smallest learning
+/// rate is used.
 const NEAR: f64 = 1e-2;
 
-/// The rules' colours, in the order of their names; after the last one they begin again.
+/// The colours of the rules, in the order of their names. They repeat if there are more rules.
 const PALETTE: [RGBColor; 20] = [
     RGBColor(60, 60, 60),
     RGBColor(150, 90, 50),
@@ -86,20 +88,20 @@ const LANDSCAPES: [Landscape; 2] = [
 ];
 
 const INK: RGBColor = RGBColor(45, 50, 60);
-/// The ground where it is highest and where it is lowest.
+/// The colours of the highest and the lowest value.
 const HIGH: RGBColor = RGBColor(184, 198, 215);
 const LOW: RGBColor = RGBColor(252, 252, 249);
-/// Contours lie at 10^(k/4) for these k: evenly spaced in the logarithm.
+/// Contours are at 10^(k/4) for these k, evenly spaced on a logarithmic scale.
 const CONTOURS: std::ops::RangeInclusive<i32> = -8..=9;
 
-/// In pixels, which are small, since lines go from one whole pixel to another.
+/// In pixels. The image is large because lines only start and end at whole pixels.
 const WIDTH: u32 = 2560;
 const PANEL_HEIGHT: u32 = 1230;
-/// Names and marks in a row of the legend, and how high it is.
+/// The number of names and marks in a row of the legend, and the height of a row.
 const LEGEND_COLUMNS: usize = 7;
 const LEGEND_ROW: u32 = 54;
 
-/// How the start and the minimum are marked: by a diamond, and by a star.
+/// The marks of the start, a diamond, and of the minimum, a star.
 const MARKS: [fn(Pixel) -> Polygon<Pixel>; 2] = [start_mark, minimum_mark];
 
 fn main() -> Result<()> {
@@ -118,21 +120,20 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A rule's paths on the two landscapes.
+/// A rule's paths on the two functions.
 struct Run {
     name: &'static str,
     on: [Descent; 2],
 }
 
-/// The points that a rule comes to, from the start on, and how far from the minimum the last one
-/// is.
+/// The path of a rule from the start, and the distance of its end from the minimum.
 struct Descent {
     lr: f64,
     path: Vec<Point>,
     distance: f64,
 }
 
-/// The file to draw to.
+/// The output file.
 fn option() -> Result<PathBuf> {
     use lexopt::prelude::*;
     let mut file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/landscape.svg");
@@ -146,7 +147,7 @@ fn option() -> Result<PathBuf> {
     Ok(file)
 }
 
-/// (x − x0)² + steepness·(y − bend·x²)², and the part of it that is drawn.
+/// (x − x0)² + steepness·(y − bend·x²)², and the part of the plane that is plotted.
 struct Landscape {
     title: &'static str,
     x0: f64,
@@ -158,19 +159,19 @@ struct Landscape {
 }
 
 impl Landscape {
-    /// The end of the valley's floor.
+    /// The position of the minimum.
     fn minimum(&self) -> Point {
         (self.x0, self.bend * self.x0 * self.x0)
     }
 
-    /// The two derivatives there.
+    /// The gradient at a point.
     fn gradient(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         let wall = 2.0 * self.steepness * (y - self.bend * x * x);
         [2.0 * (x - self.x0) - 2.0 * self.bend * x * wall, wall]
     }
 
-    /// The path of the rule of this name with the step size that suits it: one with which it stays
-    /// in the part that is drawn, if there is any.
+    /// The best path of the rule with this name over all learning rates. A path within the plotted
+    /// part is preferred.
     fn best(&self, name: &str) -> Result<Descent> {
         let rank = |descent: &Descent| {
             let leaves = descent.path.iter().any(|point| self.inside(*point) != *point);
@@ -183,10 +184,10 @@ impl Landscape {
                 best = Some(descent);
             }
         }
-        best.ok_or_else(|| "no step size was tried".into())
+        best.ok_or_else(|| "no learning rate was tried".into())
     }
 
-    /// The point, moved to the edge of the part that is drawn if it lies outside.
+    /// Clamps a point to the plotted part.
     fn inside(&self, (x, y): Point) -> Point {
         (x.clamp(self.left_low.0, self.right_high.0), y.clamp(self.left_low.1, self.right_high.1))
     }
@@ -204,12 +205,12 @@ impl Landscape {
         }
         let (x0, y0) = self.minimum();
         let distance = (theta[0] - x0).hypot(theta[1] - y0);
-        // NaN is as far as can be.
+        // NaN counts as the largest distance.
         Ok(Descent { lr, path, distance: if distance < f64::MAX { distance } else { f64::MAX } })
     }
 
-    /// The points of one height: a circle that is stretched and bent. What would lie outside the
-    /// part that is drawn is moved to its edge, which leaves the area inside as it is.
+    /// The contour of one value: a circle, stretched and bent. Points outside the plotted part are
+    /// clamped to its edge, which does not change the area inside.
     fn contour(&self, height: f64) -> Vec<Point> {
         let (x_radius, y_radius) = (height.sqrt(), (height / self.steepness).sqrt());
         let point = |i: u32| {
@@ -222,7 +223,8 @@ impl Landscape {
     }
 }
 
-/// The first step size of each rule on both landscapes, and how far from the minimum it ends.
+/// Prints the initial learning rate of each rule on both functions, and the final distance from the
+/// minimum.
 fn print_table(runs: &[Run]) {
     println!("{STEPS} steps    Rosenbrock’s valley          ravine");
     println!("rule              lr  distance        lr  distance");
@@ -232,7 +234,7 @@ fn print_table(runs: &[Run]) {
     }
 }
 
-/// The two landscapes side by side, and the legend below.
+/// Plots the two functions side by side, with the legend below.
 fn plot(runs: &[Run], file: &Path) -> Result<()> {
     let rows = (runs.len() + MARKS.len()).div_ceil(LEGEND_COLUMNS) as u32;
     let size = (WIDTH, PANEL_HEIGHT + 22 + rows * LEGEND_ROW);
@@ -254,7 +256,7 @@ fn colour(i: usize) -> RGBColor {
     PALETTE[i % PALETTE.len()]
 }
 
-/// One landscape with the paths of all rules.
+/// Plots one function with the paths of all rules.
 fn plot_panel(landscape: &Landscape, paths: &[&[Point]], panel: &Area) -> Result<()> {
     let ((left, low), (right, high)) = (landscape.left_low, landscape.right_high);
     let mut chart = ChartBuilder::on(panel)
@@ -279,7 +281,7 @@ fn plot_panel(landscape: &Landscape, paths: &[&[Point]], panel: &Area) -> Result
     Ok(())
 }
 
-/// The heights as areas, the highest first, each in its shade and with a thin white line round it.
+/// Plots the values as filled contours, the highest first, each with a thin white outline.
 fn plot_ground(landscape: &Landscape, chart: &mut Chart) -> Result<()> {
     chart.plotting_area().fill(&HIGH)?;
     let levels = f64::from(CONTOURS.end() - CONTOURS.start() + 1);
@@ -300,7 +302,7 @@ fn shade(t: f64) -> RGBColor {
     RGBColor(mix(HIGH.0, LOW.0), mix(HIGH.1, LOW.1), mix(HIGH.2, LOW.2))
 }
 
-/// The line less those points that lie within two pixels of the one before, except the last.
+/// The line without points that are within two pixels of the previous one. The last point stays.
 fn thinned(line: &[Point], pixel: impl Fn(Point) -> Pixel) -> Vec<Point> {
     let mut kept: Vec<Point> = Vec::new();
     for (i, point) in line.iter().enumerate() {
@@ -315,7 +317,7 @@ fn thinned(line: &[Point], pixel: impl Fn(Point) -> Pixel) -> Vec<Point> {
     kept
 }
 
-/// A square on its corner.
+/// A diamond.
 fn start_mark((x, y): Pixel) -> Polygon<Pixel> {
     Polygon::new([(x - 15, y), (x, y - 15), (x + 15, y), (x, y + 15)], INK.filled())
 }
@@ -330,12 +332,12 @@ fn minimum_mark((x, y): Pixel) -> Polygon<Pixel> {
     Polygon::new((0..10).map(corner).collect::<Vec<_>>(), INK.filled())
 }
 
-/// The one typeface of the picture.
+/// The font of the plot.
 fn font(size: u32) -> FontDesc<'static> {
     ("sans-serif", size).into_font()
 }
 
-/// Rows of names, each beside its colour or mark.
+/// Rows of names, each next to its colour or mark.
 fn plot_legend(runs: &[Run], area: &Area) -> Result<()> {
     let cell = |i: usize| {
         let (column, row) = (i % LEGEND_COLUMNS, i / LEGEND_COLUMNS);

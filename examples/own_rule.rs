@@ -1,21 +1,21 @@
-//! A rule from outside the crate, in everything that the crate's own rules run in: a step on plain
-//! slices, a flat owner, an optimizer of many tensors, and a checkpoint.
+//! A rule that is defined outside the crate. It works everywhere that the crate's own rules do: in
+//! a step on slices, in [`Flat`], in an optimizer of many tensors, and in a checkpoint.
 //!
 //! ```text
 //! cargo run --release --example own_rule
 //! ```
 //!
 //! The rule is Yogi (Zaheer, Reddi, Sachan, Kale and Kumar, "Adaptive Methods for Nonconvex
-//! Optimization", 2018): Adam whose v moves towards g² by a step of (1−β2)·g², however far away it
-//! is.
+//! Optimization", 2018). It is Adam, except that v moves towards g² by (1−β2)·g², independent of
+//! the distance.
 
 use fused_adam::rules::{Descent, Ema, check_averages, corrections, round_coefficient, round_eps};
 use fused_adam::{
-    CheckpointReader, Error, Flat, Float, GroupId, Kernel, Lanes, Optimizer, Rule, State, Step,
-    Tensor, WithKernel,
+    CheckpointReader, Error, Flat, Float, GroupId, Kernel, KernelVisitor, Lanes, Optimizer, Rule,
+    State, Step, Tensor,
 };
 
-/// Yogi with decoupled decay.
+/// Yogi with decoupled weight decay.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Yogi {
     lr: f64,
@@ -53,14 +53,14 @@ impl Rule for Yogi {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
-        then.with(&YogiKernel {
+        visitor.visit(&YogiKernel {
             descent: Descent::new(false, self.lr, self.weight_decay, true)?,
             m: Ema::new(self.beta1),
             v_rate: F::from_f64(1.0 - self.beta2),
@@ -106,30 +106,35 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let yogi = Yogi::default();
     const LEN: usize = 1000;
 
-    // On plain slices, on every backend that this CPU has: the same bits.
+    // A step on slices, on every backend of this CPU, with bit-identical results.
     let step_on = |backend| -> Result<Vec<f32>, Error> {
         let (mut theta, mut m, mut v) = (vec![1.0; LEN], vec![0.0; LEN], vec![0.0; LEN]);
         for t in 1..=10 {
             let grad = gradient(&theta, 3.0);
-            Step::new(&yogi, t).backend(backend).run(&mut theta, &grad, &mut [&mut m, &mut v])?;
+            Step::new(&yogi, t).with_backend(backend).run(
+                &mut theta,
+                &grad,
+                &mut [&mut m, &mut v],
+            )?;
         }
         Ok(theta)
     };
-    let available = fused_adam::Backend::ALL.into_iter().filter(|backend| backend.is_available());
+    let available =
+        fused_adam::Backend::ALL.iter().copied().filter(|backend| backend.is_available());
     let all: Vec<Vec<f32>> = available.map(step_on).collect::<Result<_, _>>()?;
     let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
     assert!(all.iter().all(|theta| same(theta, &all[0])), "backends differ");
 
-    // With the states kept.
+    // With `Flat`, which stores the states.
     let mut flat = Flat::new(yogi, LEN)?;
     let mut theta = vec![1.0_f32; LEN];
     for _ in 0..10 {
         let grad = gradient(&theta, 3.0);
         flat.step(&mut theta, &grad)?;
     }
-    assert!(same(&theta, &all[0]), "the owner differs");
+    assert!(same(&theta, &all[0]), "`Flat` differs");
 
-    // Many tensors, saved half-way and gone on with from the file.
+    // An optimizer of many tensors, saved after half of the steps and resumed from the file.
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("yogi.safetensors");
     let optimizer = || -> Result<Optimizer<Yogi>, Error> {
@@ -144,16 +149,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (of_w, of_b) = (gradient(&w, 3.0), gradient(&b, -1.0));
         opt.step([Tensor::new("w", &mut w, &of_w), Tensor::new("b", &mut b, &of_b)])?;
         if step == 5 {
-            opt.checkpoint().with("w", &w).with("b", &b).save(&path)?;
+            opt.checkpoint().with_tensor("w", &w).with_tensor("b", &b).save(&path)?;
             opt = optimizer()?;
             CheckpointReader::open(&path)?.load(&mut opt)?;
         }
     }
     assert!(same(&w, &all[0]), "the optimizer differs");
 
-    println!(
-        "θ after 10 steps from 1 towards 3, on slices, owned, and from a checkpoint: {}",
-        w[0]
-    );
+    println!("θ after 10 steps from 1 towards 3, with slices, `Flat`, and a checkpoint: {}", w[0]);
     Ok(())
 }

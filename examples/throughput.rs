@@ -1,25 +1,25 @@
-//! How fast a step is, beside what memory allows: for sizes from 2^10 to 2^26 elements and for
-//! each backend, on one thread and on all.
+//! Measures the throughput of a step and compares it with the memory limit, for sizes from 2^10 to
+//! 2^26 elements and for each backend, on one thread and on all.
 //!
 //! ```text
 //! cargo run --release --example throughput -- [--rule NAME|all] [--elements-type TYPES]
 //!     [--stochastic] [--backend NAME] [--elements N] [--json] [--plot FILE.svg]
 //! ```
 //!
-//! The rule is AdamW unless it is named, the types `f32` unless they are: those of θ, g and the
-//! states, such as `bf16` for all of them, `f32/bf16/f32`, or with a copy of θ `f32/bf16/f32+bf16`.
-//! With other types than `f32` the rule is AdamW.
+//! The default rule is AdamW, and the default element type is `f32`. You can set the types of θ, g
+//! and the states: one type such as `bf16` for all of them, `f32/bf16/f32`, or with a copy of θ
+//! `f32/bf16/f32+bf16`. Other types than `f32` are only available with AdamW.
 //!
-//! Everything of one size is measured in turn, round after round, on the same buffers. Each figure
-//! is the median over the rounds, and a share is the median of the rounds' ratios, so a machine
-//! whose speed drifts does not spoil the comparison.
+//! All measurements of one size alternate in many rounds, on the same buffers. Each time is the
+//! median over the rounds. Each ratio is the median of the ratios of each round, so a drift of the
+//! machine's speed does not bias it.
 
 #[path = "../benches/support/mod.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};
 
-use fused_adam::{AdamW, AnyRule, Backend, Rounding, Rule, Schedule, Step, bf16, f16};
+use fused_adam::{AdamW, AnyRule, Backend, Parallelism, Rounding, Rule, Step, bf16, f16};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 use plotters::style::full_palette::{BLUE_700, BROWN, GREY, ORANGE_700, TEAL_400};
@@ -27,7 +27,7 @@ use support::{Buffers, LimitLoop, RULES, Stepped, Units, WithCopy, median, rule,
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// How many elements the yardstick of the arithmetic units runs on: three buffers of 4 KiB.
+/// The number of elements for the limit of the arithmetic units: three buffers of 4 KiB.
 const UNITS_ELEMENTS: usize = 1 << 10;
 
 fn main() -> Result<()> {
@@ -76,8 +76,8 @@ struct Options {
     plot: Option<PathBuf>,
 }
 
-/// The combinations of element types that can be measured. Beside `f32` with AdamW alone: to
-/// compile every rule for every combination takes minutes.
+/// The available combinations of element types. Those other than `f32` are only available with
+/// AdamW, because it takes minutes to compile every rule with every combination.
 const TYPES: [(&str, Measure); 9] = [
     ("f32", ON_F32),
     ("f64", measure::<Buffers<f64, f64, f64>, AdamW>),
@@ -167,7 +167,7 @@ impl Options {
     }
 }
 
-/// One measured backend at one size.
+/// The measurement of one backend at one size.
 struct Row {
     rule: &'static str,
     types: &'static str,
@@ -177,7 +177,8 @@ struct Row {
     bytes_per_element: usize,
     ns_per_element: f64,
     limit_share: f64,
-    /// Share of what square root and division units allow; none for the limit loop.
+    /// Throughput relative to the limit of the square root and division units. None for the memory
+    /// limit.
     units_share: Option<f64>,
 }
 
@@ -203,7 +204,7 @@ impl Row {
 /// Rounds per size.
 const ROUNDS: u64 = 15;
 
-/// The backends to compare: each that is here once, `native` under its own name.
+/// The backends to compare: each available one once, with `native` under its actual name.
 fn backends() -> Vec<Backend> {
     let native = Backend::Native.resolved();
     let other = |backend: &Backend| backend.is_available() && Some(*backend) != native;
@@ -212,7 +213,7 @@ fn backends() -> Vec<Backend> {
     [Backend::Scalar, Backend::Wide].into_iter().chain(named).chain(native).collect()
 }
 
-/// What is timed: a rule, or the limit loop.
+/// What is measured: a rule, or the memory limit.
 enum What<R> {
     Limit(LimitLoop),
     Rule(R),
@@ -222,15 +223,20 @@ fn run<B: Stepped, R: Rule>(
     what: &What<R>,
     buffers: &mut B,
     backend: Backend,
-    schedule: Schedule,
+    parallelism: Parallelism,
     how: Rounding,
 ) {
-    fn step<R: Rule>(rule: &R, backend: Backend, schedule: Schedule, how: Rounding) -> Step<'_, R> {
-        Step::new(rule, 100).backend(backend).schedule(schedule).rounding(how)
+    fn step<R: Rule>(
+        rule: &R,
+        backend: Backend,
+        parallelism: Parallelism,
+        how: Rounding,
+    ) -> Step<'_, R> {
+        Step::new(rule, 100).with_backend(backend).with_parallelism(parallelism).with_rounding(how)
     }
     let done = match what {
-        What::Limit(rule) => buffers.step(&step(rule, backend, schedule, how)),
-        What::Rule(rule) => buffers.step(&step(rule, backend, schedule, how)),
+        What::Limit(rule) => buffers.step(&step(rule, backend, parallelism, how)),
+        What::Rule(rule) => buffers.step(&step(rule, backend, parallelism, how)),
     };
     done.expect("a valid step");
 }
@@ -247,31 +253,32 @@ fn measure<B: Stepped, R: Measured>(
     let mut buffers = B::new(elements, states);
     let mut small = Buffers::<f32, f32, f32>::new(UNITS_ELEMENTS, 1);
 
-    // What is timed in turn: for each number of threads the limit loop, then the backends.
+    // The measurements to alternate: for each number of threads the memory limit, then the
+    // backends.
     let mut entries = Vec::new();
     for threads in if threads > 1 { vec![1, threads] } else { vec![1] } {
-        let schedule = if threads == 1 { Schedule::Serial } else { Schedule::Auto };
+        let parallelism = if threads == 1 { Parallelism::Serial } else { Parallelism::Auto };
         let limit = What::Limit(LimitLoop(states));
-        entries.push(("limit".to_string(), threads, limit, Backend::Auto, schedule));
+        entries.push(("limit".to_string(), threads, limit, Backend::Auto, parallelism));
         let wanted = options.backend.map_or_else(backends, |backend| vec![backend]);
         for backend in wanted {
             let what = What::Rule(rule);
-            entries.push((backend.to_string(), threads, what, backend, schedule));
+            entries.push((backend.to_string(), threads, what, backend, parallelism));
         }
     }
 
     let mut times = vec![Vec::new(); entries.len()];
     let mut units = Vec::new();
     for _ in 0..ROUNDS {
-        for ((_, _, what, backend, schedule), times) in entries.iter().zip(&mut times) {
+        for ((_, _, what, backend, parallelism), times) in entries.iter().zip(&mut times) {
             let how = match what {
                 What::Limit(_) => Rounding::Nearest,
                 What::Rule(_) => options.rounding,
             };
-            times.push(time(elements, || run(what, &mut buffers, *backend, *schedule, how)));
+            times.push(time(elements, || run(what, &mut buffers, *backend, *parallelism, how)));
         }
         units.push(time(UNITS_ELEMENTS, || {
-            let step = Step::new(&Units, 1).schedule(Schedule::Serial);
+            let step = Step::new(&Units, 1).with_parallelism(Parallelism::Serial);
             small.step(&step).expect("a valid step");
         }));
         progress.inc(1);
@@ -302,8 +309,8 @@ fn measure<B: Stepped, R: Measured>(
 fn print_table(options: &Options, report: &[Row]) {
     let native = Backend::Native.resolved().map_or("none".into(), |level| level.to_string());
     println!("types {}, rounding {:?}; native is {native}", options.types, options.rounding);
-    println!("of limit: share of the limit loop on as many threads, which only moves the bytes");
-    println!("of units: share of a loop of one f32 square root and one division per element");
+    println!("of limit: speed relative to a copy loop with the same traffic on as many threads");
+    println!("of units: speed relative to one f32 square root and one division per element");
     println!();
     println!(
         "{:<25} {:>10}  {:<8} {:>7} {:>5} {:>10} {:>8} {:>9} {:>9}",
@@ -337,7 +344,7 @@ fn print_table(options: &Options, report: &[Row]) {
     }
 }
 
-/// ns per element over size, one panel for each number of threads.
+/// Plots ns per element over size, with one panel for each number of threads.
 fn plot(options: &Options, report: &[Row], threads: usize, file: &Path) -> Result<()> {
     let root = SVGBackend::new(file, (1100, 520)).into_drawing_area();
     root.fill(&WHITE)?;

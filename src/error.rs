@@ -1,34 +1,35 @@
-//! What can be wrong with a call, told before anything is written.
+//! The errors of a call. All are found before the first write.
 
-/// Why a step was refused.
+/// The reason why a call was refused.
 ///
-/// Every check runs before the first write: after an error no buffer, step count or state has
-/// changed. The message names the argument, its value, and what was expected of it.
+/// Every check runs before the first write. After an error no buffer, state or step count has
+/// changed. The message names the argument, its value, and the expected value.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A hyper-parameter lies outside its range.
+    /// A hyper-parameter or an option is outside of its range, or leads to a coefficient that the
+    /// type of the computation cannot hold.
     #[error("`{name}` is {value:?}, expected {expected}")]
     HyperParameter {
-        /// The field of the rule.
+        /// The name of the field.
         name: &'static str,
-        /// What it holds.
+        /// Its value.
         value: f64,
-        /// What it may hold.
+        /// The values that are allowed.
         expected: &'static str,
     },
 
-    /// The step number is outside `1..=u64::MAX`: 0 was given, or an owner of state has counted
-    /// to the end.
+    /// The step number is outside of `1..=u64::MAX`. Either 0 was given, or an owner of states,
+    /// such as [`Flat`](crate::Flat), has already taken `u64::MAX` steps.
     #[error("step number `t` is {t}, expected {expected}")]
     StepNumber {
         /// The step number.
         t: u64,
-        /// What it may be.
+        /// The values that are allowed.
         expected: &'static str,
     },
 
-    /// A buffer is not as long as `theta`.
+    /// The length of a buffer differs from that of `theta`.
     #[error("`{name}` has {len} elements, expected {expected} as in `theta`")]
     Length {
         /// The buffer: `grad`, `copy`, or the name of a state.
@@ -39,60 +40,60 @@ pub enum Error {
         expected: usize,
     },
 
-    /// The rule, with its options, keeps a state that was not given.
+    /// A state is missing that the rule keeps with its present options.
     #[error("state `{name}` is missing, expected the {expected} states {names:?}")]
     MissingState {
         /// The first state that is missing.
         name: &'static str,
-        /// How many states the rule keeps.
+        /// The number of states that the rule keeps.
         expected: usize,
         /// Their names, in order.
         names: Vec<&'static str>,
     },
 
-    /// More states were given than the rule, with its options, keeps.
+    /// More states were given than the rule keeps with its present options.
     #[error("{given} states were given, expected the {expected} states {names:?}")]
     SuperfluousState {
-        /// How many states were given.
+        /// The number of states that were given.
         given: usize,
-        /// How many states the rule keeps.
+        /// The number of states that the rule keeps.
         expected: usize,
         /// Their names, in order.
         names: Vec<&'static str>,
     },
 
-    /// The scalars that were given are not as many as the rule keeps.
+    /// The number of scalars differs from the number that the rule keeps.
     #[error("{given} scalars were given, expected the {expected} scalars {names:?}")]
     Scalars {
-        /// How many scalars were given.
+        /// The number of scalars that were given.
         given: usize,
-        /// How many scalars the rule keeps.
+        /// The number of scalars that the rule keeps.
         expected: usize,
         /// Their names, in order.
         names: &'static [&'static str],
     },
 
-    /// The rule contradicts itself: its kernel keeps another number of states than it names. No
-    /// rule of this crate does.
+    /// The rule's kernel keeps another number of states than [`Rule::states`](crate::Rule::states)
+    /// names. This is an error in the rule. No rule of this crate has it.
     #[error(
         "the rule's kernel keeps {kernel} states, expected those that the rule names, {names:?}"
     )]
     KernelStates {
-        /// How many states the kernel keeps.
+        /// The number of states that the kernel keeps.
         kernel: usize,
-        /// The names of those that the rule keeps.
+        /// The names of the states that the rule keeps, in order.
         names: Vec<&'static str>,
     },
 
-    /// This CPU, or this build's target, lacks the backend that was asked for.
+    /// The CPU, or the target of this build, does not support the backend.
     #[error(
         "backend `{backend}` is not available on this CPU, expected one of {}",
         available.join(", ")
     )]
     BackendNotAvailable {
-        /// The name of what was asked for.
+        /// The name of the backend.
         backend: &'static str,
-        /// The names of what could have been asked for here.
+        /// The names of the backends that are available here.
         available: Vec<&'static str>,
     },
 
@@ -105,67 +106,76 @@ pub enum Error {
         known: Vec<&'static str>,
     },
 
-    /// Two parameters of an optimizer would have one name.
+    /// The optimizer already has a parameter of this name.
     #[error("there is a parameter `{param}` already, expected another name")]
     DuplicateParam {
         /// The name.
         param: String,
     },
 
-    /// An optimizer has no such parameter.
+    /// The optimizer has no such parameter.
     #[error("there is no parameter `{param}`, expected one that was registered")]
     UnknownParam {
         /// Its name, or its number.
         param: String,
     },
 
-    /// An optimizer has no such group.
+    /// The optimizer has no such group.
     #[error("there is no group {group}, expected one of the {groups} that were added")]
     UnknownGroup {
-        /// Its number.
+        /// The number of the group.
         group: usize,
-        /// How many there are.
+        /// The number of groups that the optimizer has.
         groups: usize,
     },
 
-    /// A parameter was handed in twice in one step.
+    /// A parameter was passed twice to one step.
     #[error("parameter `{param}` was given twice, expected once a step")]
     GivenTwice {
         /// Its name.
         param: String,
     },
 
-    /// A buffer is not as long as its parameter.
+    /// The length of a buffer differs from that of its parameter.
     #[error("`{buffer}` of parameter `{param}` has {len} elements, expected {expected}")]
     TensorLength {
         /// The parameter's name.
         param: String,
-        /// The buffer: `theta`, `grad` or `copy`.
+        /// The buffer: `theta`, `grad`, `copy`, or the name of a state.
         buffer: &'static str,
         /// Its length in elements.
         len: usize,
-        /// The parameter's.
+        /// The length of the parameter in elements.
         expected: usize,
     },
 
-    /// A buffer is not of a type that goes with its parameter.
+    /// The element type of a buffer does not go with its parameter.
     #[error("`{buffer}` of parameter `{param}` is {given}, expected {expected}")]
     TensorType {
         /// The parameter's name.
         param: String,
-        /// The buffer: `theta` or `grad`.
+        /// The buffer: `theta`, `grad`, `copy`, or the name of a state.
         buffer: &'static str,
         /// The type of its elements.
         given: &'static str,
-        /// What it may be.
+        /// The types that are allowed.
         expected: &'static str,
     },
 
-    /// The norm of the gradients is infinite or NaN and cannot be clipped.
+    /// The gradient norm is to be clipped, but is infinite or NaN.
     #[error("the gradients' norm is {norm}, expected a finite one to clip, or `skip_nonfinite`")]
     NonfiniteNorm {
         /// The norm.
         norm: f64,
+    },
+
+    /// An error in one of many tensors or groups.
+    #[error("{place}: {error}")]
+    At {
+        /// The name of the parameter, or the number of the tensor or group, from 0.
+        place: String,
+        /// The error.
+        error: Box<Error>,
     },
 
     /// No rule has this name.
@@ -179,11 +189,40 @@ pub enum Error {
 }
 
 impl Error {
-    /// Names the tensor by its number in a list, where it has no name.
+    /// The error without its place: what is in [`At`](Self::At), or the error itself.
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, Error, ParamMut, StepOptions, step_all};
+    ///
+    /// let (mut theta, grad) = ([1.0_f32], [1.0_f32]);
+    /// let no_states = [ParamMut::new(0, 1, &mut theta, &grad)];
+    /// let error = step_all(&[AdamW::default()], &StepOptions::default(), no_states).unwrap_err();
+    /// assert!(error.to_string().starts_with("tensor number 0: state `m` is missing"));
+    /// assert!(matches!(error.cause(), Error::MissingState { name: "m", .. }));
+    /// ```
+    pub fn cause(&self) -> &Error {
+        match self {
+            Error::At { error, .. } => error.cause(),
+            error => error,
+        }
+    }
+
+    /// Adds the number of the tensor in a list, for tensors without a name.
     pub(crate) fn of_tensor(mut self, number: usize) -> Self {
         if let Error::TensorLength { param, .. } | Error::TensorType { param, .. } = &mut self {
             *param = format!("number {number}");
+            return self;
         }
-        self
+        self.at(format!("tensor number {number}"))
+    }
+
+    /// Adds the number of the group, if there are several.
+    pub(crate) fn at_group(self, group: usize, groups: usize) -> Self {
+        if groups == 1 { self } else { self.at(format!("group {group}")) }
+    }
+
+    /// Adds the place where the error is.
+    pub(crate) fn at(self, place: String) -> Self {
+        Error::At { place, error: Box::new(self) }
     }
 }

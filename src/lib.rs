@@ -1,11 +1,19 @@
-//! The Adam family on flat buffers, in **one fused pass**: each of θ, g, m and v is read once, and
-//! θ, m and v are written once. Nothing is allocated that grows with them.
+//! Optimizer steps of the Adam family on flat buffers, in **one fused pass**.
 //!
-//! Past the caches a step takes little longer than moving its bytes. And it gives **the same bits**
-//! with every backend, instruction set, number of threads, chunk size, alignment, and split of the
-//! buffers.
+//! A step reads each of θ, g, m and v once, and writes θ, m and v once. It makes no other pass and
+//! no copy. A step on slices allocates nothing that grows with the buffers. Out of cache, a step
+//! takes little longer than moving its bytes; the README has the measurements.
 //!
-//! # On plain slices
+//! A step gives **the same bits** on every backend, instruction set, number of threads, chunk size,
+//! alignment, and split of the buffers. Any two NaNs count as the same bits.
+//!
+//! θ is the buffer of parameters, and g is the gradient. m and v are the states of Adam: moving
+//! averages of the gradient and of its square.
+//!
+//! # Steps on slices
+//!
+//! You keep the states, and pass the step number, from 1 on. See [`Step`] for options such as the
+//! backend.
 //!
 //! ```
 //! let adamw = fused_adam::AdamW { lr: 1e-2, ..Default::default() };
@@ -17,7 +25,9 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
-//! # With the state kept for you
+//! # Steps with the states kept for you
+//!
+//! [`Flat`] keeps the states of one flat buffer, and counts the steps.
 //!
 //! ```
 //! let (mut theta, grad) = (vec![0.5_f32; 1000], vec![1.0_f32; 1000]);
@@ -28,10 +38,10 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
-//! # On bytes
+//! # Steps on bytes
 //!
-//! Buffers that hold bytes, such as a file or a mapped region, come in through [`bytemuck`], which
-//! checks their length and alignment and copies nothing:
+//! For buffers of bytes, such as a file or a mapped region, use [`bytemuck`]. It casts bytes to a
+//! slice of elements, checks length and alignment, and copies nothing:
 //!
 //! ```
 //! use fused_adam::{AdamW, bytemuck};
@@ -43,11 +53,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # For many tensors
+//! # Steps of many tensors
 //!
-//! [`Optimizer`] holds named parameters in groups and steps them all in one parallel region; it
-//! clips, scales, skips and schedules. With the feature `checkpoint` it is saved to safetensors
-//! files and goes on from them to the bit.
+//! [`Optimizer`] keeps the states of named parameters in groups, and steps all of them in one
+//! parallel region. It clips gradients, supports a loss scale, skips steps whose gradients are not
+//! finite, and has learning-rate schedules. A gradient norm takes one more pass over the gradients.
+//! With the feature `checkpoint` it saves to safetensors files and resumes from them to the bit. If
+//! you keep the states yourself, use [`step_all`].
 //!
 //! ```
 //! use fused_adam::{AdamW, ClipNorm, GroupId, Optimizer, Tensor};
@@ -61,12 +73,16 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
-//! # In 16 bits
+//! # Element types
 //!
-//! Any of `f32`, [`bf16`] and [`struct@f16`] may hold θ, the gradient and the states; all are
-//! computed in `f32`. [`Step::run_mixed`] takes types that differ, [`Step::run_with_copy`] writes
-//! the new θ of master weights a second time in 16 bits, and [`Rounding`] is to the nearest or
-//! stochastic, with random bits that depend on nothing but seed, step and element.
+//! θ, the gradient and the states are each `f32`, [`bf16`] or [`struct@f16`], in any mixture, or
+//! all are `f64`. A step computes in `f64` for `f64`, else in `f32`.
+//!
+//! - [`Step::run_mixed`] takes buffers of different types.
+//! - [`Step::run_with_copy`] updates `f32` master weights, and writes the new θ a second time in 16
+//!   bits, in the same pass.
+//! - [`Rounding`] to 16 bits is to nearest or stochastic. The random bits depend only on the seed,
+//!   the step number, the element and the buffer.
 //!
 //! ```
 //! use fused_adam::{AdamW, Flat, Rounding, bf16};
@@ -78,32 +94,58 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
-//! # Three axes
+//! # How the parts fit together
 //!
-//! A [`Rule`] says what happens to one element: one of the crate's, [`AnyRule`] of them, or
-//! [one of your own](rules). An [`Element`] is what a buffer stores. A [`Backend`] is how many
-//! elements are computed at once, and a [`Schedule`] on which threads. [`Step`] puts them together
-//! for a call:
+//! - A [`Rule`] is an optimizer's update rule with its hyper-parameters: one of the crate's, an
+//!   [`AnyRule`], or [one of your own](rules).
+//! - An [`Element`] is the type that a buffer stores.
+//! - A [`Backend`] selects the instructions, and so how many elements are computed at once.
+//! - A [`Parallelism`] selects the threads.
+//! - A [`Kernel`] is the arithmetic of a rule on one element, with the coefficients of one step.
+//!
+//! A call of [`Step::run`] combines them:
 //!
 //! ```text
-//! hyper-parameters (f64, checked)
-//!   → coefficients of step t (in f64, each rounded once)
-//!     → kernel (one fused pass over the slices)
-//!       → backend (scalar | wide | native), in chunks on rayon's threads or not
-//!         → rule (the arithmetic of one element)
+//! rule (hyper-parameters in f64): checked
+//!   → kernel of step t: coefficients, computed in f64, each rounded once
+//!     → chunks of the buffers: on a thread pool, or all on the calling thread
+//!       → backend: one fused pass over each chunk (scalar | wide | native)
+//!         → kernel: the arithmetic of one element
 //! ```
+//!
+//! # Public fields
+//!
+//! Rules and [`StepOptions`] are plain data with public fields. Setting a field checks nothing. The
+//! values are checked when they are used, before the first write.
+//!
+//! A minor version may add fields. So construct these types with `..Default::default()`, and end
+//! patterns that match them with `..`:
+//!
+//! ```
+//! use fused_adam::{AdamW, StepOptions};
+//!
+//! let adamw = AdamW { lr: 1e-2, weight_decay: 0.1, ..Default::default() };
+//! let options = StepOptions { clip_value: Some(1.0), ..Default::default() };
+//! # assert_eq!((adamw.beta1, options.grad_scale), (0.9, 1.0));
+//! ```
+//!
+//! The default of a new field keeps the bits, since a change of bits is a breaking change.
 //!
 //! # Features
 //!
-//! - `parallel` (default): long buffers are stepped on the threads of the caller's rayon pool, or
-//!   on others by `on_threads`.
-//! - `checkpoint`: an [`Optimizer`]'s states in safetensors files.
+//! - `parallel` (default): steps long buffers on the caller's rayon pool, or on the threads that
+//!   you pass to `on_threads`. Without it, every step runs on the calling thread, and
+//!   `Parallelism::Chunks`, `Threads` and `on_threads` do not exist.
+//! - `serde`: implements serde's `Serialize` and `Deserialize` for rules and options: every rule,
+//!   [`AnyRule`], [`StepOptions`], [`ClipNorm`], [`GradScaler`], [`LrSchedule`], [`Backend`],
+//!   [`Parallelism`] and [`Rounding`].
+//! - `checkpoint`: saves an [`Optimizer`] to safetensors files, and loads them. Implies `serde`.
 
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// Each module imports from those below it: `tests/suite/layers.rs` has their order.
+// A module imports only from modules below it. `tests/suite/layers.rs` has the order and checks it.
 mod elements;
 mod error;
 mod norm;
@@ -124,18 +166,18 @@ pub use norm::GradNorm;
 #[cfg(feature = "checkpoint")]
 pub use optimizer::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter};
 pub use optimizer::{
-    ClipNorm, GroupId, Key, Lent, LossScale, LrSchedule, Optimizer, ParamId, Report, StepOptions,
-    Tensor, step_all,
+    ClipNorm, GradScaler, GroupId, LrSchedule, Optimizer, ParamId, ParamKey, ParamMut, Report,
+    StepOptions, Tensor, step_all,
 };
 pub use rules::all::*;
-pub use rules::{AnyRule, Kernel, Rule, State, WithKernel};
+pub use rules::{AnyRule, Kernel, KernelVisitor, Rule, State};
 pub use simd::dispatch::Backend;
 pub use simd::{Float, Lanes, Real};
-pub use step::{Flat, Schedule, Step};
+pub use step::{Flat, Parallelism, Step};
 #[cfg(feature = "parallel")]
 pub use threads::{Threads, on_threads};
 
-/// The README's examples, run as tests.
+/// Runs the README's examples as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,10 +1,10 @@
-//! What the compiler made of the kernels: this test disassembles itself.
+//! Checks the machine code of the kernels: this test disassembles itself.
 //!
-//! Bits prove the arithmetic, not the instructions: a dispatched kernel that was not inlined into
-//! its clone gives the same bits on 128-bit registers, at half the speed. And one fused
-//! multiply-add would change the bits on some machines only. So the machine code is looked at:
-//! every clone has its own width of square root and division, and no kernel has a fused
-//! multiply-add.
+//! Tests of the results prove the arithmetic, but not which instructions are used. A dispatched
+//! kernel that is not inlined into its clone has the same results with 128-bit registers, at half
+//! the speed. And a fused multiply-add would change the results on some machines only. So this test
+//! checks that every clone has square roots and divisions of its own width, and that no kernel has
+//! a fused multiply-add.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
@@ -15,7 +15,7 @@ use fused_adam::{Adam, Backend, Element, Step, bf16};
 use iced_x86::Mnemonic;
 use machine_code::{Function, kernels};
 
-/// Takes a step with and without AMSGrad, so that both kernels are compiled in.
+/// Takes a step with and without AMSGrad, so that both kernels are compiled.
 fn instantiate<E: Element>(backend: Backend) {
     let zero = [E::from_f64(0.0); 3];
     for amsgrad in [false, true] {
@@ -23,7 +23,7 @@ fn instantiate<E: Element>(backend: Backend) {
         let (mut theta, grad, [mut m, mut v, mut v_max]) = (zero, zero, [zero; 3]);
         let states: &mut [&mut [E]] = &mut [&mut m, &mut v, &mut v_max];
         let states = &mut states[..if amsgrad { 3 } else { 2 }];
-        Step::new(&adam, 1).backend(backend).run(&mut theta, &grad, states).unwrap();
+        Step::new(&adam, 1).with_backend(backend).run(&mut theta, &grad, states).unwrap();
     }
 }
 
@@ -35,7 +35,7 @@ fn clones_use_their_own_width_and_nothing_is_fused() {
             instantiate::<f64>(backend);
             instantiate::<bf16>(backend);
         } else {
-            // Its code is compiled in and looked at all the same.
+            // The code for it is compiled and checked anyway.
             println!("skipped: running {backend}, which is not available on this CPU");
         }
     }
@@ -46,7 +46,7 @@ fn clones_use_their_own_width_and_nothing_is_fused() {
         assert!(function.fused.is_empty(), "{name} fuses: {:?}", function.fused);
     }
 
-    // The two backends that are not dispatched: all of their sweeps are among what was looked at.
+    // The two backends without dispatch: their step functions must be among the checked functions.
     let sweeps = |of: &str, units: &[Mnemonic]| {
         let has = |function: &Function| {
             function.units.keys().any(|(mnemonic, _)| units.contains(mnemonic))
@@ -56,14 +56,14 @@ fn clones_use_their_own_width_and_nothing_is_fused() {
     let single = [Mnemonic::Sqrtps, Mnemonic::Vsqrtps];
     let double = [Mnemonic::Sqrtpd, Mnemonic::Vsqrtpd];
     let wide = (sweeps("::portable", &single), sweeps("::portable", &double));
-    // With and without AMSGrad; on f32, and on bf16, which is computed in f32.
+    // With and without AMSGrad, in f32, and in bf16, which is computed in f32.
     assert_eq!(wide, (4, 2), "sweeps of wide");
     let scalar = kernels.keys().filter(|name| name.contains("reference::step")).count();
     println!("wide: {wide:?} sweeps; scalar: {scalar}");
-    // With and without AMSGrad, in f32 (which bf16 is computed in) and in f64.
+    // With and without AMSGrad, in f32 (in which bf16 is computed) and in f64.
     assert_eq!(scalar, 4, "sweeps of the reference");
 
-    // A clone is one function with the whole sweep inlined: its blocks of registers, its single
+    // A clone is one function with the whole step inlined: its blocks of registers, its single
     // registers, and its last elements.
     for (level, width) in [("v3::V3", 256), ("v4::V4", 512)] {
         let clones: Vec<_> = kernels
@@ -76,7 +76,7 @@ fn clones_use_their_own_width_and_nothing_is_fused() {
         let double = (of(Mnemonic::Vsqrtpd).count(), of(Mnemonic::Vdivpd).count());
         println!("{level}: {} clones, f32 {single:?}, f64 {double:?}", clones.len());
         assert_eq!((single, double), ((4, 4), (2, 2)), "{level} at {width} bits");
-        // The blocks: four registers at a time, or two where bf16 is converted, and single ones.
+        // The blocks: four registers at a time, or two if bf16 is converted, and single registers.
         let mut blocks: Vec<usize> = clones
             .iter()
             .flat_map(|(_, function)| &function.units)

@@ -1,8 +1,8 @@
-//! What a step is measured against, and the buffers it is measured on. Shared by the benchmarks and
-//! the examples.
+//! Reference loops for the measurements, and the buffers on which steps are measured. The
+//! benchmarks and the examples share this module.
 //!
-//! Both yardsticks are rules like any other, so they run through the same backends, in the same
-//! chunks, on the same threads as the step that they are compared with.
+//! Both reference loops are rules, so they use the same backends, chunks and threads as the step
+//! that they are compared with.
 
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
@@ -13,13 +13,13 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use fused_adam::{
-    AnyRule, Element, Error, Float, Half, Kernel, Lanes, Rule, State, Step, WithKernel,
+    AnyRule, Element, Error, Float, Half, Kernel, KernelVisitor, Lanes, Rule, State, Step,
 };
 
-/// The limit loop of a rule with this many states: reads θ, g and the states and writes θ and the
-/// states as the rule does, with one addition for each write and no other arithmetic. What memory
-/// and caches allow. (A loop that writes back what was there is faster by a hundredth or two; no
-/// step does that.)
+/// The memory limit of a rule with this many states, measured with a copy loop with the same
+/// traffic. It reads θ, g and the states and writes θ and the states, as the rule does. Its only
+/// arithmetic is one addition for each write. (A loop that writes back the values that it read is 1
+/// % to 2 % faster, but no step does that.)
 #[derive(Clone, Copy, Debug)]
 pub struct LimitLoop(pub usize);
 
@@ -48,18 +48,18 @@ impl Rule for LimitLoop {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         match self.0 {
-            0 => then.with::<_, 0>(&AddAll),
-            1 => then.with::<_, 1>(&AddAll),
-            2 => then.with::<_, 2>(&AddAll),
-            3 => then.with::<_, 3>(&AddAll),
-            _ => then.with::<_, 4>(&AddAll),
+            0 => visitor.visit::<_, 0>(&AddAll),
+            1 => visitor.visit::<_, 1>(&AddAll),
+            2 => visitor.visit::<_, 2>(&AddAll),
+            3 => visitor.visit::<_, 3>(&AddAll),
+            _ => visitor.visit::<_, 4>(&AddAll),
         }
     }
 }
@@ -70,7 +70,8 @@ struct AddAll;
 impl<F: Float, const N: usize> Kernel<F, N> for AddAll {
     #[inline(always)]
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, mut state: [L; N]) -> (L, [L; N]) {
-        // Not `map`, which the compiler may leave as a call that lacks the instruction set.
+        // A loop and not `map`, which the compiler may not inline; the call would not use the
+        // instruction set.
         for x in &mut state {
             *x = *x + grad;
         }
@@ -82,8 +83,8 @@ impl<F: Float, const N: usize> Kernel<F, N> for AddAll {
     }
 }
 
-/// One square root and one division per element, and next to nothing else: what the units that
-/// compute them allow. Its buffers are to fit the first cache.
+/// One square root and one division per element and almost nothing else: the limit of the units
+/// that compute them. Its buffers must fit into the L1 cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Units;
 
@@ -106,13 +107,13 @@ impl Rule for Units {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        then.with(self)
+        visitor.visit(self)
     }
 }
 
@@ -127,10 +128,10 @@ impl<F: Float> Kernel<F, 1> for Units {
     }
 }
 
-/// The rules to be measured, by name: each of the crate's, and the options that change its states.
+/// The rules to measure, by name: every rule of the crate, and the options that change its states.
 pub static RULES: LazyLock<Vec<(String, AnyRule)>> = LazyLock::new(rules::variants);
 
-/// The rule of one of those names.
+/// The rule with this name.
 pub fn rule(name: &str) -> Result<AnyRule, Error> {
     match RULES.iter().find(|(known, _)| known == name) {
         Some((_, rule)) => Ok(*rule),
@@ -138,13 +139,13 @@ pub fn rule(name: &str) -> Result<AnyRule, Error> {
     }
 }
 
-/// Buffers on which steps are taken.
+/// Buffers for steps.
 pub trait Stepped {
-    /// What a step of a rule with `states` states moves per element, in bytes.
+    /// The memory traffic of a step of a rule with `states` states, in bytes per element.
     fn bytes_per_element(states: usize) -> usize;
 
-    /// As in training: no zeros, so that nothing decays into the subnormals while the same step is
-    /// repeated.
+    /// Fills the buffers as in training. No zeros, so that nothing decays to subnormal numbers
+    /// while the same step is repeated.
     fn new(len: usize, states: usize) -> Self;
 
     fn step<R: Rule>(&mut self, step: &Step<'_, R>) -> Result<(), Error>;
@@ -157,7 +158,7 @@ pub struct Buffers<T, G, S> {
     pub state: Vec<Vec<S>>,
 }
 
-/// Numbers in [`scale`/10, 1.1·`scale`), in a sequence without short period.
+/// Numbers in [`scale`/10, 1.1·`scale`), from a sequence with a long period.
 fn filled<E: Element>(len: usize, scale: f64) -> Vec<E> {
     let number = |i: usize| (i as f64 * 0.618_033_988_749_895).fract() + 0.1;
     (0..len).map(|i| E::from_f64(scale * number(i))).collect()
@@ -223,11 +224,11 @@ where
     }
 }
 
-/// How long a measurement runs in one round, unless one step takes longer.
+/// The minimum duration of a measurement in one round.
 const SLICE: Duration = Duration::from_millis(3);
 
-/// Nanoseconds per element, over as many runs as fit into a time slice. The first run is not
-/// counted: it brings back pages and cache lines that others have pushed out.
+/// Nanoseconds per element, over as many runs as fit into a time slice. The first run does not
+/// count: it loads pages and cache lines that other code has evicted.
 pub fn time(elements: usize, mut run: impl FnMut()) -> f64 {
     run();
     let mut runs = 0_u32;

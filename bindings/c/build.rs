@@ -1,5 +1,5 @@
-//! Gives the shared library the name that programs will look for when they start: that of its
-//! interface's version, under which `install.sh` puts it.
+//! Sets the name by which programs look for the shared library at run time. It contains the version
+//! of the interface, and `install.sh` installs the library under it.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

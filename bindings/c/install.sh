@@ -1,12 +1,12 @@
 #!/bin/sh
-# Puts the header, both libraries and the pkg-config file under a prefix.
+# Installs the header, both libraries and the pkg-config file under a prefix.
 #
 #   cargo build --release -p fused-adam-c
 #   bindings/c/install.sh --prefix /usr/local
 #
-# --prefix DIR   where to; default /usr/local
-# --from DIR     where the libraries are; default `target/release` of the workspace
-# --destdir DIR  is put before the prefix, for those who make packages
+# --prefix DIR   install under DIR; default /usr/local
+# --from DIR     take the libraries from DIR; default `target/release` of the workspace
+# --destdir DIR  prepend DIR to the prefix, to build a package
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -29,7 +29,7 @@ case $prefix in
 esac
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/Cargo.toml" | head -n 1)
-# What the Rust standard library in the static library asks for.
+# The system libraries that the Rust standard library needs.
 case $(uname -s) in
   Darwin) private="-liconv -lSystem -lc -lm" shared=dylib ;;
   *) private="-lgcc_s -lpthread -ldl -lm -lc" shared=so ;;
@@ -40,7 +40,7 @@ mkdir -p "$to/include" "$to/lib/pkgconfig"
 install -m 644 "$here/include/fused_adam.h" "$to/include/"
 install -m 644 "$from/libfused_adam_c.a" "$to/lib/libfused_adam.a"
 if [ "$shared" = so ]; then
-  # Programs ask for the name with the version of the interface.
+  # Programs load the library by its soname, which has the version of the interface.
   install -m 755 "$from/libfused_adam_c.so" "$to/lib/libfused_adam.so.$version"
   ln -sf "libfused_adam.so.$version" "$to/lib/libfused_adam.so.0"
   ln -sf libfused_adam.so.0 "$to/lib/libfused_adam.so"

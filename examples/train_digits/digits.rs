@@ -1,4 +1,4 @@
-//! The digits: read, shuffled, and split.
+//! Loads the digits, shuffles them, and splits them into training and held-out digits.
 
 use std::io::Read;
 
@@ -30,7 +30,7 @@ impl Digits {
         Ok(Digits { train, held_out })
     }
 
-    /// Reads a row: 64 pixels of 0 to 16, then the label.
+    /// Parses a row: 64 pixels from 0 to 16, then the label.
     fn parse(row: &str) -> Result<Digit> {
         let mut numbers = row.split(',');
         let mut pixels = [0.0; PIXELS];

@@ -1,31 +1,32 @@
 //! Trains a small neural network on handwritten digits, once for each backend and number of
-//! threads, and shows that all runs end in the same weights, to the bit.
+//! threads, and checks that all runs end with bit-identical weights.
 //!
 //! ```text
 //! cargo run --release --example train_digits -- [--optimizer NAME] [--lr LR]
 //!     [--checkpoint FILE [--resume] [--stop-after EPOCHS]]
 //! ```
 //!
-//! The optimizer is AdamW unless another of the crate's rules is named, by a name of
-//! [`AnyRule::NAMES`]. The largest step size of another one is what gets furthest in two epochs,
-//! unless it is given.
+//! The default optimizer is AdamW. You can choose another rule of the crate by its name in
+//! [`AnyRule::NAMES`]. For another rule, the example tries several peak learning rates for two
+//! epochs each, and uses the smallest of those with about the lowest loss.
 //!
-//! With `--checkpoint` it trains once, saves weights and states after each epoch, and with
-//! `--resume` goes on from there: to the same weights, to the bit, as if it had not been stopped.
+//! With `--checkpoint` it trains once, and saves weights and states after each epoch. With
+//! `--resume` it continues from there, and ends with bit-identical weights, as if it had not been
+//! stopped.
 //!
-//! The digits are 1797 real ones of 8×8 pixels: UCI "Optical Recognition of Handwritten Digits" (E.
-//! Alpaydin, 1998, CC BY 4.0). A fifth of them is held out, and the network has to read at least 95
-//! % of that fifth correctly, 93 % with another optimizer than AdamW: 64 pixels → 96 leaky
-//! rectified units → 10 classes.
+//! The data are 1797 handwritten digits of 8×8 pixels: UCI "Optical Recognition of Handwritten
+//! Digits" (E. Alpaydin, 1998, CC BY 4.0). A fifth of them is held out. The network (64 pixels → 96
+//! leaky ReLUs → 10 classes) must classify at least 95 % of these correctly, or 93 % with another
+//! optimizer than AdamW.
 //!
-//! An [`Optimizer`] holds the four tensors in two groups, since biases are not to decay. It warms
-//! up for an epoch, lets the step size fall along half a cosine, and clips the gradients' norm.
-//! Forward and backward pass are plain loops on one thread, the same in all runs; only the
-//! optimizer's backend and its threads differ. Training magnifies rounding errors: one flipped bit
-//! in an early step will as a rule change most weights at the end.
+//! An [`Optimizer`] has the four tensors in two groups, because biases have no weight decay. The
+//! learning rate warms up for one epoch and then follows half a cosine. The gradient norm is
+//! clipped. The forward and backward passes are plain loops on one thread, the same in all runs.
+//! Only the backend and the threads of the optimizer differ. Training amplifies rounding errors:
+//! one flipped bit in an early step usually changes most weights at the end.
 //!
-//! It prints a table and draws the loss curve to `target/train_digits.svg`. Another machine may
-//! show another hash of the weights, since `exp` is its mathematical library's.
+//! It prints a table and plots the loss curve to `target/train_digits.svg`. The hash of the weights
+//! can differ between machines, because `exp` comes from the system's math library.
 
 mod digits;
 mod network;
@@ -60,7 +61,7 @@ fn main() -> Result<()> {
     }
     let named = |backend: &Backend| !matches!(backend, Backend::Auto | Backend::Native);
     let (here, elsewhere): (Vec<Backend>, Vec<Backend>) =
-        Backend::ALL.into_iter().filter(named).partition(|backend| backend.is_available());
+        Backend::ALL.iter().copied().filter(named).partition(|backend| backend.is_available());
 
     let steps = here.len() * THREADS.len() * EPOCHS * digits.train.len().div_ceil(BATCH);
     let bar = progress_bar(steps, "{prefix}, {msg} {wide_bar} {eta}")?;
@@ -77,7 +78,7 @@ fn main() -> Result<()> {
     bar.finish_and_clear();
 
     let (train, held_out) = (digits.train.len(), digits.held_out.len());
-    println!("{rule}, step size {}, {train} digits to train on, {held_out} held out", rule.lr());
+    println!("{rule}, learning rate {}, {train} training digits, {held_out} held out", rule.lr());
     print_table(&runs);
     for backend in elsewhere {
         println!("skipped: {backend} (not available on this CPU)");
@@ -87,17 +88,17 @@ fn main() -> Result<()> {
     plot::plot(&runs[0], &folder.join("train_digits.svg"))?;
     check(&runs, accuracy_wanted(&rule))?;
     let weights = HumanCount(runs[0].theta.len() as u64);
-    println!("all {} runs end in the same {weights} weights, to the bit", runs.len());
+    println!("all {} runs end with the same {weights} weights, bit for bit", runs.len());
     Ok(())
 }
 
 struct Options {
     optimizer: String,
-    /// The largest step size.
+    /// The peak learning rate.
     lr: Option<f64>,
     checkpoint: Option<PathBuf>,
     resume: bool,
-    /// Epochs.
+    /// The number of epochs after which to stop.
     stop_after: usize,
 }
 
@@ -129,7 +130,7 @@ impl Options {
     }
 }
 
-/// The share of the held-out digits that has to be read correctly.
+/// The share of the held-out digits that must be classified correctly.
 fn accuracy_wanted(rule: &AnyRule) -> f64 {
     if rule.name() == USUAL.0 { 0.95 } else { 0.93 }
 }
@@ -138,12 +139,12 @@ fn bits(values: &[f32]) -> impl Iterator<Item = u32> {
     values.iter().map(|x| x.to_bits())
 }
 
-/// Fails unless all runs went the same way, to the bit, and arrived at a good reader.
+/// Fails unless all runs are bit-identical and reach the required accuracy.
 fn check(runs: &[Run], accuracy_wanted: f64) -> Result<()> {
     let first = &runs[0];
     for Run { backend, threads, theta, losses, .. } in runs {
         if !bits(theta).eq(bits(&first.theta)) || !bits(losses).eq(bits(&first.losses)) {
-            return Err(format!("{backend} on {threads} threads went another way").into());
+            return Err(format!("{backend} on {threads} threads has other results").into());
         }
     }
     match first.held_out[EPOCHS] {
@@ -158,7 +159,7 @@ fn print_table(runs: &[Run]) {
         let (loss, accuracy) = held_out[held_out.len() - 1];
         let (percent, seconds) = (100.0 * accuracy, total.as_secs_f64());
         let share = 100.0 * in_optimizer.as_secs_f64() / seconds;
-        // FNV-1a, a word at a time.
+        // FNV-1a, one word at a time.
         let hash = bits(theta).fold(0x811c_9dc5_u32, |h, b| (h ^ b).wrapping_mul(0x0100_0193));
         print!("{backend:<8} {threads:>7}  {percent:>6.1} %  {loss:>6.4}  {seconds:>7.3}");
         println!("  {share:>10.1} %  {hash:>13x}");

@@ -1,5 +1,4 @@
-//! The network: 64 pixels → 96 leaky rectified units → 10 classes, in one flat theta, with its
-//! backward pass.
+//! The network: 64 pixels → 96 leaky ReLUs → 10 classes, in one flat theta, with its backward pass.
 
 use fused_adam::Tensor;
 
@@ -7,15 +6,16 @@ use crate::digits::{CLASSES, Digit, PIXELS, Rng};
 
 const HIDDEN: usize = 96;
 
-/// Elements of theta in each of the two layers: a row of biases, and one of weights per input.
+/// The number of elements of each of the two layers in theta: a row of biases, and one row of
+/// weights per input.
 const FIRST: usize = (1 + PIXELS) * HIDDEN;
 const SECOND: usize = (1 + HIDDEN) * CLASSES;
 
-/// What a hidden unit lets through of a negative sum. With none, units die: they never get a
-/// gradient again, and their m decays into subnormal numbers, which slow every step down.
+/// The slope of a hidden unit for negative sums. With a slope of 0, units die: they never get a
+/// gradient again, and their m decays to subnormal numbers, which slow every step down.
 const LEAK: f32 = 0.1;
 
-/// The network's tensors as they follow each other in theta, with whether they are biases.
+/// The tensors of the network in the order of theta, and whether they are biases.
 pub const TENSORS: [(&str, usize, bool); 4] = [
     ("first.bias", HIDDEN, true),
     ("first.weight", PIXELS * HIDDEN, false),
@@ -23,7 +23,7 @@ pub const TENSORS: [(&str, usize, bool); 4] = [
     ("second.weight", HIDDEN * CLASSES, false),
 ];
 
-/// Each of them with its part of theta and of the gradient.
+/// Each tensor with its part of theta and of the gradient.
 pub fn tensors<'a>(
     mut theta: &'a mut [f32],
     mut grad: &'a [f32],
@@ -36,7 +36,7 @@ pub fn tensors<'a>(
     })
 }
 
-/// The two layers in theta: row 0 holds the biases, row i + 1 the weights of input i.
+/// The two layers in theta. Row 0 has the biases, row i + 1 the weights of input i.
 fn layers(theta: &[f32]) -> (&[[f32; HIDDEN]], &[[f32; CLASSES]]) {
     let (first, second) = theta.split_at(FIRST);
     (first.as_chunks().0, second.as_chunks().0)
@@ -47,8 +47,8 @@ fn layers_mut(theta: &mut [f32]) -> (&mut [[f32; HIDDEN]], &mut [[f32; CLASSES]]
     (first.as_chunks_mut().0, second.as_chunks_mut().0)
 }
 
-/// Biases of zero, and weights that are uniform within ±√(6 / inputs) in front of rectified units
-/// (He et al., 2015) and within ±√(3 / inputs) in front of the classes.
+/// Zero biases, and uniform weights: within ±√(6 / inputs) before ReLUs (He et al., 2015) and
+/// within ±√(3 / inputs) before the classes.
 pub fn initial_theta(rng: &mut Rng) -> Vec<f32> {
     let mut theta = vec![0.0; FIRST + SECOND];
     let (first, second) = layers_mut(&mut theta);
@@ -62,7 +62,7 @@ fn axpy<const N: usize>(a: f32, x: &[f32; N], y: &mut [f32; N]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 
-/// A layer's weighted sums of its inputs, biases included.
+/// A layer's weighted sums of its inputs, including biases.
 fn forward<const N: usize>(layer: &[[f32; N]], inputs: &[f32]) -> [f32; N] {
     let mut sums = layer[0];
     for (input, row) in inputs.iter().zip(&layer[1..]) {
@@ -71,7 +71,7 @@ fn forward<const N: usize>(layer: &[[f32; N]], inputs: &[f32]) -> [f32; N] {
     sums
 }
 
-/// Adds to a layer's gradient what these inputs contribute, given the gradient of its sums.
+/// Adds the gradient of a layer's weights to `grad`, given its inputs and the gradient of its sums.
 fn backward<const N: usize>(grad: &mut [[f32; N]], inputs: &[f32], sums_grad: &[f32; N]) {
     axpy(1.0, sums_grad, &mut grad[0]);
     for (input, row) in inputs.iter().zip(&mut grad[1..]) {
@@ -93,7 +93,7 @@ fn cross_entropy(logits: &[f32; CLASSES], label: usize) -> (f32, [f32; CLASSES])
     (sum.ln() - (logits[label] - largest), grad)
 }
 
-/// Writes the gradient of the batch's mean loss, and returns that loss.
+/// Computes the gradient of the batch's mean loss, and returns the loss.
 pub fn backpropagate(theta: &[f32], batch: &[&Digit], grad: &mut [f32]) -> f32 {
     let (first, second) = layers(theta);
     grad.fill(0.0);
@@ -114,7 +114,7 @@ pub fn backpropagate(theta: &[f32], batch: &[&Digit], grad: &mut [f32]) -> f32 {
     mean
 }
 
-/// Mean loss, and the share of digits that are read correctly.
+/// The mean loss, and the share of digits that are classified correctly.
 pub fn evaluate(theta: &[f32], digits: &[Digit]) -> (f32, f64) {
     let (first, second) = layers(theta);
     let (mut loss, mut correct) = (0.0, 0);

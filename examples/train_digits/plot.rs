@@ -8,7 +8,7 @@ use plotters::style::full_palette::{DEEPORANGE, INDIGO};
 use crate::Result;
 use crate::run::{EPOCHS, Run};
 
-/// Draws the loss over epochs.
+/// Plots the loss over epochs.
 pub fn plot(run: &Run, file: &Path) -> Result<()> {
     let batches = run.losses.len() / EPOCHS;
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;

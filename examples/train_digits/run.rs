@@ -1,10 +1,10 @@
-//! One run of the training: from the same start, with one rule, backend and number of threads.
+//! One training run, from a fixed initial state, with a given rule, backend and number of threads.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use fused_adam::{
-    AnyRule, Backend, CheckpointReader, ClipNorm, GroupId, LrSchedule, Optimizer, Rule, Schedule,
+    AnyRule, Backend, CheckpointReader, ClipNorm, GroupId, LrSchedule, Optimizer, Parallelism, Rule,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -14,22 +14,22 @@ use crate::{Options, Result};
 
 pub const EPOCHS: usize = 30;
 pub const BATCH: usize = 32;
-/// The gradients' norm is clipped to this, which it exceeds in the first steps only.
+/// The limit for the gradient norm. Only the first steps exceed it.
 const CLIP: f64 = 5.0;
-/// The optimizer unless another one is asked for, and its largest step size.
+/// The default optimizer and its peak learning rate.
 pub const USUAL: (&str, f64) = ("adamw", 5e-3);
-/// The step sizes that are tried with any other optimizer, each in so many epochs of training.
+/// The learning rates to try with any other optimizer, each in a short training.
 const STEP_SIZES: [f64; 13] =
     [1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0, 2.0];
 const TRIAL_EPOCHS: usize = 2;
-/// Losses within this factor of the lowest are as good: of their step sizes the smallest is taken,
-/// which is the safest in a long training.
+/// Losses within this factor of the lowest count as equal. Of their learning rates the smallest is
+/// used, which is the safest for a long training.
 const ALIKE: f32 = 1.25;
-/// How finely a step is cut if it is to run on several threads: into eight chunks.
+/// The chunk length, for steps on several threads: theta has eight chunks.
 const CHUNK: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// The rule that is asked for, with its largest step size: as it is asked for, the usual one, or
-/// the one that gets furthest in a short training.
+/// The chosen rule with its peak learning rate: the one on the command line, the default one, or
+/// the smallest of those with about the lowest loss after a short training.
 pub fn optimizer(options: &Options, digits: &Digits) -> Result<AnyRule> {
     let name = &options.optimizer;
     let mut rule: AnyRule = name.parse().map_err(|error| format!("--optimizer: {error}"))?;
@@ -37,7 +37,7 @@ pub fn optimizer(options: &Options, digits: &Digits) -> Result<AnyRule> {
         Some(lr) => rule.set_lr(lr),
         None if *name == USUAL.0 => rule.set_lr(USUAL.1),
         None => {
-            let bar = progress_bar(STEP_SIZES.len(), "looking for a step size {wide_bar} {eta}")?;
+            let bar = progress_bar(STEP_SIZES.len(), "finding a learning rate {wide_bar} {eta}")?;
             let mut losses = Vec::new();
             for lr in STEP_SIZES {
                 rule.set_lr(lr);
@@ -47,13 +47,13 @@ pub fn optimizer(options: &Options, digits: &Digits) -> Result<AnyRule> {
             let lowest = losses.iter().copied().fold(f32::INFINITY, f32::min);
             let best = losses.iter().position(|loss| *loss <= ALIKE * lowest);
             bar.finish_and_clear();
-            rule.set_lr(STEP_SIZES[best.ok_or("no step size lowers the loss")?]);
+            rule.set_lr(STEP_SIZES[best.ok_or("no learning rate lowers the loss")?]);
         }
     }
     Ok(rule)
 }
 
-/// The loss on all training digits after a short training, which goes as the long one does.
+/// The loss on all training digits after a short training with the same schedule.
 fn trial(rule: AnyRule, digits: &Digits) -> Result<f32> {
     let mut rng = Rng(1);
     let mut theta = initial_theta(&mut rng);
@@ -61,7 +61,7 @@ fn trial(rule: AnyRule, digits: &Digits) -> Result<f32> {
     let mut order: Vec<&Digit> = digits.train.iter().collect();
     let batches = order.len().div_ceil(BATCH);
     let mut opt = new_optimizer(rule, TRIAL_EPOCHS * batches, batches / 2)?;
-    opt.options.schedule = Schedule::Serial;
+    opt.options.parallelism = Parallelism::Serial;
     for _ in 0..TRIAL_EPOCHS {
         rng.shuffle(&mut order);
         for batch in order.chunks(BATCH) {
@@ -74,7 +74,7 @@ fn trial(rule: AnyRule, digits: &Digits) -> Result<f32> {
     Ok(evaluate(&theta, &digits.train).0)
 }
 
-/// For so many steps, in the first of which the step size grows.
+/// An optimizer for this many steps, with this many steps of warm-up.
 fn new_optimizer(rule: AnyRule, steps: usize, warmup: usize) -> Result<Optimizer<AnyRule>> {
     let mut opt = Optimizer::new(rule)?;
     let biases = opt.add_group(without_decay(rule)?)?;
@@ -88,7 +88,7 @@ fn new_optimizer(rule: AnyRule, steps: usize, warmup: usize) -> Result<Optimizer
     Ok(opt)
 }
 
-/// The same without decay, for biases.
+/// The same rule without weight decay, for biases.
 fn without_decay(rule: AnyRule) -> Result<AnyRule> {
     let mut fields = serde_json::to_value(rule)?;
     if let Some(decay) = fields[rule.name()].get_mut("weight_decay") {
@@ -107,16 +107,16 @@ pub struct Run {
     pub backend: Backend,
     pub threads: usize,
     pub theta: Vec<f32>,
-    /// Of each step's batch.
+    /// The loss of each step's batch.
     pub losses: Vec<f32>,
-    /// Loss and accuracy on the held-out digits: at the start, then after each epoch.
+    /// Loss and accuracy on the held-out digits, initially and after each epoch.
     pub held_out: Vec<(f32, f64)>,
     pub total: Duration,
     pub in_optimizer: Duration,
 }
 
 impl Run {
-    /// To be called on a pool of so many threads: steps run on the pool that they are called on.
+    /// Trains. Call it on a pool with as many threads as you want: steps run on the current pool.
     pub fn train(
         digits: &Digits,
         rule: AnyRule,
@@ -137,8 +137,8 @@ impl Run {
 
         let mut opt = new_optimizer(rule, EPOCHS * batches, batches)?;
         opt.options.backend = backend;
-        opt.options.schedule =
-            if threads == 1 { Schedule::Serial } else { Schedule::Chunks(CHUNK) };
+        opt.options.parallelism =
+            if threads == 1 { Parallelism::Serial } else { Parallelism::Chunks(CHUNK) };
         if let (Some(file), true) = (&options.checkpoint, options.resume) {
             let mut file = CheckpointReader::open(file)?;
             file.load(&mut opt)?;
@@ -150,7 +150,7 @@ impl Run {
         for epoch in 0..options.stop_after {
             rng.shuffle(&mut order);
             if epoch < done {
-                continue; // The order of the digits is all that is needed of it.
+                continue; // A resumed run only needs the order of the digits.
             }
             for batch in order.chunks(BATCH) {
                 let loss = backpropagate(&theta, batch, &mut grad);
@@ -168,7 +168,7 @@ impl Run {
             }
             held_out.push(evaluate(&theta, &digits.held_out));
             if let Some(file) = &options.checkpoint {
-                opt.checkpoint().with("theta", &theta).save(file)?;
+                opt.checkpoint().with_tensor("theta", &theta).save(file)?;
             }
         }
         Ok(Run { backend, threads, theta, losses, held_out, total: start.elapsed(), in_optimizer })

@@ -1,5 +1,6 @@
-//! Any bytes as a checkpoint: an error, or an optimizer that can go on. Never a panic, and never
-//! memory for more than the registered parameters.
+//! Loads arbitrary bytes as a checkpoint. The result must be an error, or an optimizer that can
+//! continue. It must never panic, and never allocate more memory than the registered parameters
+//! need.
 
 #![no_main]
 
@@ -35,7 +36,8 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = file.load_torch(&mut torch);
         let _ = file.read("w", &mut [0.0_f32; 4]);
         if loaded {
-            // What was accepted can be stepped, or says why not, and can be saved and loaded again.
+            // After a successful load, the optimizer can take a step or return an error, and can be
+            // saved and loaded again.
             let (mut w, mut d) = ([0.5_f32; 4], [0.5_f64; 2]);
             let w = Tensor::new("w", &mut w, &[1.0_f32; 4]);
             let _ = opt.step([w, Tensor::new("d", &mut d, &[1.0_f64; 2])]);

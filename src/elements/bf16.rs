@@ -1,9 +1,12 @@
-//! bfloat16: the upper half of an `f32`. One sign bit, eight of exponent, seven of mantissa.
+//! bfloat16: the upper half of an `f32`, with one sign bit, eight exponent bits and seven mantissa
+//! bits.
 
 use half::bf16;
 
 use super::{Element, Half, columns, to_odd};
-use crate::simd::{F32Register, Isa, Real, U32Lanes};
+use crate::simd::{F32Register, Isa, Real, Sealed, U32Lanes};
+
+impl Sealed for bf16 {}
 
 impl Real for bf16 {
     fn from_f64(x: f64) -> Self {
@@ -44,8 +47,8 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn store_unordered<I: Isa>(lanes: I::F32, to: &mut [Self]) {
-        // The lower half of any NaN is zero here: it stays NaN.
-        I::F32::store_nearest_unordered(lanes.to_bits(), bytemuck::cast_slice_mut(to));
+        // The lower half of any NaN is 0 here, so it stays NaN.
+        I::F32::store_round_unordered(lanes.to_bits(), bytemuck::cast_slice_mut(to));
     }
 
     columns!(Bf16);
@@ -53,24 +56,26 @@ impl Element for bf16 {
 
 impl Half for bf16 {}
 
-/// The `f32` of bits in the upper halves of `bits`, where the lower ones are zero. Exact.
+/// Converts bits in the upper halves to `f32`. The lower halves must be 0. Exact.
 #[inline(always)]
 pub(crate) fn decode<L: F32Register>(bits: L::Bits) -> L {
     L::from_bits(bits)
 }
 
-/// The bits nearest to `lanes`, ties to even, in the upper halves; below them is anything.
+/// Rounds `lanes` to nearest, ties to even. The bits are in the upper halves. The lower halves are
+/// unspecified.
 #[inline(always)]
 pub(crate) fn nearest<L: F32Register>(lanes: L) -> L::Bits {
-    // The upper half of a NaN could be an infinity, or the sum overflow.
-    lanes.unless_nan(lanes.to_bits().nearest_upper())
+    // The upper half of a NaN could be an infinity, or the sum could overflow.
+    lanes.unless_nan(lanes.to_bits().round_upper())
 }
 
-/// One of the two neighbours of `lanes`: the one away from zero with a probability that is the
-/// distance from the other, if the lower halves of `noise` are random bits. An exact value stays.
-/// In the upper halves.
+/// Rounds `lanes` to one of the two neighbours, if the lower halves of `noise` are random bits. The
+/// probability of the neighbour away from zero is the distance from the other one, in units of the
+/// distance between the two. Exact values do not change. The bits are in the upper halves. The
+/// lower halves are unspecified.
 #[inline(always)]
 pub(crate) fn stochastic<L: F32Register>(lanes: L, noise: L::Bits) -> L::Bits {
     let bits = lanes.to_bits();
-    lanes.unless_nan(bits.plus(noise.masked(0xFFFF)))
+    lanes.unless_nan(bits.wrapping_add(noise.and_scalar(0xFFFF)))
 }

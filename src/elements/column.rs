@@ -1,7 +1,9 @@
-//! Slices whose element type is known when the program runs.
+//! Slices whose element type is known at run time.
 //!
-//! A step's buffers are columns of one table, whose rows are elements of θ. A loop that knows the
-//! types gets the slices out with [`Element::of`](super::Element::of).
+//! The buffers of a step are the columns of a table. A row is one element of θ with its gradient
+//! and its states. A loop for fixed types gets the slices with [`Element::of`](super::Element::of).
+
+use core::fmt;
 
 use half::{bf16, f16};
 
@@ -25,7 +27,7 @@ impl DType {
         }
     }
 
-    /// Such as `bf16`.
+    /// The name of the type, such as `bf16`.
     pub const fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
@@ -35,14 +37,14 @@ impl DType {
         }
     }
 
-    /// Whether kernels compute with it in `f64`.
+    /// Whether kernels compute this type in `f64`.
     #[inline]
     pub const fn is_f64(self) -> bool {
         matches!(self, DType::F64)
     }
 }
 
-/// A slice to be read.
+/// A shared slice of any element type.
 #[derive(Clone, Copy)]
 pub enum Column<'a> {
     F32(&'a [f32]),
@@ -51,7 +53,7 @@ pub enum Column<'a> {
     F16(&'a [f16]),
 }
 
-/// A slice to be read and written.
+/// A mutable slice of any element type.
 pub enum ColumnMut<'a> {
     F32(&'a mut [f32]),
     F64(&'a mut [f64]),
@@ -59,7 +61,21 @@ pub enum ColumnMut<'a> {
     F16(&'a mut [f16]),
 }
 
-/// The same expression for a slice of whichever type.
+/// Prints the type and the length. The slice may be long.
+impl fmt::Debug for Column<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}; {}]", self.dtype().name(), self.len())
+    }
+}
+
+/// Prints the type and the length.
+impl fmt::Debug for ColumnMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+/// Evaluates an expression for a slice of any type.
 macro_rules! each {
     ($column:expr, $slice:ident => $then:expr) => {
         match $column {
@@ -71,7 +87,7 @@ macro_rules! each {
     };
 }
 
-/// The same expression for a mutable slice of whichever type.
+/// Evaluates an expression for a mutable slice of any type.
 macro_rules! each_mut {
     ($column:expr, $slice:ident => $then:expr) => {
         match $column {
@@ -83,7 +99,7 @@ macro_rules! each_mut {
     };
 }
 
-/// A column of the same type, made of its slice.
+/// Makes a column of the same element type from an expression of its slice.
 macro_rules! of_each {
     ($type:ident, $column:expr, $slice:ident => $then:expr) => {
         match $column {
@@ -95,7 +111,7 @@ macro_rules! of_each {
     };
 }
 
-/// Two columns of the same type, made of the two halves of its slice.
+/// Splits a column into two columns of the same element type.
 macro_rules! halves_of_each {
     ($type:ident, $column:expr, $split:ident, $mid:expr) => {
         match $column {
@@ -159,7 +175,7 @@ impl<'a> ColumnMut<'a> {
         self.as_ref().dtype()
     }
 
-    /// The same slice, to be read.
+    /// The same slice, shared.
     #[inline]
     pub fn as_ref(&self) -> Column<'_> {
         match self {
@@ -170,7 +186,7 @@ impl<'a> ColumnMut<'a> {
         }
     }
 
-    /// The same slice, for a shorter time.
+    /// The same slice, with a shorter lifetime.
     #[inline]
     pub fn reborrow(&mut self) -> ColumnMut<'_> {
         of_each!(ColumnMut, self, slice => slice)

@@ -1,6 +1,6 @@
-//! Conversions of slices between `f32` and 16 bits, and random bits for them.
+//! Conversions of slices between `f32` and 16-bit types, and the random bits for them.
 //!
-//! They do not depend on the rule: they are compiled once for each instruction set.
+//! They do not depend on the rule, so they are compiled once for each instruction set.
 
 use super::column::{Column, ColumnMut};
 use super::rounding::Noise;
@@ -11,7 +11,7 @@ use crate::simd::one::OneLane;
 use crate::simd::portable::Portable;
 use crate::simd::{F32Register, Isa, Register, U32Lanes};
 
-/// Stores `from`, which is 16 bits wide, in `to`. Both are equally long.
+/// Widens `from`, whose type has 16 bits, to `to`. Both have the same length.
 pub(crate) fn widen(engine: Engine, from: Column<'_>, to: &mut [f32]) {
     let (format, from) = match from {
         Column::Bf16(from) => (Format::Bf16, bytemuck::cast_slice(from)),
@@ -21,8 +21,8 @@ pub(crate) fn widen(engine: Engine, from: Column<'_>, to: &mut [f32]) {
     convert(engine, Conversion::Widen { format, from, to });
 }
 
-/// Stores `from` in `to`, which is 16 bits wide: to nearest, or by random bits. Both are equally
-/// long.
+/// Narrows `from` to `to`, whose type has 16 bits. Rounds stochastically if there are random bits,
+/// else to nearest. All slices have the same length.
 pub(crate) fn narrow(
     engine: Engine,
     from: &[f32],
@@ -37,8 +37,8 @@ pub(crate) fn narrow(
     convert(engine, Conversion::Narrow { format, from, to, random });
 }
 
-/// Draws the two random words of each element of a group of four buffers, from element `start` of
-/// the range on. Both slices are equally long.
+/// Computes the two random words of each element for group number `group` of four buffers, from
+/// element `start` of the range on. Both slices have the same length.
 pub(crate) fn draw(
     engine: Engine,
     noise: Noise,
@@ -49,38 +49,39 @@ pub(crate) fn draw(
     convert(engine, Conversion::Draw { noise, start, group, first, second });
 }
 
-/// Sixteen random bits for each of some elements.
+/// Sixteen random bits for each element: one half of each word.
 #[derive(Clone, Copy)]
 pub(crate) struct RandomBits<'a> {
     pub words: &'a [u32],
-    /// They are the upper halves of the words, not the lower ones.
+    /// Use the upper halves of the words, not the lower halves.
     pub upper: bool,
 }
 
 impl RandomBits<'_> {
-    /// Those in `words`, in the lower halves; above them is anything.
+    /// Loads the random bits in `words` to the lower halves of the lanes. The upper halves are
+    /// unspecified.
     #[inline(always)]
     fn lanes<I: Isa>(self, isa: I, words: &[u32]) -> <I::F32 as F32Register>::Bits {
         let words = I::F32::load(isa, bytemuck::cast_slice(words)).to_bits();
-        if self.upper { words.right(16) } else { words }
+        if self.upper { words.shr(16) } else { words }
     }
 }
 
-/// What sixteen bits mean.
+/// A 16-bit format.
 #[derive(Clone, Copy)]
 enum Format {
     Bf16,
     F16,
 }
 
-/// What is done to many elements by any register.
+/// A conversion of slices, for registers of any instruction set.
 enum Conversion<'a> {
     Widen { format: Format, from: &'a [u16], to: &'a mut [f32] },
     Narrow { format: Format, from: &'a [f32], to: &'a mut [u16], random: Option<RandomBits<'a>> },
     Draw { noise: Noise, start: usize, group: usize, first: &'a mut [u32], second: &'a mut [u32] },
 }
 
-/// Whole registers, then the rest one by one.
+/// Converts whole registers, then the remaining elements one by one.
 fn convert(engine: Engine, conversion: Conversion<'_>) {
     let rest = match engine.vectorize(conversion) {
         Ok(rest) => rest,
@@ -176,14 +177,14 @@ impl Conversion<'_> {
 }
 
 impl<'a> RandomBits<'a> {
-    /// Those of all elements but the first `len`.
+    /// The random bits of all elements after the first `len`.
     #[inline(always)]
     fn skip(self, len: usize) -> Self {
         RandomBits { words: &self.words[len..], ..self }
     }
 }
 
-/// As many elements as whole registers of `lanes` lanes take, and the rest.
+/// The elements that fill whole registers of `lanes` lanes, and the rest.
 #[inline(always)]
 fn split<T>(slice: &[T], lanes: usize) -> (&[T], &[T]) {
     slice.split_at(slice.len() - slice.len() % lanes)

@@ -1,13 +1,15 @@
-//! IEEE 754 binary16: one sign bit, five of exponent, ten of mantissa.
+//! IEEE 754 binary16, with one sign bit, five exponent bits and ten mantissa bits.
 //!
-//! Normal numbers are rounded by integer arithmetic on the bits of the `f32`. The subnormals are
-//! the multiples of 2^-24 below 2^-14, and adding 0.75 to an `f32` that small rounds it to such a
-//! multiple: 2^-24 is the last place there.
+//! Normal numbers are rounded by integer arithmetic on the bits of the `f32`. Subnormals are the
+//! multiples of 2^-24 below 2^-14. Adding 0.75 to so small an `f32` rounds it to such a multiple,
+//! since 2^-24 is the unit in the last place of the sum.
 
 use half::f16;
 
 use super::{Element, Half, columns, to_odd};
-use crate::simd::{F32Register, Isa, Real, U32Lanes};
+use crate::simd::{F32Register, Isa, Real, Sealed, U32Lanes};
+
+impl Sealed for f16 {}
 
 impl Real for f16 {
     fn from_f64(x: f64) -> Self {
@@ -46,70 +48,74 @@ impl Element for f16 {
 
 impl Half for f16 {}
 
-/// The difference of the two exponents' biases, where `f32` has its exponent.
+/// The difference of the two exponent biases, at the place of the exponent of an `f32`.
 const BIAS: u32 = (127 - 15) << 23;
-/// The bits of 2^-14, the least normal number, as `f32`.
+/// The bits of 2^-14, the smallest normal number, as `f32`.
 const LEAST_NORMAL: u32 = (127 - 14) << 23;
-/// The bits of 2^16 as `f32`: from here on all is infinite.
+/// The bits of 2^16 as `f32`. Numbers from here on become infinite.
 const INFINITE: u32 = (127 + 16) << 23;
-/// Infinity and a quiet NaN.
+/// The bits of infinity.
 const INFINITY: u32 = 0x7C00;
+/// The bits of a quiet NaN.
 const NAN: u32 = 0x7E00;
-/// 0.75.
+/// What is added to an `f32` to round it to a subnormal: see the top of this file.
 const MAGIC: f32 = 0.75;
-/// The least subnormal, 2^-24.
+/// The smallest subnormal, 2^-24.
 const UNIT: f32 = f32::from_bits((127 - 24) << 23);
 
-/// The `f32` of bits in the lower halves of `bits`. Exact.
+/// Converts bits in the lower halves to `f32`. Exact.
 #[inline(always)]
 pub(crate) fn decode<L: F32Register>(bits: L::Bits) -> L {
-    let magnitude = bits.masked(0x7FFF);
-    let sign = bits.masked(0x8000).left(16);
-    let normal = magnitude.left(13).plus_all(BIAS);
-    // Infinity and NaN have the top exponent in either format.
-    let finite = magnitude.if_below(INFINITY, normal, normal.plus_all(BIAS));
-    // 2^23 + n, less 2^23, is n as a number.
+    let magnitude = bits.and_scalar(0x7FFF);
+    let sign = bits.and_scalar(0x8000).shl(16);
+    let normal = magnitude.shl(13).wrapping_add_scalar(BIAS);
+    // Infinity and NaN have the largest exponent in both formats.
+    let finite = magnitude.select_below(INFINITY, normal, normal.wrapping_add_scalar(BIAS));
+    // The bits of 2^23, or'ed with the integer n, are 2^23 + n. Minus 2^23, this is n as a number.
     let count = L::from_bits(magnitude.or(magnitude.splat(0x4B00_0000))) + -8_388_608.0;
     let subnormal = (count * UNIT).to_bits();
-    L::from_bits(magnitude.if_below(0x0400, subnormal, finite).or(sign))
+    L::from_bits(magnitude.select_below(0x0400, subnormal, finite).or(sign))
 }
 
-/// The bits nearest to `lanes`, ties to even, in the lower halves.
+/// Rounds `lanes` to nearest, ties to even. The bits are in the lower halves. The upper halves are
+/// 0.
 #[inline(always)]
 pub(crate) fn nearest<L: F32Register>(lanes: L) -> L::Bits {
-    let magnitude = lanes.to_bits().masked(0x7FFF_FFFF);
-    let last = magnitude.right(13).masked(1);
-    let normal = magnitude.plus_all(0x0FFF).plus(last);
+    let magnitude = lanes.to_bits().and_scalar(0x7FFF_FFFF);
+    let last = magnitude.shr(13).and_scalar(1);
+    let normal = magnitude.wrapping_add_scalar(0x0FFF).wrapping_add(last);
     let subnormal = L::from_bits(magnitude) + MAGIC;
     finish(lanes, magnitude, normal, subnormal)
 }
 
-/// One of the two neighbours of `lanes`: the one away from zero with a probability that is the
-/// distance from the other, if the lower halves of `noise` are random bits. An exact value stays.
+/// Rounds `lanes` to one of the two neighbours, if the lower halves of `noise` are random bits. The
+/// probability of the neighbour away from zero is the distance from the other one, in units of the
+/// distance between the two. Exact values do not change. The bits are in the lower halves. The
+/// upper halves are 0.
 ///
-/// Thirteen random bits decide: as many as a normal number loses. Among the subnormals a
-/// probability is rounded to a multiple of 2^-13.
+/// Thirteen random bits decide, as many as a normal number loses. For subnormals, the probability
+/// is rounded to a multiple of 2^-13.
 #[inline(always)]
 pub(crate) fn stochastic<L: F32Register>(lanes: L, noise: L::Bits) -> L::Bits {
-    let magnitude = lanes.to_bits().masked(0x7FFF_FFFF);
-    let noise = noise.right(3).masked(0x1FFF);
-    let normal = magnitude.plus(noise);
-    // The middle of one of 2^13 parts of −½ to ½, in units: it cannot make a tie with the sum's
-    // rounding.
-    let within_unit = L::from_bits(noise.left(10).or(noise.splat(0x3F80_0200))) + -1.5;
+    let magnitude = lanes.to_bits().and_scalar(0x7FFF_FFFF);
+    let noise = noise.shr(3).and_scalar(0x1FFF);
+    let normal = magnitude.wrapping_add(noise);
+    // In units of 2^-24: the middle of one of the 2^13 equal parts of the interval from −½ to ½. So
+    // the rounding of the sum cannot meet a tie.
+    let within_unit = L::from_bits(noise.shl(10).or(noise.splat(0x3F80_0200))) + -1.5;
     let subnormal = L::from_bits(magnitude) + within_unit * UNIT + MAGIC;
     finish(lanes, magnitude, normal, subnormal)
 }
 
-/// Puts the cases together: `normal` is an `f32`'s bits, to be cut, and `subnormal` a number 0.75
-/// too large.
+/// Selects the case for each lane. `normal` is the bits of an `f32`, whose lower bits are to be cut
+/// off. `subnormal` is 0.75 too large.
 #[inline(always)]
 fn finish<L: F32Register>(lanes: L, magnitude: L::Bits, normal: L::Bits, subnormal: L) -> L::Bits {
-    let normal = normal.plus_all(BIAS.wrapping_neg()).right(13);
-    let subnormal = subnormal.to_bits().plus_all(MAGIC.to_bits().wrapping_neg());
+    let normal = normal.wrapping_add_scalar(BIAS.wrapping_neg()).shr(13);
+    let subnormal = subnormal.to_bits().wrapping_add_scalar(MAGIC.to_bits().wrapping_neg());
     let too_large =
-        magnitude.if_below(0x7F80_0001, magnitude.splat(INFINITY), magnitude.splat(NAN));
-    let sign = lanes.to_bits().right(16).masked(0x8000);
-    let large = magnitude.if_below(INFINITE, normal, too_large);
-    magnitude.if_below(LEAST_NORMAL, subnormal, large).or(sign)
+        magnitude.select_below(0x7F80_0001, magnitude.splat(INFINITY), magnitude.splat(NAN));
+    let sign = lanes.to_bits().shr(16).and_scalar(0x8000);
+    let large = magnitude.select_below(INFINITE, normal, too_large);
+    magnitude.select_below(LEAST_NORMAL, subnormal, large).or(sign)
 }

@@ -1,4 +1,4 @@
-//! `f32` and `f64`: stored as they are computed.
+//! `f32` and `f64`, which are stored as they are computed.
 
 use super::{Element, columns};
 use crate::simd::{Isa, Register};

@@ -1,10 +1,14 @@
-//! The element axis: what a buffer stores, and what is computed with.
+//! Element types: what a buffer stores, and what a kernel computes with.
 //!
-//! A buffer stores `f32`, `f64`, `bf16` or `f16`. Kernels compute in [`Float`]s, `f32` or `f64`: a
-//! 16-bit number becomes an `f32` when it is loaded and is rounded when it is stored, in the same
-//! pass. Each type is one file, written once over [`simd`](crate::simd) for all registers.
-//! [`rounding`] has the random bits of stochastic rounding, [`convert`] whole slices, [`column`]
-//! slices whose type is known when the program runs.
+//! A buffer stores `f32`, `f64`, `bf16` or `f16`. Kernels compute in a [`Float`], which is `f32` or
+//! `f64`. A 16-bit number is widened to `f32` when it is loaded, and rounded when it is stored, in
+//! the same pass. Each type has one file, written once over [`simd`](crate::simd) for all
+//! registers.
+//!
+//! - [`rounding`]: rounding to 16 bits, and the random bits of stochastic rounding.
+//! - [`convert`]: conversions of slices.
+//! - [`column`]: slices whose element type is known at run time.
+//! - [`rows`]: the buffers of one step.
 
 pub(crate) mod bf16;
 pub(crate) mod column;
@@ -17,73 +21,76 @@ pub(crate) mod rows;
 use crate::simd::{Float, Isa, Real};
 use column::{Column, ColumnMut, DType};
 
-/// A number that buffers hold: `f32`, `f64`, [`bf16`](half::bf16) or [`f16`](half::f16).
+/// A type that buffers store: `f32`, `f64`, [`bf16`](half::bf16) or [`f16`](half::f16).
 ///
-/// Types go together in one step if they are computed with in the same [`Float`](Self::Float):
-/// `f64` with `f64` alone, and `f32`, `bf16` and `f16` in any mixture. The trait is sealed.
+/// The buffers of one step may have different types if all are computed in the same
+/// [`Float`](Self::Float): `f64` goes only with `f64`, and `f32`, `bf16` and `f16` go together in
+/// any mixture. The trait is sealed.
 pub trait Element: Real {
-    /// What is computed with: `f64` for `f64`, else `f32`.
+    /// The type that this type is computed in: `f64` for `f64`, else `f32`.
     type Float: Float + Element<Float = Self::Float>;
 
-    /// The name of the type.
+    /// The name of the type: `f32`, `f64`, `bf16` or `f16`.
     const NAME: &'static str;
 
-    /// The type, to be compared when the program runs.
+    /// The type, for comparison at run time.
     #[doc(hidden)]
     const DTYPE: DType;
 
-    /// The element nearest to `x`, ties to even.
+    /// Rounds `x` to the nearest number of this type, ties to even.
     fn from_float(x: Self::Float) -> Self;
 
-    /// The same number, to compute with.
+    /// Converts to the type of the computation. Exact.
     fn to_float(self) -> Self::Float;
 
     /// Loads the first elements of `from`, as many as a register has lanes.
     #[doc(hidden)]
     fn load<I: Isa>(isa: I, from: &[Self]) -> RegisterOf<Self, I>;
 
-    /// Stores the lanes, rounded to nearest, in the first elements of `to`.
+    /// Rounds the lanes to nearest, and stores them in the first elements of `to`.
     #[doc(hidden)]
     fn store<I: Isa>(lanes: RegisterOf<Self, I>, to: &mut [Self]);
 
-    /// Loads the same elements in whichever order of lanes is cheapest: for a step in which all
-    /// buffers are of this type, and so in the same order.
+    /// Loads the same elements as `load`, in the order of lanes that is cheapest. For steps in
+    /// which all buffers have this type, and so the same order.
     #[doc(hidden)]
     #[inline(always)]
     fn load_unordered<I: Isa>(isa: I, from: &[Self]) -> RegisterOf<Self, I> {
         Self::load(isa, from)
     }
 
-    /// Stores lanes that are in the order of `load_unordered` and come from elements of this type
-    /// alone.
+    /// Stores lanes that are in the order of `load_unordered`, and that were computed only from
+    /// elements of this type.
     #[doc(hidden)]
     #[inline(always)]
     fn store_unordered<I: Isa>(lanes: RegisterOf<Self, I>, to: &mut [Self]) {
         Self::store::<I>(lanes, to);
     }
 
-    /// A slice whose type is known when the program runs.
+    /// Makes a column of a slice.
     #[doc(hidden)]
     fn column(slice: &[Self]) -> Column<'_>;
 
+    /// Makes a column of a mutable slice.
     #[doc(hidden)]
     fn column_mut(slice: &mut [Self]) -> ColumnMut<'_>;
 
-    /// The slice, if it is of this type.
+    /// The slice of a column, if it has this type.
     #[doc(hidden)]
     fn of(column: Column<'_>) -> Option<&[Self]>;
 
+    /// The mutable slice of a column, if it has this type.
     #[doc(hidden)]
     fn of_mut(column: ColumnMut<'_>) -> Option<&mut [Self]>;
 }
 
-/// The register that elements `E` are computed in, in the instruction set `I`.
+/// The register that elements of type `E` are computed in, in the instruction set `I`.
 pub type RegisterOf<E, I> = <<E as Element>::Float as Float>::In<I>;
 
-/// A 16-bit element: [`bf16`](half::bf16) or [`f16`](half::f16). The trait is sealed.
+/// A 16-bit element type: [`bf16`](half::bf16) or [`f16`](half::f16). The trait is sealed.
 pub trait Half: Element<Float = f32> {}
 
-/// Implements what is the same for each element type: its place among the columns.
+/// Implements the methods of [`Element`] that make columns and take them apart.
 macro_rules! columns {
     ($variant:ident) => {
         const DTYPE: $crate::elements::column::DType = $crate::elements::column::DType::$variant;
@@ -114,8 +121,8 @@ macro_rules! columns {
 }
 pub(crate) use columns;
 
-/// `x` in `f32`; if that is not exact, the neighbour whose last bit is set. Rounding that to a type
-/// with fewer bits gives what rounding `x` itself does.
+/// Rounds `x` to odd in `f32`: if the result is not exact, it is the neighbour of `x` whose last
+/// bit is set. So rounding the result to a 16-bit type gives the same as rounding `x` itself.
 pub(crate) fn to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let back = f64::from(nearest);

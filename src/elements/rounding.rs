@@ -1,32 +1,38 @@
-//! How numbers are rounded to 16 bits, and the random bits of stochastic rounding.
+//! Rounding to 16 bits, and the random bits of stochastic rounding.
 //!
-//! The bits come from a counter-based generator, Threefry-2x32 with 13 rounds (Salmon, Moraes, Dror
-//! and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011): a bijection of 64 bits for each
-//! key, from additions, rotations and exclusive ors. The counter is the index of the element; the
-//! key is what the same generator makes of the step number under the seed; and of the 64 bits that
-//! come out each buffer has its own sixteen. So nothing depends on threads, chunks, splits or
-//! registers.
+//! The random bits come from a counter-based generator, Threefry-2x32 with 13 rounds (Salmon,
+//! Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011). For each key it is
+//! a bijection of 64 bits, made of additions, rotations and exclusive ors.
+//!
+//! - The counter is the index of the element.
+//! - The key is the output of the same generator for the step number, with the seed as its key. For
+//!   each further group of four buffers, 1 is added to the key's second word.
+//! - Each of the four buffers of a group uses its own 16 of the 64 bits of output.
+//!
+//! So the random bits do not depend on threads, chunks, splits or registers.
 
 use crate::simd::U32Lanes;
 
-/// How what is stored in 16 bits is rounded.
+/// The rounding of θ and the states to 16 bits.
 ///
-/// It concerns θ and the states where they are [`bf16`](half::bf16) or [`f16`](half::f16). `f32`
-/// and `f64` are stored as they are computed.
+/// It applies to buffers of [`bf16`](half::bf16) and [`f16`](half::f16). `f32` and `f64` are stored
+/// as they are computed. A 16-bit copy of θ is always rounded to nearest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Rounding {
-    /// To the nearest number, ties to the even one. The default.
+    /// Rounds to the nearest number, ties to even. The default.
     #[default]
     Nearest,
-    /// To one of the two neighbours, at random, so that the mean is the unrounded number. Small
-    /// changes, which rounding to the nearest would lose every time, then add up as they should.
+    /// Rounds to one of the two neighbours at random, so that the expected value is the unrounded
+    /// number. Small changes, which rounding to nearest loses at every step, then add up.
     ///
-    /// The random bits are a function of this seed, the step number, the index of the element
-    /// (counted from [`Step::offset`](crate::Step::offset)) and the buffer. The same step gives the
-    /// same bits again.
+    /// The random bits are a function of the seed, the step number, the index of the element
+    /// (counted from [`Step::with_offset`](crate::Step::with_offset)) and the buffer. The same step
+    /// gives the same bits again.
     Stochastic {
-        /// Chooses the random bits. Tensors that are stepped one by one should have different ones.
+        /// Selects the random bits. Use different seeds for tensors that are stepped one by one.
         seed: u64,
     },
 }
@@ -38,7 +44,7 @@ pub(crate) struct Noise {
     pub(crate) t: u64,
     /// The index of the range's first element.
     pub(crate) first: u64,
-    /// What the generator makes of `t` under `seed`.
+    /// The generator's output for `t`, with `seed` as its key.
     key: [u32; 2],
 }
 
@@ -48,21 +54,22 @@ impl Noise {
         Noise { seed, t, first, key: threefry(halves(seed), low, high) }
     }
 
-    /// The same for the range without its first `rows` elements.
+    /// The random bits of the range without its first `rows` elements.
     #[inline(always)]
     pub fn skip(self, rows: usize) -> Self {
         Noise { first: self.first.wrapping_add(rows as u64), ..self }
     }
 
-    /// The two words of each element, whose halves go to the buffers of a group of four: θ is
-    /// buffer 0, the states follow. `at` counts the elements of the range, and `iota` the lanes.
+    /// The two random words of each lane. Their four halves are for the four buffers of the group.
+    /// θ is buffer 0, and the states follow. `at` is the index of the first lane's element in the
+    /// range, and `iota` holds the indices of the lanes.
     #[inline(always)]
     pub fn words<W: U32Lanes>(&self, iota: W, at: usize, group: usize) -> [W; 2] {
         let [low, high] = halves(self.first.wrapping_add(at as u64));
-        let counter_low = iota.plus_all(low);
-        // Lanes that are past a multiple of 2^32 have wrapped around.
+        let counter_low = iota.wrapping_add_scalar(low);
+        // The lower word of a lane that is past a multiple of 2^32 has wrapped around.
         let counter_high =
-            counter_low.if_below(low, iota.splat(high.wrapping_add(1)), iota.splat(high));
+            counter_low.select_below(low, iota.splat(high.wrapping_add(1)), iota.splat(high));
         threefry(self.key_of(group), counter_low, counter_high)
     }
 
@@ -72,7 +79,7 @@ impl Noise {
     }
 }
 
-/// The lower half and the upper half.
+/// The lower and the upper half.
 #[inline(always)]
 fn halves(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
@@ -85,7 +92,9 @@ fn threefry<W: U32Lanes>(key: [u32; 2], low: W, high: W) -> [W; 2] {
     const EVEN: [u32; 4] = [13, 15, 26, 6];
     const ODD: [u32; 4] = [17, 29, 16, 24];
     let keys = [key[0], key[1], PARITY ^ key[0] ^ key[1]];
-    let inject = |[a, b]: [W; 2], first: u32, second: u32| [a.plus_all(first), b.plus_all(second)];
+    let inject = |[a, b]: [W; 2], first: u32, second: u32| {
+        [a.wrapping_add_scalar(first), b.wrapping_add_scalar(second)]
+    };
     let x = inject([low, high], keys[0], keys[1]);
     let x = inject(four_rounds(x, EVEN), keys[1], keys[2].wrapping_add(1));
     let x = inject(four_rounds(x, ODD), keys[2], keys[0].wrapping_add(2));
@@ -100,15 +109,15 @@ fn four_rounds<W: U32Lanes>(x: [W; 2], [r0, r1, r2, r3]: [u32; 4]) -> [W; 2] {
 
 #[inline(always)]
 fn round<W: U32Lanes>([a, b]: [W; 2], by: u32) -> [W; 2] {
-    let a = a.plus(b);
-    [a, b.rotate(by).xor(a)]
+    let a = a.wrapping_add(b);
+    [a, b.rotate_left(by).xor(a)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Known answers of the generator's authors for 13 rounds.
+    /// The known answers for 13 rounds that the authors of the generator published.
     #[test]
     fn threefry_gives_its_known_answers() {
         let pi = ([0x1319_8A2E, 0x0370_7344], [0x243F_6A88, 0x85A3_08D3]);

@@ -1,19 +1,19 @@
-//! The buffers of one step: θ, g and the states, as columns of one table whose rows are elements.
+//! The buffers of one step, as the columns of a table: θ, g and the states. A row is one element.
 
 use super::column::{Column, ColumnMut};
 use super::rounding::Noise;
 
-/// Columns that are all equally long: θ, g, and the `N` states of the rule.
+/// Columns of the same length: θ, g, and the `N` states of the rule.
 ///
-/// All are computed with in one [`Float`](crate::Float). The caller has checked that, and the
+/// All are computed in the same [`Float`](crate::Float). The caller has checked this, and the
 /// lengths.
 pub(crate) struct Rows<'a, const N: usize> {
     pub theta: ColumnMut<'a>,
     pub grad: Column<'a>,
     pub state: [ColumnMut<'a>; N],
-    /// Where θ is stored once more, rounded to nearest.
+    /// A copy of the new θ, rounded to nearest.
     pub copy: Option<ColumnMut<'a>>,
-    /// For stochastic rounding of what is 16 bits wide, but for the copy.
+    /// The random bits, if the 16-bit columns are rounded stochastically. The copy is not.
     pub noise: Option<Noise>,
 }
 
@@ -23,7 +23,7 @@ impl<const N: usize> Rows<'_, N> {
         self.theta.len()
     }
 
-    /// The same rows, for a shorter time.
+    /// The same rows, with a shorter lifetime.
     #[inline]
     pub fn reborrow(&mut self) -> Rows<'_, N> {
         Rows {
@@ -55,7 +55,7 @@ impl<const N: usize> Rows<'_, N> {
     }
 }
 
-/// The first of each pair, and the second of each.
+/// The first elements of all pairs, and the second elements.
 #[inline(always)]
 pub(crate) fn unzip<T: Default, const N: usize>(mut pairs: [(T, T); N]) -> ([T; N], [T; N]) {
     let first = pairs.each_mut().map(|(first, _)| core::mem::take(first));

@@ -1,6 +1,9 @@
-//! A gradient by blocks. A block whose elements are of like sizes is summed at once; another one
-//! window by window, each with the elements whose sizes lie in it; and what no window holds goes to
-//! the sum one by one.
+//! The sum of a gradient, block by block. A *size* stands for an absolute value, and a *window* is
+//! a range of sizes whose squares can be summed exactly.
+//!
+//! - If all elements of a block are in one window, the block is summed in one go.
+//! - Else it is summed window by window, each time only the elements in that window.
+//! - Elements for which there is no window are added to the long integer one by one.
 
 use core::ops::Range;
 
@@ -8,68 +11,75 @@ use super::GradNorm;
 use super::exact::ExactSum;
 use crate::simd::native::prefetch_lines;
 
-/// `f32` or `f64`, and of which of its elements squares can be summed exactly.
+/// `f32` or `f64`, with the windows of the type.
 pub(super) trait Number: Copy + Default + Into<f64> {
-    /// The bits of an absolute value, times two: numbers in the order of the absolute values.
+    /// The bits of an absolute value, times two. Sizes have the order of the absolute values.
     type Size: Copy + Ord;
 
-    /// Elements of a block, [`MOST`] at the most.
+    /// The number of elements in a block, at most [`MOST`].
     const BLOCK: usize;
     /// The size of zero.
     const ZERO: Self::Size;
+    /// The size of infinity. Those of NaNs are larger.
     const INFINITE: Self::Size;
+    /// A value that is larger than every size.
     const NO_SIZE: Self::Size;
 
+    /// The size of this number.
     fn size(self) -> Self::Size;
+    /// The positive number of this size.
     fn of_size(size: Self::Size) -> Self;
 
-    /// The sizes that may be in one sum with `most`, which is the largest. None if there is no such
-    /// sum.
+    /// The window whose highest binade is that of `most`. None if there is no such window.
     fn window(most: Self::Size) -> Option<Range<Self::Size>>;
 }
 
-/// The most elements of a block.
+/// The largest number of elements in a block.
 const MOST: usize = 4096;
 
-/// How many blocks past the next one memory is asked for: far enough for it to answer, near enough
-/// for the second cache.
+/// How far ahead of the next block to prefetch, in blocks: far enough that the elements arrive in
+/// time, and near enough that they are still in L2 cache when they are needed.
 const AHEAD: usize = 4;
 
-/// What is known of the sizes of some elements, found by `By`.
-pub(super) trait Seen<T: Number, By>: Copy {
+/// The smallest and the largest size of the elements seen so far, computed with `By`.
+pub(super) trait MinMax<T: Number, By>: Copy {
+    /// The sizes of no elements.
     fn nothing(by: By) -> Self;
+    /// Includes more elements.
     fn and(self, more: &[T]) -> Self;
+    /// The result.
     fn sizes(self) -> Sizes<T>;
 }
 
-/// How a block of one window is summed.
+/// The summation of a block whose elements are in one window.
 pub(super) trait Sum<T: Number>: Copy {
-    type Seen: Seen<T, Self>;
+    type MinMax: MinMax<T, Self>;
 
-    /// Adds the squares of elements that are zero or of sizes in `sizes`, and looks `ahead`
-    /// meanwhile.
+    /// Adds the squares of `block` to `squares`. Its elements are zero, or have sizes in `sizes`.
+    /// Meanwhile finds the sizes of the next block, by `ahead`.
     fn add(
         self,
         block: &[T],
         sizes: Sizes<T>,
-        ahead: &mut Ahead<'_, T, Self>,
+        ahead: &mut Lookahead<'_, T, Self>,
         squares: &mut ExactSum,
     );
 }
 
-/// Sums to which elements are added by rows.
+/// Sums to which elements are added row by row.
 pub(super) trait AddRows<T> {
-    /// Elements that are added side by side.
+    /// The elements that are added at once.
     type Row;
 
-    /// Whole rows, and the rest.
+    /// The whole rows of a block, and the rest.
     fn rows(block: &[T]) -> (&[Self::Row], &[T]);
+    /// Adds the squares of a row.
     fn add(&mut self, row: &Self::Row);
-    /// Adds less than a row.
+    /// Adds the squares of a rest, which is shorter than a row.
     fn add_rest(&mut self, rest: &[T]);
 }
 
-/// Of some elements, the least size of those that are not zero, and the largest.
+/// The sizes of some elements: the smallest size that is not that of zero, and the largest size.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes<T: Number> {
     pub least: T::Size,
@@ -77,12 +87,12 @@ pub(super) struct Sizes<T: Number> {
 }
 
 impl<T: Number> Sizes<T> {
-    /// Of no elements.
+    /// The sizes of no elements.
     pub const NONE: Self = Sizes { least: T::NO_SIZE, most: T::ZERO };
 }
 
-/// By anything, with what the compiler makes of a plain loop.
-impl<T: Number, By> Seen<T, By> for Sizes<T> {
+/// A plain loop, which the compiler may vectorize. `By` does not matter.
+impl<T: Number, By> MinMax<T, By> for Sizes<T> {
     #[inline(always)]
     fn nothing(_: By) -> Self {
         Self::NONE
@@ -106,27 +116,27 @@ impl<T: Number, By> Seen<T, By> for Sizes<T> {
     }
 }
 
-/// What comes after the block that is being summed. A block's sizes must be known before it is
-/// summed; to find those of the next one meanwhile keeps memory busy.
-pub(super) struct Ahead<'a, T: Number, M: Sum<T>> {
-    /// What has not been looked at of the next block.
+/// The elements after the block that is being summed. The sizes of a block must be known before it
+/// is summed. Finding those of the next block while a block is being summed keeps memory busy.
+pub(super) struct Lookahead<'a, T: Number, M: Sum<T>> {
+    /// The part of the next block whose sizes are not yet in `seen`.
     next: &'a [T],
-    /// Of the rest.
-    seen: M::Seen,
-    /// As much as a block, [`AHEAD`] blocks later.
+    /// The sizes of the other part.
+    seen: M::MinMax,
+    /// The block to prefetch, [`AHEAD`] blocks after the next one.
     later: &'a [T],
 }
 
-impl<'a, T: Number, M: Sum<T>> Ahead<'a, T, M> {
+impl<'a, T: Number, M: Sum<T>> Lookahead<'a, T, M> {
     #[inline(always)]
     fn of(by: M, next: &'a [T], after: &'a [T]) -> Self {
         let later = after.get((AHEAD - 1) * T::BLOCK..).unwrap_or_default();
         let later = &later[..T::BLOCK.min(later.len())];
-        Ahead { next, seen: M::Seen::nothing(by), later }
+        Lookahead { next, seen: M::MinMax::nothing(by), later }
     }
 
-    /// Has a block added, and meanwhile looks at the next one, some rows at a time, and asks for
-    /// what is `later`, row by row: the CPU's own prefetchers stop at each page.
+    /// Adds a block to `sums`. Meanwhile it finds the sizes of the next block, some rows at a time,
+    /// and prefetches `later`, row by row: the CPU's own prefetchers stop at the end of each page.
     #[inline(always)]
     pub(super) fn while_adding<R: AddRows<T>>(&mut self, block: &[T], sums: &mut R) {
         let (rows, rest) = R::rows(block);
@@ -151,6 +161,7 @@ impl<'a, T: Number, M: Sum<T>> Ahead<'a, T, M> {
         }
     }
 
+    /// Includes up to `count` elements of the next block in `seen`.
     #[inline(always)]
     fn look(&mut self, count: usize) {
         let (now, next) = self.next.split_at(count.min(self.next.len()));
@@ -158,6 +169,7 @@ impl<'a, T: Number, M: Sum<T>> Ahead<'a, T, M> {
         self.next = next;
     }
 
+    /// The sizes of the next block.
     #[inline(always)]
     fn sizes(mut self) -> Sizes<T> {
         self.look(self.next.len());
@@ -165,34 +177,37 @@ impl<'a, T: Number, M: Sum<T>> Ahead<'a, T, M> {
     }
 }
 
-/// How much of the next block is looked at together.
+/// The bytes of the next block whose sizes are found at a time.
 const LOOK_BYTES: usize = 1024;
 
+/// Adds the elements of a gradient to a norm.
 #[inline(always)]
 pub(super) fn add_all<T: Number, M: Sum<T>>(by: M, norm: &mut GradNorm, grad: &[T]) {
     let (mut block, mut rest) = cut(grad);
-    let mut sizes = M::Seen::nothing(by).and(block).sizes();
+    let mut sizes = M::MinMax::nothing(by).and(block).sizes();
     while !block.is_empty() {
         let (next, after) = cut(rest);
-        let mut ahead = Ahead::of(by, next, after);
+        let mut ahead = Lookahead::of(by, next, after);
         add_block(by, norm, block, sizes, &mut ahead);
         sizes = ahead.sizes();
         (block, rest) = (next, after);
     }
 }
 
+/// The first block of a gradient, and the rest.
 #[inline(always)]
 fn cut<T: Number>(grad: &[T]) -> (&[T], &[T]) {
     grad.split_at(T::BLOCK.min(grad.len()))
 }
 
+/// Adds a block, all of whose sizes are in `sizes`, to a norm.
 #[inline(always)]
 fn add_block<T: Number, M: Sum<T>>(
     by: M,
     norm: &mut GradNorm,
     block: &[T],
     sizes: Sizes<T>,
-    ahead: &mut Ahead<'_, T, M>,
+    ahead: &mut Lookahead<'_, T, M>,
 ) {
     let none = T::ZERO;
     let mut most = sizes.most;
@@ -219,6 +234,7 @@ fn add_block<T: Number, M: Sum<T>>(
     }
 }
 
+/// Adds a block that has an infinite or NaN element.
 #[inline(never)]
 fn one_by_one<T: Number>(norm: &mut GradNorm, block: &[T]) {
     for &g in block {
@@ -226,7 +242,7 @@ fn one_by_one<T: Number>(norm: &mut GradNorm, block: &[T]) {
     }
 }
 
-/// The largest size that is less than `limit`.
+/// The largest size in `block` that is less than `limit`. The size of zero if there is none.
 #[inline(always)]
 fn largest_below<T: Number>(block: &[T], limit: T::Size) -> T::Size {
     let mut most = T::ZERO;
@@ -237,7 +253,7 @@ fn largest_below<T: Number>(block: &[T], limit: T::Size) -> T::Size {
     most
 }
 
-/// The elements whose sizes are in `window`, and zeros in place of the others.
+/// Copies `block` to `inside`, with zeros in place of the elements whose sizes are not in `window`.
 #[inline(always)]
 fn keep<T: Number>(inside: &mut [T], block: &[T], window: &Range<T::Size>) {
     for (inside, &g) in inside.iter_mut().zip(block) {

@@ -1,16 +1,16 @@
-//! The sum of the squares of `f64`, by blocks: as for [`singles`](super::singles), with parts
-//! enough for squares of 106 bits.
+//! The sum of the squares of `f64`, block by block. The method is that of
+//! [`singles`](super::singles), but with six parts, since a square has up to 106 bits.
 
 use core::ops::Range;
 
 use super::GradNorm;
-use super::blocks::{AddRows, Ahead, Number, Sizes, Sum, add_all};
+use super::blocks::{AddRows, Lookahead, Number, Sizes, Sum, add_all};
 use super::exact::ExactSum;
 use super::rows::ByRegisters;
 use crate::simd::dispatch::WithSimd;
 use crate::simd::native::NativeSimd;
 
-/// For an engine that has fused multiply-adds.
+/// Adds `grad` to `norm`, on an engine that has fused multiply-adds.
 pub(super) struct AddDoubles<'a> {
     pub norm: &'a mut GradNorm,
     pub grad: &'a [f64],
@@ -43,7 +43,7 @@ impl Number for f64 {
 
     #[inline(always)]
     fn window(most: u64) -> Option<Range<u64>> {
-        // Squares of more overflow, and what their rounding leaves of less is subnormal.
+        // Squares of larger numbers overflow. The rounding errors of smaller ones are subnormal.
         let top = Window::below(most).top;
         (1023 - 450..1023 + 500)
             .contains(&top)
@@ -52,51 +52,53 @@ impl Number for f64 {
 }
 
 impl<P: NativeSimd> Sum<f64> for ByRegisters<P> {
-    type Seen = Sizes<f64>;
+    type MinMax = Sizes<f64>;
 
     #[inline(always)]
     fn add(
         self,
         block: &[f64],
         sizes: Sizes<f64>,
-        ahead: &mut Ahead<'_, f64, Self>,
+        ahead: &mut Lookahead<'_, f64, Self>,
         squares: &mut ExactSum,
     ) {
         Sums::of(self.0, block, Window::below(sizes.most), ahead).add_to(squares);
     }
 }
 
-/// Binades of a window.
+/// The number of binades in a window. A binade is the range from a power of two to the next.
 const BINADES: u32 = 31;
 
-/// The binades from the topmost of a block down of which 2048 squares can be summed exactly in four
-/// `f64`.
+/// A window: 31 binades, from that of the largest element down. 2048 squares of its elements can be
+/// summed exactly in six `f64`.
 ///
-/// Let |g| < 2^(E+1), and let g² = p + e where p is its square as rounded, so that p ≤ 2^(2E+2) and
-/// |e| ≤ 2^(2E−52).
-/// - h is p rounded to a multiple of 2^(2E−39). The h sum up to 2^(2E+13) at most: 52 bits.
-/// - i and j are what h leaves of p, at most 2^(2E−40), and e, each rounded to a multiple of
-///   2^(2E−81). The i sum up to 2^(2E−29): 52 bits. The j are less.
-/// - k is what i leaves of p, at most 2^(2E−82), and l is what j leaves of e, as much, rounded to a
-///   multiple of 2^(2E−122). With |g| ≥ 2^(E−30), p is a multiple of 2^(2E−112), so k is as it is.
-///   Each sum up to 2^(2E−71): 51 bits.
-/// - What l leaves of e is at most 2^(2E−123), and a multiple of 2^(2E−164). It sums up to
-///   2^(2E−112): 52 bits.
+/// Let |g| < 2^(E+1), and let g² = p + e, where p is the rounded square and e its rounding error.
+/// Then p ≤ 2^(2E+2) and |e| ≤ 2^(2E−52).
+/// - h is p, rounded to a multiple of 2^(2E−39). The sum of the h is at most 2^(2E+13): 52 bits.
+/// - i is p − h, which is at most 2^(2E−40), rounded to a multiple of 2^(2E−81). The sum of the i
+///   is at most 2^(2E−29): 52 bits.
+/// - j is e, rounded to a multiple of 2^(2E−81). The sum of the j is smaller than that.
+/// - k is p − h − i, which is at most 2^(2E−82). With |g| ≥ 2^(E−30), p is a multiple of
+///   2^(2E−112), so k is not rounded. The sum of the k is at most 2^(2E−71): 51 bits.
+/// - l is e − j, which is at most 2^(2E−82), rounded to a multiple of 2^(2E−122). The sum of the l
+///   is at most 2^(2E−71): 51 bits.
+/// - The rest, e − j − l, is at most 2^(2E−123), and a multiple of 2^(2E−164). The sum of the rests
+///   is at most 2^(2E−112): 52 bits.
 #[derive(Clone, Copy)]
 struct Window {
-    /// E, biased as in the format.
+    /// E, with the bias of the format.
     top: u32,
 }
 
 impl Window {
-    /// The window whose topmost binade is that of `most`.
+    /// The window whose highest binade is that of `most`.
     #[inline(always)]
     fn below(most: u64) -> Self {
         Window { top: (most >> 53) as u32 }
     }
 
-    /// 1.5·2^52 times the units of h, of i and j, and of k and l: what is added to it is rounded to
-    /// that unit.
+    /// 1.5·2^52 times the units of h, of i and j, and of k and l. Adding a number to one of these
+    /// rounds the number to that unit.
     #[inline(always)]
     fn rounds(self) -> [f64; 3] {
         let top = self.top as i32 - 1023;
@@ -105,8 +107,8 @@ impl Window {
     }
 }
 
-/// The sums of the parts in each lane of a register. What is rounded is on top of its `round`: a
-/// sum so far is what rounds the next.
+/// The sums of the parts, in the lanes of registers. A sum of rounded parts starts at its number of
+/// [`Window::rounds`], so that adding to the sum rounds the next part.
 struct Sums<P: NativeSimd> {
     simd: P,
     /// Σh.
@@ -125,7 +127,7 @@ impl<P: NativeSimd> Sums<P> {
         simd: P,
         block: &[f64],
         window: Window,
-        ahead: &mut Ahead<'_, f64, ByRegisters<P>>,
+        ahead: &mut Lookahead<'_, f64, ByRegisters<P>>,
     ) -> Self {
         let [h, ij, kl] = window.rounds().map(|round| simd.splat_f64s(round));
         let rest = simd.splat_f64s(0.0);
@@ -157,14 +159,14 @@ impl<P: NativeSimd> AddRows<f64> for Sums<P> {
 
     #[inline(always)]
     fn add_rest(&mut self, rest: &[f64]) {
-        // The other lanes are zero, which changes nothing.
+        // The other lanes are 0, which changes nothing.
         self.add(&self.simd.partial_load_f64s(rest));
     }
 
     #[inline(always)]
     fn add(&mut self, &g: &P::f64s) {
         let simd = self.simd;
-        // Adds to `sum` as much of `x` as its unit has digits for, and returns the rest.
+        // Rounds `x` to the unit of `sum`, adds it to `sum`, and returns the rest of `x`.
         let take = |sum: &mut P::f64s, x| {
             let new = simd.add_f64s(*sum, x);
             let taken = simd.sub_f64s(new, *sum);

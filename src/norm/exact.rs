@@ -1,17 +1,17 @@
-//! A sum of squares with nothing rounded: one long binary number that holds every bit that the
-//! square of an `f64` can have.
+//! An exact sum of squares: one long integer that has every bit that the square of an `f64` can
+//! have.
 //!
-//! Integers add up to the same number in any order. So the sum does not depend on how the elements
-//! were cut into parts, or on which thread added what; it is rounded once, at the end.
+//! Integer addition gives the same sum in any order. So the sum does not depend on how the elements
+//! were split, or on the threads that added them. It is rounded once, at the end.
 
-/// 64-bit digits: from 2^−2148, the square of the least `f64`, to 2^2140, which 2^92 of the largest
-/// squares do not reach.
+/// The number of 64-bit digits. They reach from 2^−2148, the square of the smallest `f64`, to
+/// 2^2140. The sum of 2^92 of the largest squares is below that.
 const LIMBS: usize = 67;
 
-/// The weight of the lowest bit.
+/// The exponent of the lowest bit's weight.
 const LOWEST: i32 = -2148;
 
-/// A sum of numbers that are zero or more, exact.
+/// An exact sum, which is never negative.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExactSum {
     limbs: [u64; LIMBS],
@@ -19,9 +19,10 @@ pub(super) struct ExactSum {
 
 impl ExactSum {
     pub const ZERO: Self = ExactSum { limbs: [0; LIMBS] };
+    /// The sum that stands for all sums that are too large.
     const PAST_ALL: Self = ExactSum { limbs: [u64::MAX; LIMBS] };
 
-    /// Adds a finite number, which may be negative as long as the sum does not become so.
+    /// Adds a finite number. It may be negative if the sum does not become negative.
     pub fn add(&mut self, x: f64) {
         let (mantissa, exponent) = parts(x);
         if mantissa != 0 {
@@ -48,7 +49,8 @@ impl ExactSum {
         }
     }
 
-    /// Whether it has been past 2^2140, which is infinite to any `f64`, and stays so.
+    /// Whether the sum has been too large once, and so stays [`PAST_ALL`](Self::PAST_ALL). Its root
+    /// is infinite as an `f64`.
     fn is_past_all(&self) -> bool {
         self.limbs[LIMBS - 1] == u64::MAX
     }
@@ -78,27 +80,29 @@ impl ExactSum {
         }
     }
 
-    /// The square root of the sum, rounded once, also where the sum itself would overflow.
+    /// The square root of the sum, rounded once to `f64`. The sum itself may be larger than any
+    /// `f64`.
     pub fn sqrt(&self) -> f64 {
         let (top, more, exponent) = self.top();
         let root = top.isqrt();
-        // With the last of its 64 bits set if it is not exact, it is rounded as the whole would be.
+        // Rounded to odd: the last of the 64 bits is set if the root is not exact. So the bits
+        // below it are not needed for the rounding that follows.
         let inexact = more || root.pow(2) != top;
         let root = root as u64 | u64::from(inexact);
         let half = exponent / 2;
         let lost = -1074 - half;
         if root > 0 && lost > 11 {
-            // A subnormal, whose bits are counted from 2^-1074: rounded to those.
+            // A subnormal: it is rounded to a multiple of 2^-1074.
             let (kept, cut, tie) = (root >> lost, root << (64 - lost), 1 << 63);
             let up = cut > tie || (cut == tie && kept & 1 == 1);
             return f64::from_bits(kept + u64::from(up));
         }
-        // In two factors, neither of which overflows or vanishes.
+        // The power of two has two factors, neither of which overflows or becomes 0.
         root as f64 * 2_f64.powi(half / 2) * 2_f64.powi(half - half / 2)
     }
 
-    /// The highest 127 or 128 bits, whether any is set below them, and the weight of the last of
-    /// them, an even power of two.
+    /// The highest 127 or 128 bits, whether any bit below them is set, and the exponent of the last
+    /// one's weight, which is even.
     fn top(&self) -> (u128, bool, i32) {
         let Some(first) = self.limbs.iter().rposition(|&limb| limb != 0) else {
             return (0, false, 0);
@@ -114,7 +118,7 @@ impl ExactSum {
     }
 }
 
-/// `x` = ± mantissa · 2^exponent.
+/// Splits `x` into ± mantissa · 2^exponent. Returns the mantissa and the exponent.
 fn parts(x: f64) -> (u64, i32) {
     let bits = x.to_bits();
     let (exponent, fraction) = ((bits >> 52 & 0x7FF) as i32, bits & ((1 << 52) - 1));

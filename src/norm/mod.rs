@@ -1,10 +1,14 @@
-//! Norms of gradients that do not depend on the order of their elements, to the bit.
+//! Gradient norms, whose bits do not depend on the order of the elements.
 //!
-//! The squares are added without rounding. A block of `f32` is added in two or three parts for each
-//! element, each of which is a multiple of so large a power of two that its sum over the block is
-//! exact in an `f64`, whatever the order; so it is done in registers ([`singles`], [`rows`]). The
-//! blocks' sums go to one long integer ([`exact`]). How blocks are cut is the same for all types
-//! ([`blocks`]). 16-bit elements are `f32` first; `f64` takes more parts ([`doubles`]).
+//! The squares are summed without rounding, in blocks:
+//!
+//! - The square of each `f32` is split into two or three parts. Each part is a multiple of so large
+//!   a power of two that its sum over a block is exact in an `f64`, in any order. So the parts can
+//!   be summed in the lanes of registers ([`singles`], [`rows`]).
+//! - The sums of a block are added to one long integer ([`exact`]).
+//! - Blocks are cut in the same way for all types ([`blocks`]).
+//! - 16-bit elements are widened to `f32` first. The square of an `f64` needs six parts
+//!   ([`doubles`]).
 
 mod blocks;
 mod doubles;
@@ -20,8 +24,10 @@ use doubles::AddDoubles;
 use exact::ExactSum;
 use singles::AddSingles;
 
-/// The norm of any number of gradients: exact until it is rounded, so that the same elements
-/// give the same bits in any order, on any machine, cut anywhere, added by any number of threads.
+/// Computes the norm of one or more gradients: √Σg² and the largest |g|.
+///
+/// The sum is exact, and only the result is rounded. So the same elements give the same bits in any
+/// order, on any machine, for any split of the gradients, and on any number of threads.
 ///
 /// ```
 /// use fused_adam::GradNorm;
@@ -51,20 +57,26 @@ impl Default for GradNorm {
 }
 
 impl GradNorm {
-    /// Of no elements.
+    /// The norm of no elements, which is 0.
     pub fn new() -> Self {
         GradNorm { squares: ExactSum::ZERO, largest: 0.0, infinite: 0, nan: 0 }
     }
 
-    /// Adds the elements of a gradient, on the calling thread: at about memory's pace on a CPU with
-    /// AVX2, AVX-512 or NEON. It takes longer where neighbours are of very different sizes (over 38
-    /// powers of two in `f32`, over 31 in `f64`); and some nanoseconds for an element that has one
-    /// which is not finite near it, or is an `f64` past 2^±450 or on another CPU.
+    /// Adds the elements of a gradient, on the calling thread.
+    ///
+    /// On a CPU with AVX2, AVX-512 or NEON, this runs at about memory bandwidth. It is slower in
+    /// these cases:
+    ///
+    /// - A block of 4096 `f32` spans more than 38 powers of two, or a block of 2048 `f64` more than
+    ///   31.
+    /// - An element is infinite or NaN. Then each element of its block takes some nanoseconds.
+    /// - An `f64` is outside of 2^−450 to 2^500. Then it takes some nanoseconds.
+    /// - On other CPUs each `f64` takes some nanoseconds.
     pub fn add<E: Element>(&mut self, grad: &[E]) {
         self.add_column(Engine::best(), E::column(grad));
     }
 
-    /// Adds what another has added.
+    /// Adds all elements that were added to `other`.
     pub fn merge(&mut self, other: &Self) {
         self.squares.merge(&other.squares);
         self.largest = self.largest.max(other.largest);
@@ -72,18 +84,22 @@ impl GradNorm {
         self.nan = self.nan.saturating_add(other.nan);
     }
 
-    /// √Σg², correctly rounded: the `f64` nearest to the root of the exact sum. Infinite if an
-    /// element is; NaN if one is.
+    /// The 2-norm √Σg², correctly rounded: the `f64` nearest to the root of the exact sum.
+    ///
+    /// NaN if an element is NaN, else infinite if an element is infinite. Also infinite if the root
+    /// is larger than the largest `f64`.
     pub fn two_norm(&self) -> f64 {
         self.unless_not_finite(|| self.squares.sqrt())
     }
 
-    /// The largest |g|, exact; 0 of no elements. Infinite if an element is; NaN if one is.
+    /// The infinity norm: the largest |g|, exact. 0 if there are no elements.
+    ///
+    /// NaN if an element is NaN, else infinite if an element is infinite.
     pub fn inf_norm(&self) -> f64 {
         self.unless_not_finite(|| self.largest)
     }
 
-    /// How many elements are infinite or NaN.
+    /// The number of elements that are infinite or NaN.
     pub fn nonfinite(&self) -> u64 {
         self.infinite.saturating_add(self.nan)
     }
@@ -97,7 +113,7 @@ impl GradNorm {
     }
 
     pub(crate) fn add_column(&mut self, engine: Engine, grad: Column<'_>) {
-        /// 16-bit elements that are widened at a time.
+        /// The number of 16-bit elements that are widened at a time.
         const TILE: usize = 512;
         match grad {
             Column::F32(grad) => self.add_singles(engine, grad),
@@ -123,7 +139,7 @@ impl GradNorm {
 
     fn add_doubles(&mut self, engine: Engine, grad: &[f64]) {
         if let Err(AddDoubles { norm, grad }) = engine.vectorize(AddDoubles { norm: self, grad }) {
-            // What the rounding of a square leaves takes a fused multiply-add to find.
+            // The rounding error of a square can only be found with a fused multiply-add.
             grad.iter().for_each(|&g| norm.add_number(g));
         }
     }
@@ -151,9 +167,9 @@ mod tests {
     use super::*;
     use crate::simd::dispatch::Backend;
 
-    /// On each engine that this CPU has, neighbours of all sizes add up to the same number, to its
-    /// last bit: so many that blocks of one window follow others, with a rest at the end. A norm is
-    /// too short to show that.
+    /// On each engine that this CPU has, the sum is exact to its last bit. The gradients have
+    /// neighbours of all sizes, blocks of one and of several windows, and a rest at the end. The
+    /// test compares the sums, since a norm has too few bits to show an error.
     #[test]
     fn every_engine_is_exact() {
         let mut state = 1_u64;
@@ -174,7 +190,7 @@ mod tests {
         let mut expected = [GradNorm::new(), GradNorm::new()];
         singles.iter().for_each(|&g| expected[0].add_number(g.into()));
         doubles.iter().for_each(|&g| expected[1].add_number(g));
-        for backend in Backend::ALL {
+        for &backend in Backend::ALL {
             let Some(engine) = Engine::of(backend) else {
                 println!("skipped: {backend}");
                 continue;

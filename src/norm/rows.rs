@@ -1,35 +1,41 @@
-//! Rows of `f32` whose squares are added side by side: in registers, or in arrays.
+//! Rows of `f32`, whose squares are added at once: in registers, or in arrays.
 
-use super::blocks::{Seen, Sizes};
+use super::blocks::{MinMax, Sizes};
 use crate::simd::native::NativeSimd;
 
-/// What is done with all elements of a row at once: as many as keep the adders busy.
+/// The arithmetic on all elements of a row at once. A row has enough elements to keep the adders
+/// busy.
 pub(super) trait Arithmetic: Copy {
-    type Seen: Seen<f32, Self>;
+    type MinMax: MinMax<f32, Self>;
     type Row;
     /// A row as `f64`, in any order.
     type Doubles: Copy;
 
-    /// Whole rows, and the rest.
+    /// The whole rows of a block, and the rest.
     fn rows(block: &[f32]) -> (&[Self::Row], &[f32]);
-    /// Less than a row, and zeros.
+    /// A row of a rest, which is shorter, and zeros.
     fn row_of(self, rest: &[f32]) -> Self::Row;
+    /// Converts a row to `f64`.
     fn doubles(self, row: &Self::Row) -> Self::Doubles;
+    /// `x` in every lane.
     fn splat(self, x: f64) -> Self::Doubles;
+    /// a + b.
     fn plus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles;
+    /// a − b.
     fn minus(self, a: Self::Doubles, b: Self::Doubles) -> Self::Doubles;
-    /// g² + x, rounded once: the square of an `f32` is exact in an `f64`.
+    /// g² + x, rounded once, since the square of an `f32` is exact in an `f64`.
     fn square_plus(self, g: Self::Doubles, x: Self::Doubles) -> Self::Doubles;
-    /// g² − x, likewise.
+    /// g² − x, rounded once.
     fn square_minus(self, g: Self::Doubles, x: Self::Doubles) -> Self::Doubles;
-    /// Of all lanes, if that is exact in any order.
+    /// The sum of all lanes. It must be exact in any order.
     fn sum(self, a: Self::Doubles) -> f64;
 }
 
-/// Registers of `f32` in a row: of 128 bits on aarch64, which has twice as many of them as AVX2.
+/// The number of `f32` registers in a row. AArch64 has registers of 128 bits, but twice as many as
+/// AVX2.
 const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
 
-/// In the registers of an instruction set.
+/// Arithmetic in the registers of an instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct ByRegisters<P>(pub P);
 
@@ -48,35 +54,35 @@ impl<P: NativeSimd> ByRegisters<P> {
     }
 }
 
-/// In each lane of a register.
+/// The smallest and the largest size in each lane of a register.
 #[derive(Clone, Copy)]
-pub(super) struct SeenByLanes<P: NativeSimd> {
+pub(super) struct MinMaxByLanes<P: NativeSimd> {
     by: ByRegisters<P>,
-    /// The least of the sizes less one, of which that of a zero is the largest.
+    /// The smallest size, minus 1. The subtraction wraps, so zero has the largest value.
     least_less_one: P::u32s,
     most: P::u32s,
 }
 
-impl<P: NativeSimd> SeenByLanes<P> {
+impl<P: NativeSimd> MinMaxByLanes<P> {
     #[inline(always)]
     fn and_register(self, g: P::f32s) -> Self {
         let simd = self.by.0;
         let bits = simd.transmute_u32s_f32s(g);
         let size = simd.add_u32s(bits, bits);
         let less_one = simd.sub_u32s(size, simd.splat_u32s(1));
-        SeenByLanes {
-            least_less_one: simd.smaller_words(self.least_less_one, less_one),
-            most: simd.larger_words(self.most, size),
+        MinMaxByLanes {
+            least_less_one: simd.umin(self.least_less_one, less_one),
+            most: simd.umax(self.most, size),
             ..self
         }
     }
 }
 
-impl<P: NativeSimd> Seen<f32, ByRegisters<P>> for SeenByLanes<P> {
+impl<P: NativeSimd> MinMax<f32, ByRegisters<P>> for MinMaxByLanes<P> {
     #[inline(always)]
     fn nothing(by: ByRegisters<P>) -> Self {
         let (least_less_one, most) = (by.0.splat_u32s(u32::MAX), by.0.splat_u32s(0));
-        SeenByLanes { by, least_less_one, most }
+        MinMaxByLanes { by, least_less_one, most }
     }
 
     #[inline(always)]
@@ -105,7 +111,7 @@ impl<P: NativeSimd> Seen<f32, ByRegisters<P>> for SeenByLanes<P> {
 }
 
 impl<P: NativeSimd> Arithmetic for ByRegisters<P> {
-    type Seen = SeenByLanes<P>;
+    type MinMax = MinMaxByLanes<P>;
     type Row = [P::f32s; REGISTERS];
     type Doubles = [[P::f64s; 2]; REGISTERS];
 
@@ -168,10 +174,10 @@ impl<P: NativeSimd> Arithmetic for ByRegisters<P> {
     }
 }
 
-/// Elements of a row where there are no registers.
+/// The number of elements in a row of an array.
 const ROW: usize = 16;
 
-/// In arrays, of which the compiler makes what it can.
+/// Arithmetic in arrays, with loops that the compiler may vectorize.
 #[derive(Clone, Copy)]
 pub(super) struct ByArrays;
 
@@ -186,7 +192,7 @@ impl ByArrays {
 }
 
 impl Arithmetic for ByArrays {
-    type Seen = Sizes<f32>;
+    type MinMax = Sizes<f32>;
     type Row = [f32; ROW];
     type Doubles = [f64; ROW];
 

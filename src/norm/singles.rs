@@ -1,15 +1,15 @@
-//! The sum of the squares of `f32`, by blocks.
+//! The sum of the squares of `f32`, block by block, in two or three parts.
 
 use core::ops::Range;
 
 use super::GradNorm;
-use super::blocks::{AddRows, Ahead, Number, Sizes, Sum, add_all};
+use super::blocks::{AddRows, Lookahead, Number, Sizes, Sum, add_all};
 use super::exact::ExactSum;
 use super::rows::{Arithmetic, ByArrays, ByRegisters};
 use crate::simd::dispatch::WithSimd;
 use crate::simd::native::NativeSimd;
 
-/// For an engine that has registers.
+/// Adds `grad` to `norm`, on an engine that has registers of `pulp`.
 pub(super) struct AddSingles<'a> {
     pub norm: &'a mut GradNorm,
     pub grad: &'a [f32],
@@ -24,7 +24,8 @@ impl WithSimd for AddSingles<'_> {
     }
 }
 
-/// For an engine that has none, with what the compiler makes of arrays.
+/// Adds `grad` to `norm`, on an engine without such registers, with loops over arrays that the
+/// compiler may vectorize.
 pub(super) fn add_by_arrays(norm: &mut GradNorm, grad: &[f32]) {
     add_all(ByArrays, norm, grad);
 }
@@ -53,14 +54,14 @@ impl Number for f32 {
 }
 
 impl<A: Arithmetic> Sum<f32> for A {
-    type Seen = A::Seen;
+    type MinMax = A::MinMax;
 
     #[inline(always)]
     fn add(
         self,
         block: &[f32],
         sizes: Sizes<f32>,
-        ahead: &mut Ahead<'_, f32, Self>,
+        ahead: &mut Lookahead<'_, f32, Self>,
         squares: &mut ExactSum,
     ) {
         let window = Window::below(sizes.most);
@@ -72,43 +73,48 @@ impl<A: Arithmetic> Sum<f32> for A {
     }
 }
 
-/// Some binades of `f32` from the topmost of a block down, of which 4096 squares can be summed
-/// exactly in a few `f64`: 18 binades in two, 38 in three.
+/// A window: some binades of `f32`, from that of the largest element down. A binade is the range
+/// from a power of two to the next. 4096 squares can be summed exactly in a few `f64`: of 18
+/// binades in two, of 38 in three.
 ///
-/// Let |g| < 2^(E+1), so that g² < 2^(2E+2), and let g² = h + r where h is g² rounded to a multiple
-/// of 2^(2E−38). A sum of 4096 such h is at most 2^(2E+14): 52 bits. And |r| ≤ 2^(2E−39), so the r
-/// sum up to 2^(2E−27) at most. In two parts: with |g| ≥ 2^(E−17), whose last bit is no less than
-/// 2^(E−40), they are multiples of 2^(2E−80): 53 bits. In three parts: let r = i + s where i is r
-/// rounded to a multiple of 2^(2E−79). Then the i sum up to 52 bits, and |s| ≤ 2^(2E−80), so the s
-/// sum up to 2^(2E−68) at most; with |g| ≥ 2^(E−37) they are multiples of 2^(2E−120): 52 bits. Each
-/// h, r, i and s is exact: a square has 48 bits.
+/// Let |g| < 2^(E+1), so that g² < 2^(2E+2). Let g² = h + r, where h is g² rounded to a multiple of
+/// 2^(2E−38). The sum of 4096 such h is at most 2^(2E+14): 52 bits. |r| ≤ 2^(2E−39), so the sum of
+/// the r is at most 2^(2E−27).
+/// - In two parts: if |g| ≥ 2^(E−17), its last bit is at least 2^(E−40). So the r are multiples of
+///   2^(2E−80), and their sum has 53 bits.
+/// - In three parts: let r = i + s, where i is r rounded to a multiple of 2^(2E−79). The sum of the
+///   i has 52 bits. |s| ≤ 2^(2E−80), so the sum of the s is at most 2^(2E−68). If |g| ≥ 2^(E−37),
+///   the s are multiples of 2^(2E−120), and their sum has 52 bits.
+///
+/// A square has 48 bits, so each h, r, i and s is exact.
 #[derive(Clone, Copy)]
 struct Window {
-    /// E, biased as in the format. Subnormals count as of the least exponent.
+    /// E, with the bias of the format. Subnormals count as having the smallest normal exponent.
     top: u32,
 }
 
 impl Window {
-    /// The window whose topmost binade is that of `most`.
+    /// The window whose highest binade is that of `most`.
     #[inline(always)]
     fn below(most: u32) -> Self {
         Window { top: (most >> 24).max(1) }
     }
 
-    /// The least size that the bits of two parts are enough for; with `wide` those of three.
+    /// The size where the window begins: that of two parts, or with `wide` that of three.
     #[inline(always)]
     fn from(self, wide: bool) -> u32 {
         let binades = if wide { 38 } else { 18 };
         if self.top > binades { (self.top - (binades - 1)) << 24 } else { 1 }
     }
 
-    /// The size where it ends.
+    /// The size where the window ends. It is not in the window.
     #[inline(always)]
     fn until(self) -> u32 {
         (self.top + 1) << 24
     }
 
-    /// 1.5·2^52 times the units of h and of i: what is added to it is rounded to that unit.
+    /// 1.5·2^52 times the units of h and of i. Adding a number to one of these rounds the number to
+    /// that unit.
     #[inline(always)]
     fn rounds(self) -> [f64; 2] {
         let top = self.top as i32 - 127;
@@ -117,20 +123,22 @@ impl Window {
     }
 }
 
-/// The sums of h and of r, or with `WIDE` of h, i and s, in as many lanes as a row has elements.
+/// The sums of h and r, or with `WIDE` of h, i and s, in as many lanes as a row has elements.
 struct Sums<A: Arithmetic, const WIDE: bool> {
     by: A,
-    /// Σh on top of its `round`: a sum so far is what rounds the next square.
+    /// Σh. It starts at its number of [`Window::rounds`], so that adding to it rounds the next
+    /// square.
     high: A::Doubles,
-    /// Σi, likewise.
+    /// Σi, in the same way. Used only with `WIDE`.
     middle: A::Doubles,
+    /// Σr, or with `WIDE` Σs.
     low: A::Doubles,
     window: Window,
 }
 
 impl<A: Arithmetic, const WIDE: bool> Sums<A, WIDE> {
     #[inline(always)]
-    fn of(by: A, block: &[f32], window: Window, ahead: &mut Ahead<'_, f32, A>) -> Self {
+    fn of(by: A, block: &[f32], window: Window, ahead: &mut Lookahead<'_, f32, A>) -> Self {
         let [high, middle] = window.rounds();
         let (high, middle, low) = (by.splat(high), by.splat(middle), by.splat(0.0));
         let mut sums = Sums { by, high, middle, low, window };

@@ -1,12 +1,12 @@
-//! How step sizes change over a training run: pure functions of the step number.
+//! Learning-rate schedules: pure functions of the step number.
 
 use core::f64::consts::PI;
 
-/// A factor for the step size, as a function of the number of steps taken so far.
+/// A factor on the learning rate, as a function of the number of steps taken so far.
 ///
-/// It has no state: a run that is resumed needs nothing but the number. The factors are those of
-/// torch's schedulers of the same names where torch has them; a group's own `lr` is what they
-/// multiply.
+/// A schedule has no state: to resume a run, it needs only the number of steps. Variants that torch
+/// has too give the factors of its scheduler of the same name. The factor multiplies the `lr` of
+/// each group.
 ///
 /// ```
 /// use fused_adam::LrSchedule;
@@ -18,105 +18,109 @@ use core::f64::consts::PI;
 /// assert!((schedule.factor(1000) - 0.1).abs() < 1e-15);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum LrSchedule {
-    /// `factor` for `steps` steps, then 1 (torch's `ConstantLR`).
+    /// `factor` for `steps` steps, then 1 (`ConstantLR`).
     Constant {
         /// The factor.
         factor: f64,
-        /// For how long; `u64::MAX` for ever.
+        /// The number of steps; `u64::MAX` for no end.
         steps: u64,
     },
-    /// A straight line that reaches `to` after `steps` steps and stays there (`LinearLR`).
+    /// Linear from `from` to `to` in `steps` steps, then constant (`LinearLR`).
     Linear {
-        /// The factor at first.
+        /// The first factor.
         from: f64,
-        /// The factor at last.
+        /// The last factor.
         to: f64,
-        /// Steps between them.
+        /// The number of steps from the first factor to the last.
         steps: u64,
     },
-    /// Half a cosine, from 1 to `floor` (`CosineAnnealingLR`). Like torch's it rises again after
-    /// `steps` steps, by another half: use [`then`](Self::then) to go on with something else.
+    /// Half a cosine wave from 1 down to `floor` (`CosineAnnealingLR`). As in torch, it rises again
+    /// over the next `steps` steps. Use [`then`](Self::then) to continue with another schedule.
     Cosine {
-        /// Steps to the floor.
+        /// The number of steps to the floor.
         steps: u64,
-        /// The least factor.
+        /// The smallest factor.
         floor: f64,
     },
-    /// The same, from the start after every period (`CosineAnnealingWarmRestarts`).
+    /// The same, restarted after every period (`CosineAnnealingWarmRestarts`).
     CosineRestarts {
-        /// Steps in the first period.
+        /// The number of steps in the first period.
         steps: u64,
-        /// How many times longer each next one is.
+        /// The ratio of the length of each period to that of the one before.
         growth: u64,
-        /// The least factor.
+        /// The smallest factor.
         floor: f64,
     },
-    /// Times `gamma` after every `every` steps (`StepLR`).
+    /// Multiplies the factor by `gamma` after every `every` steps (`StepLR`).
     Step {
-        /// Steps between changes.
+        /// The number of steps between changes.
         every: u64,
-        /// The factor of each.
+        /// The multiplier of each change.
         gamma: f64,
     },
-    /// Times `gamma` at each of these step numbers (`MultiStepLR`).
+    /// Multiplies the factor by `gamma` at each of these step numbers (`MultiStepLR`).
     MultiStep {
         /// The step numbers, in any order.
         at: Vec<u64>,
-        /// The factor of each.
+        /// The multiplier of each change.
         gamma: f64,
     },
-    /// Times `gamma` after every step (`ExponentialLR`).
+    /// Multiplies the factor by `gamma` after every step (`ExponentialLR`).
     Exponential {
-        /// The factor of each step.
+        /// The multiplier of each step.
         gamma: f64,
     },
-    /// A power of the share of steps that are left (`PolynomialLR`).
+    /// The share of steps that are left, raised to `power` (`PolynomialLR`).
     Polynomial {
-        /// Steps to 0.
+        /// The number of steps to 0.
         steps: u64,
         /// The power.
         power: f64,
     },
-    /// Up to 1 and down again, each by half a cosine (`OneCycleLR` in two phases; a group's `lr` is
-    /// its `max_lr`). The last factor stays.
+    /// Rises to 1 and falls again, each along half a cosine wave (`OneCycleLR` with two phases; the
+    /// group's `lr` is its `max_lr`). After `steps` steps the factor stays at `last`.
     OneCycle {
-        /// Steps in all.
+        /// The total number of steps.
         steps: u64,
-        /// The share of them that rises: torch's `pct_start`, 0.3 by default.
+        /// The share of steps in which the factor rises: torch's `pct_start`, whose default is 0.3.
         rise: f64,
-        /// The factor at first: one over torch's `div_factor`, 1/25 by default.
+        /// The first factor: 1 / torch's `div_factor`. Torch's default gives 1/25.
         first: f64,
-        /// The factor at last: `first` over torch's `final_div_factor`, `first`/10⁴ by default.
+        /// The last factor: `first` / torch's `final_div_factor`. Torch's default gives
+        /// `first`/10⁴.
         last: f64,
     },
-    /// One after the other (`SequentialLR`): each of the first ones until the step number beside
-    /// it, counted from its own start, and then the last.
+    /// Several schedules in sequence (`SequentialLR`). Each counts steps from its own start.
     Sequence {
-        /// The first ones, and where each ends.
+        /// All schedules but the last, each with the step number at which it ends.
         until: Vec<(u64, LrSchedule)>,
-        /// The last one.
+        /// The last schedule.
         last: Box<LrSchedule>,
     },
 }
 
 impl LrSchedule {
-    /// From 1/`steps` in a straight line to 1, which step number `steps` is the first to have.
+    /// A linear warm-up: the first step has the factor 1/`steps`, and step number `steps` is the
+    /// first with the factor 1.
     pub fn warmup(steps: u64) -> Self {
         let steps = steps.max(1);
         LrSchedule::Linear { from: 1.0 / steps as f64, to: 1.0, steps: steps - 1 }
     }
 
-    /// Warm-up, a plateau, and a straight line down to `floor`.
+    /// A linear warm-up of `warmup` steps, then 1 for `stable` steps, then linear to `floor` in
+    /// `decay` steps.
     pub fn warmup_stable_decay(warmup: u64, stable: u64, decay: u64, floor: f64) -> Self {
         let stays = LrSchedule::Constant { factor: 1.0, steps: u64::MAX };
         let decays = LrSchedule::Linear { from: 1.0, to: floor, steps: decay };
         LrSchedule::warmup(warmup).then(warmup, stays).then(warmup.saturating_add(stable), decays)
     }
 
-    /// This one until step number `at`, then `next`, which begins with its own step 0. Step numbers
-    /// of calls that follow each other are to rise.
+    /// Follows this schedule until step number `at`, then `next`, which counts from its own step 0.
+    /// In a chain of calls, `at` must increase.
     #[must_use]
     pub fn then(self, at: u64, next: LrSchedule) -> Self {
         let (mut until, last) = match self {
@@ -127,7 +131,7 @@ impl LrSchedule {
         LrSchedule::Sequence { until, last: Box::new(next) }
     }
 
-    /// The factor after `step` steps: 0 for the first one.
+    /// The factor for the step that follows `step` steps: `factor(0)` is that of the first step.
     pub fn factor(&self, step: u64) -> f64 {
         match *self {
             LrSchedule::Constant { factor, steps } => {
@@ -174,22 +178,22 @@ impl LrSchedule {
     }
 }
 
-/// How much of `steps` lies behind, at most 1.
+/// The share of `steps` that is done, at most 1.
 fn share(step: u64, steps: u64) -> f64 {
     if step >= steps { 1.0 } else { step as f64 / steps as f64 }
 }
 
-/// `step` in half turns of `steps` steps each.
+/// `step` as a number of half turns of `steps` steps each.
 fn turns(step: u64, steps: u64) -> f64 {
     if steps == 0 { 1.0 } else { step as f64 / steps as f64 }
 }
 
-/// From `from` at 0 to `to` at 1.
+/// Half a cosine wave: `from` at 0 half turns, `to` at 1.
 fn cosine(from: f64, to: f64, turns: f64) -> f64 {
     to + (from - to) * (1.0 + libm::cos(PI * turns)) / 2.0
 }
 
-/// Where in which period.
+/// The step number within its period, and the length of that period.
 fn restart(step: u64, first: u64, growth: u64) -> (u64, u64) {
     if growth == 1 {
         return (step % first, first);

@@ -1,16 +1,14 @@
-//! Steps of many tensors: an optimizer clips, scales, skips and schedules, and steps all of them in
-//! one parallel region.
+//! Steps of many tensors. An optimizer scales and clips the gradients, skips steps with gradients
+//! that are not finite, schedules the learning rate, and steps all tensors in one parallel region.
 //!
-//! From the caller down: [`owner`] keeps the states and [`lent`] borrows them; both make a
-//! [`call`], which checks everything and takes the norm; [`pass`] is the parallel region, in pieces
-//! that [`pieces`] cuts. Each piece ends in the same function as a [`Step`](crate::Step) on one
-//! tensor, [`sweep`](crate::step::sweep::sweep).
+//! From the caller down: [`owner`] owns the states, and [`mod@step_all`] borrows them. Both build a
+//! [`step_plan`], which checks all arguments and computes the norm. [`pass`] is the parallel
+//! region. It works in pieces that [`pieces`] cuts. Each piece is stepped by the same function as
+//! the single tensor of a [`Step`](crate::Step): [`step_rows`](crate::step::select::step_rows).
 
-mod call;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod checkpoint;
-mod lent;
-mod loss_scale;
+mod grad_scaler;
 mod lr_schedule;
 mod options;
 mod owner;
@@ -19,12 +17,14 @@ mod pass;
 #[cfg(feature = "parallel")]
 mod pieces;
 mod states;
+mod step_all;
+mod step_plan;
 mod tensor;
 
-pub use lent::{Lent, step_all};
-pub use loss_scale::LossScale;
+pub use grad_scaler::GradScaler;
 pub use lr_schedule::LrSchedule;
 pub use options::{ClipNorm, Report, StepOptions};
 pub use owner::Optimizer;
 pub use param::{GroupId, ParamId};
-pub use tensor::{Key, Tensor};
+pub use step_all::{ParamMut, step_all};
+pub use tensor::{ParamKey, Tensor};

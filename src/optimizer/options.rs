@@ -1,35 +1,40 @@
-//! What a step may be asked for, and what it says it did.
+//! The options of a step, and its report.
 
 #[cfg(doc)]
 use super::Optimizer;
 use crate::elements::rounding::Rounding;
 use crate::simd::dispatch::Backend;
-use crate::step::Schedule;
+use crate::step::Parallelism;
 
-/// What is done to the gradients of a step, and how it runs.
+/// How a step changes the gradients, and how it runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
 pub struct StepOptions {
-    /// What every gradient is multiplied with before all else, from 0 up. Default: 1.
+    /// Multiplies every gradient, before anything else. Finite and ≥ 0. Default: 1.
     pub grad_scale: f64,
-    /// Scales all gradients down together where their norm is larger than this. Default: none.
+    /// Scales all gradients down together if their norm is larger than this bound. Default: no
+    /// clipping.
     pub clip_norm: Option<ClipNorm>,
-    /// Holds every gradient within ± this, after it has been scaled. Default: none.
+    /// Clamps every gradient to ± this bound, after it has been scaled. Finite and > 0. Default: no
+    /// clipping.
     pub clip_value: Option<f64>,
-    /// Takes no step if a gradient is infinite or NaN, or if the norm of finite `f64` gradients is
-    /// past the largest `f64`. Default: `false`, unless there is a loss scale.
+    /// Skips the step if a gradient is infinite or NaN, or if the norm overflows, which the norm of
+    /// finite `f64` gradients can. Default: `false`. An [`Optimizer`] with a loss scale always
+    /// skips such steps.
     pub skip_nonfinite: bool,
-    /// Reports the norm of the gradients also where nothing else needs it; this reads them once
-    /// more. Default: `false`.
+    /// Reports the norm of the gradients even if no other option needs it. This reads the gradients
+    /// a second time. Default: `false`.
     pub report_norm: bool,
-    /// Reports the largest |Δθ|; this takes longer. Default: `false`.
+    /// Reports the largest |Δθ|. The step takes longer. Default: `false`.
     pub report_largest_update: bool,
-    /// Default: [`Backend::Auto`].
+    /// The backend. Default: [`Backend::Auto`].
     pub backend: Backend,
-    /// With `Schedule::Chunks` pieces have eight bytes of θ for each element that is named, of
-    /// whatever type. Default: [`Schedule::Auto`].
-    pub schedule: Schedule,
-    /// How what is stored in 16 bits is rounded. The seed is combined with each parameter's name,
-    /// as [`Optimizer::seed`] says. Default: [`Rounding::Nearest`].
+    /// The threads that the step runs on. With `Parallelism::Chunks`, small tensors share a chunk.
+    /// Default: [`Parallelism::Auto`].
+    pub parallelism: Parallelism,
+    /// The rounding of values that are stored in 16 bits. The seed is combined with the name of
+    /// each parameter: see [`Optimizer::seed`]. Default: [`Rounding::Nearest`].
     pub rounding: Rounding,
 }
 
@@ -43,38 +48,40 @@ impl Default for StepOptions {
             report_norm: false,
             report_largest_update: false,
             backend: Backend::default(),
-            schedule: Schedule::default(),
+            parallelism: Parallelism::default(),
             rounding: Rounding::default(),
         }
     }
 }
 
-/// A bound for the norm of all gradients together, from 0 up.
+/// A bound for the norm of all gradients together: finite and ≥ 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum ClipNorm {
-    /// For √Σg².
+    /// A bound for the 2-norm, √Σg².
     Two(f64),
-    /// For the largest |g|.
+    /// A bound for the infinity norm, the largest |g|.
     Inf(f64),
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The norm of all gradients, scaled but not clipped: the largest |g| with [`ClipNorm::Inf`],
-    /// else √Σg²: of the gradients as they were given, rounded once, then times `grad_scale` over
-    /// the loss scale. The same on every machine, whatever the number of threads. None if nothing
-    /// asked for it.
+    /// The norm of all gradients after scaling and before clipping: the largest |g| with
+    /// [`ClipNorm::Inf`], otherwise √Σg². It is the norm of the gradients as given, rounded once,
+    /// multiplied by `grad_scale` over the loss scale. It is the same on every machine and for
+    /// every number of threads. `None` if no option needed it.
     pub grad_norm: Option<f64>,
-    /// What the gradients were multiplied with to clip their norm: 1 if they were not.
+    /// The factor that clipped the norm of the gradients; 1 if they were not clipped.
     pub clip_factor: f64,
-    /// How many gradients were infinite or NaN. None if nothing asked for it.
+    /// The number of gradients that were infinite or NaN. `None` if no option needed it.
     pub nonfinite: Option<u64>,
-    /// That no step was taken, since a gradient was not finite, or their norm.
+    /// Whether the step was skipped because a gradient, or the norm, was not finite.
     pub skipped: bool,
-    /// The largest |Δθ|; one that is NaN does not count. None if it was not asked for.
+    /// The largest |Δθ|, not counting NaN. `None` if `report_largest_update` is off.
     pub largest_update: Option<f64>,
-    /// What the schedule multiplied the step sizes with.
+    /// The factor that the schedule multiplied the learning rates by.
     pub lr_factor: f64,
 }

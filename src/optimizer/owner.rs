@@ -1,28 +1,31 @@
-//! The owner of the states of many tensors, in groups.
+//! An optimizer that owns the states of many tensors, in groups.
 
+use core::fmt;
 use std::collections::HashMap;
 
-use super::call::Call;
-use super::loss_scale::LossScale;
+use super::grad_scaler::GradScaler;
 use super::lr_schedule::LrSchedule;
 use super::options::{Report, StepOptions};
 use super::param::{GroupId, Param, ParamId, StepBatch, Types};
 use super::pass::step_of;
-use super::tensor::{Key, Tensor, TensorBuffers};
+use super::step_plan::StepPlan;
+use super::tensor::{ParamKey, Tensor, TensorBuffers};
 use crate::elements::Element;
 use crate::error::Error;
 use crate::rules::{AdamW, Rule};
 use crate::step::Scalars;
 
-/// The states of many tensors, and what is done to their gradients before a step.
+/// An optimizer for many tensors: it owns their states, and scales, clips and schedules.
 ///
-/// Parameters are registered by name, in groups that each have a rule of their own. A step takes
-/// (θ, g) of any of them; the others stay as they are, with their states and step counts. Small
-/// tensors share a thread and large ones are cut, in one
-/// parallel region, and nothing of that shows in the bits: they are those of [`Step`](crate::Step)
-/// on each tensor alone. A state is made when its parameter has its first gradient; from then on a
-/// step allocates nothing (but for a small block that rayon takes, and gives back, when a parallel
-/// step is called from outside of any pool).
+/// Parameters are registered by name, in groups. Each group has its own rule. A step takes θ and g
+/// of any of the parameters. The others, with their states and step counts, stay as they are. All
+/// tensors are stepped in one parallel region, where small tensors share a thread and large ones
+/// are cut. This does not affect the bits: they are those of [`Step`](crate::Step) on each tensor
+/// alone.
+///
+/// The states of a parameter are allocated when it gets its first gradient. After that a step does
+/// not allocate, except for a small job that rayon allocates and frees when a parallel step is
+/// called from outside any pool.
 ///
 /// ```
 /// use fused_adam::{AdamW, ClipNorm, GroupId, LrSchedule, Optimizer, Tensor};
@@ -40,31 +43,31 @@ use crate::step::Scalars;
 ///     Tensor::new(b, &mut bias, &[0.0_f32; 2]),
 /// ])?;
 /// assert_eq!(report.grad_norm, Some(54.0_f64.sqrt()));
-/// assert_eq!((opt.steps(), opt.t(w)), (1, 1));
+/// assert_eq!((opt.steps(), opt.t(w)), (1, Some(1)));
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 pub struct Optimizer<R = AdamW> {
-    /// Their rules.
+    /// The rule of each group.
     pub(super) groups: Vec<R>,
-    /// What the rules are in the step under way.
+    /// The rules with the learning rates of the step in progress.
     effective: Vec<R>,
     pub(super) params: Vec<Param<'static, R>>,
     pub(super) by_name: HashMap<String, usize>,
-    /// One place for each parameter, empty between steps: kept for its memory.
+    /// One slot per parameter, empty between steps. Kept to reuse its memory.
     buffers: Vec<Option<TensorBuffers<'static>>>,
     pub(super) steps: u64,
-    /// What is done to gradients, and how a step runs.
+    /// How steps change the gradients, and how they run.
     pub options: StepOptions,
-    /// What the losses are multiplied with. With one, a step whose gradients are not all finite is
-    /// skipped. Default: none.
-    pub loss_scale: Option<LossScale>,
-    /// What the step sizes of all groups are multiplied with, as a function of
+    /// The loss scale. With one, every gradient is divided by it, and a step whose gradients are
+    /// not all finite is skipped. Default: none.
+    pub grad_scaler: Option<GradScaler>,
+    /// The schedule whose factor multiplies the learning rates of all groups, as a function of
     /// [`steps`](Self::steps). Default: none.
     pub lr_schedule: Option<LrSchedule>,
 }
 
 impl<R: Rule> Optimizer<R> {
-    /// No parameters yet, and one group, of this rule.
+    /// Creates an optimizer with one group, which has this rule, and no parameters.
     ///
     /// # Errors
     ///
@@ -78,14 +81,14 @@ impl<R: Rule> Optimizer<R> {
             buffers: Vec::new(),
             steps: 0,
             options: StepOptions::default(),
-            loss_scale: None,
+            grad_scaler: None,
             lr_schedule: None,
         };
         optimizer.add_group(rule)?;
         Ok(optimizer)
     }
 
-    /// Another group, whose parameters have this rule.
+    /// Adds a group whose parameters are stepped with this rule.
     ///
     /// # Errors
     ///
@@ -111,9 +114,9 @@ impl<R: Rule> Optimizer<R> {
         self.add_mixed::<E, E, E>(group, name, len)
     }
 
-    /// Registers a parameter of `len` elements of type `T`, with states of type `S`, whose gradient
-    /// will be of type `G`. A gradient of another type that goes with `T` is taken too, perhaps by
-    /// a slower loop.
+    /// Registers a parameter of `len` elements of type `T`, with states of type `S` and gradients
+    /// of type `G`. A step also accepts gradients of another type that can be combined with `T`,
+    /// perhaps with a slower loop.
     ///
     /// # Errors
     ///
@@ -161,18 +164,23 @@ impl<R: Rule> Optimizer<R> {
         Ok(ParamId(id))
     }
 
-    /// Takes a step on the parameters that are handed in, in any order. Only they change.
+    /// Takes a step on the given parameters, in any order. Other parameters do not change.
     ///
-    /// Each gradient is multiplied by one over the loss scale and by the clip factor, both in one
-    /// number that is rounded once; then held within the bound for values; and then the rule sees
-    /// it. With a norm to be taken the gradients are read twice, else once.
+    /// Each gradient is multiplied by `grad_scale`, by 1 / the loss scale and by the clip factor,
+    /// all in one factor that is rounded once. It is then clamped to the bound for values, and then
+    /// the rule uses it. If the step computes the norm, it reads the gradients twice, otherwise
+    /// once.
     ///
     /// # Errors
     ///
-    /// All are found before anything is written: a parameter that is not known or is given twice, a
-    /// buffer whose length or type is not the parameter's, those of [`Step::run`](crate::Step::run)
-    /// for each group; and [`Error::NonfiniteNorm`] if the norm is to be clipped, is infinite or
-    /// NaN, and the step is not to be skipped.
+    /// Nothing is written if the step fails:
+    ///
+    /// - [`Error::UnknownParam`] and [`Error::GivenTwice`];
+    /// - [`Error::TensorLength`] and [`Error::TensorType`] for a buffer that does not fit its
+    ///   parameter;
+    /// - the errors of [`Step::run`](crate::Step::run) for each group;
+    /// - [`Error::NonfiniteNorm`] if the norm is to be clipped, is infinite or NaN, and the step is
+    ///   not to be skipped.
     pub fn step<'a>(
         &mut self,
         tensors: impl IntoIterator<Item = Tensor<'a>>,
@@ -197,16 +205,16 @@ impl<R: Rule> Optimizer<R> {
             }
         }
         let lr_factor = self.schedule_rules();
-        let call = Call {
+        let plan = StepPlan {
             rules: &self.effective,
             options: &self.options,
             grad_scale: self.options.grad_scale / self.checked_loss_scale()?,
-            skip: self.options.skip_nonfinite || self.loss_scale.is_some(),
+            skip: self.options.skip_nonfinite || self.grad_scaler.is_some(),
             lr_factor,
             scalars_are_next: false,
         };
-        let report = call.run(&mut self.params, all)?;
-        if let Some(scale) = &mut self.loss_scale {
+        let report = plan.run(&mut self.params, all)?;
+        if let Some(scale) = &mut self.grad_scaler {
             scale.update(!report.skipped);
         }
         if !report.skipped {
@@ -215,26 +223,26 @@ impl<R: Rule> Optimizer<R> {
         Ok(report)
     }
 
-    /// What the losses were multiplied with.
+    /// The loss scale, checked; 1 without one.
     fn checked_loss_scale(&self) -> Result<f64, Error> {
-        let Some(scale) = &self.loss_scale else { return Ok(1.0) };
+        let Some(scale) = &self.grad_scaler else { return Ok(1.0) };
         scale.check()?;
         Ok(scale.scale)
     }
 
     /// The index of a parameter.
-    fn find(&self, key: Key<'_>) -> Result<usize, Error> {
+    fn find(&self, key: ParamKey<'_>) -> Result<usize, Error> {
         let unknown = |param| Error::UnknownParam { param };
         match key {
-            Key::Id(ParamId(id)) if id < self.params.len() => Ok(id),
-            Key::Id(ParamId(id)) => Err(unknown(format!("number {id}"))),
-            Key::Name(name) => {
+            ParamKey::Id(ParamId(id)) if id < self.params.len() => Ok(id),
+            ParamKey::Id(ParamId(id)) => Err(unknown(format!("number {id}"))),
+            ParamKey::Name(name) => {
                 self.by_name.get(name).copied().ok_or_else(|| unknown(name.to_owned()))
             }
         }
     }
 
-    /// Has each group's rule be what the schedule makes of it, and returns the factor.
+    /// Sets the learning rates of this step from the schedule, and returns its factor.
     fn schedule_rules(&mut self) -> f64 {
         let steps = self.steps;
         let factor = self.lr_schedule.as_ref().map_or(1.0, |schedule| schedule.factor(steps));
@@ -245,12 +253,12 @@ impl<R: Rule> Optimizer<R> {
         factor
     }
 
-    /// Steps taken; those that were skipped do not count. It is what a schedule is a function of.
+    /// The number of steps taken, not counting skipped ones. The schedule is a function of it.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// The parameter of this name.
+    /// The parameter with this name, or `None` if there is none.
     pub fn id(&self, name: &str) -> Option<ParamId> {
         self.by_name.get(name).copied().map(ParamId)
     }
@@ -260,50 +268,69 @@ impl<R: Rule> Optimizer<R> {
         self.params.iter().map(|param| param.name.as_str())
     }
 
-    /// The steps that a parameter has taken; 0 if there is none such.
-    pub fn t(&self, id: ParamId) -> u64 {
-        self.params.get(id.0).map_or(0, |param| param.t)
+    /// The number of steps that a parameter has taken, or `None` for an unknown id.
+    pub fn t(&self, id: ParamId) -> Option<u64> {
+        self.params.get(id.0).map(|param| param.t)
     }
 
-    /// A group's rule; its `lr` is what the schedule's factor multiplies.
+    /// The rule of a group, with its `lr` before the schedule's factor, or `None` for an unknown
+    /// group.
     pub fn rule(&self, group: GroupId) -> Option<&R> {
         self.groups.get(group.0)
     }
 
-    /// A group's rule, to be changed between steps. It is checked on the next one of one of its
-    /// parameters, and if it then keeps other states than before, that step is refused.
+    /// The rule of a group, to change between steps, or `None` for an unknown group. It is checked
+    /// on the next step of one of its parameters. If it then keeps other states than before, that
+    /// step fails.
     pub fn rule_mut(&mut self, group: GroupId) -> Option<&mut R> {
         self.groups.get_mut(group.0)
     }
 
-    /// A parameter's state of this name, such as `m`, if it has one by now and it is of type `S`.
+    /// The state of a parameter with this name, such as `m`. `None` for an unknown id or name,
+    /// before the first gradient of the parameter, and if the state is not of type `S`.
     pub fn state<S: Element>(&self, id: ParamId, name: &str) -> Option<&[S]> {
         let states = self.params.get(id.0)?.states.as_ref()?;
         let i = states.declared().iter().position(|state| state.name() == name)?;
         S::of(states.get(i)?)
     }
 
-    /// A parameter's scalars after its steps, in the order of [`Rule::scalars`]; empty before the
-    /// first one.
-    pub fn scalars(&self, id: ParamId) -> &[f64] {
-        self.params.get(id.0).map_or(&[], |param| &param.scalars)
+    /// The scalars of a parameter after its steps, in the order of [`Rule::scalars`], or `None` for
+    /// an unknown id. Empty before the first step.
+    pub fn scalars(&self, id: ParamId) -> Option<&[f64]> {
+        self.params.get(id.0).map(|param| &*param.scalars)
     }
 
-    /// What a parameter's random bits are drawn from when it is rounded stochastically with `seed`:
-    /// [`Step`](crate::Step) gives the same bits with this one. It depends on the parameter's name,
-    /// and not on when it was registered.
+    /// The seed of the random bits of a parameter if the seed of the options is `seed`, or `None`
+    /// for an unknown id. [`Step`](crate::Step) with this seed gives the same bits. It depends on
+    /// the name of the parameter, not on the order of registration.
     pub fn seed(&self, id: ParamId, seed: u64) -> Option<u64> {
         self.params.get(id.0).map(|param| param.seed ^ seed)
     }
 }
 
-/// The memory of an empty list, for another lifetime: collecting in place allocates nothing.
+/// Does not print the elements of the states.
+impl<R: fmt::Debug> fmt::Debug for Optimizer<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.params.iter().map(|param| param.name.as_str()).collect();
+        f.debug_struct("Optimizer")
+            .field("groups", &self.groups)
+            .field("params", &names)
+            .field("steps", &self.steps)
+            .field("options", &self.options)
+            .field("grad_scaler", &self.grad_scaler)
+            .field("lr_schedule", &self.lr_schedule)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Empties the list and changes its lifetime, keeping its memory: collecting in place does not
+/// allocate.
 fn emptied<'b>(mut list: Vec<Option<TensorBuffers<'_>>>) -> Vec<Option<TensorBuffers<'b>>> {
     list.clear();
     list.into_iter().map(|_| None).collect()
 }
 
-/// FNV-1a (Fowler, Noll and Vo): the same on every machine.
+/// The 64-bit FNV-1a hash (Fowler, Noll and Vo), the same on every machine.
 fn hash(name: &str) -> u64 {
     name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)

@@ -1,4 +1,4 @@
-//! A parameter: what is kept of it between steps, and how a batch of parameters is stepped.
+//! A parameter: the data stored between steps, and the step of a batch of parameters.
 
 use core::sync::atomic::AtomicU64;
 
@@ -12,35 +12,35 @@ use crate::simd::dispatch::Engine;
 use crate::step::Scalars;
 use crate::step::grad_scale::GradScale;
 
-/// A parameter of an [`Optimizer`](super::Optimizer): what registering it gave.
+/// The id of a parameter of an [`Optimizer`](super::Optimizer), returned when it is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub(super) usize);
 
-/// A group of an [`Optimizer`](super::Optimizer). The default is the first one, which always is.
+/// The id of a group of an [`Optimizer`](super::Optimizer). The default is the first group, which
+/// always exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub(super) usize);
 
 /// A parameter and its states.
 pub(super) struct Param<'s, R> {
-    /// Empty where the caller keeps the states: a number in a list then stands for it, in errors
-    /// alone.
+    /// Empty if the caller owns the states. Errors then give the tensor's number in the list.
     pub name: String,
     pub group: usize,
     pub len: usize,
     pub types: Types,
-    /// How a batch of parameters like this one is stepped: by code for these types.
+    /// The function that steps a batch of parameters of these types.
     pub step: StepBatch<R>,
-    /// Steps taken.
+    /// The number of steps taken.
     pub t: u64,
-    /// None before the first gradient.
+    /// `None` before the first gradient.
     pub states: Option<States<'s>>,
     /// The rule's scalars after `t` steps.
     pub scalars: Scalars,
-    /// What they will be after the step under way.
+    /// The scalars after the step in progress.
     pub next_scalars: Scalars,
-    /// Of its random bits: a hash of the name.
+    /// The seed of the random bits: a hash of the name, or the caller's seed.
     pub seed: u64,
-    /// The number of its first element: not 0 for a part of a tensor.
+    /// The index of its first element in the whole tensor: not 0 for a part of a tensor.
     pub offset: u64,
 }
 
@@ -58,31 +58,30 @@ impl Types {
     }
 }
 
-/// Parameters of one group, step number, mixture of types and scalars, with their buffers.
+/// Parameters with the same group, step number, element types and scalars, with their buffers.
 pub(super) struct Batch<'b, 'p, 's, 'a, R> {
-    pub plan: &'b Plan<'p, R>,
+    pub context: &'b PassContext<'p, R>,
     pub params: &'b mut [Param<'s, R>],
     pub buffers: &'b mut [Option<TensorBuffers<'a>>],
 }
 
-/// Takes a step of a batch.
+/// A function that steps a batch.
 pub(super) type StepBatch<R> = fn(Batch<'_, '_, '_, '_, R>) -> Result<(), Error>;
 
-/// Everything that a step needs beside the tensors.
-pub(super) struct Plan<'p, R> {
+/// The arguments of a step other than the tensors.
+pub(super) struct PassContext<'p, R> {
     /// The rule of each group.
     pub rules: &'p [R],
     pub engine: Engine,
     pub scale: GradScale,
     /// The seed of stochastic rounding.
     pub seed: Option<u64>,
-    /// Where the largest change of θ is kept, as its bits: numbers from 0 up are in the order of
-    /// their bits.
+    /// The largest |Δθ| so far, as its bits. Non-negative floats compare like their bits.
     pub largest_update: Option<AtomicU64>,
 }
 
 impl<R: Rule> Param<'_, R> {
-    /// That buffers are those of this parameter.
+    /// Checks that the buffers fit this parameter.
     #[inline]
     pub fn check(&self, buffers: &TensorBuffers<'_>) -> Result<(), Error> {
         let (theta, grad) = (buffers.theta.dtype(), buffers.grad.column());
@@ -121,7 +120,7 @@ impl<R: Rule> Param<'_, R> {
         Err(Error::TensorLength { param: self.name.clone(), buffer, len, expected: self.len })
     }
 
-    /// Makes the states before the first step.
+    /// Creates the states before the first step.
     pub fn create_states(&mut self, rule: &R) {
         self.states = Some(States::new(self.types.state, self.len, rule));
     }

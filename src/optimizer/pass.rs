@@ -1,8 +1,8 @@
 //! One pass over many tensors, in [pieces](super::pieces) that any thread takes.
 //!
-//! Neighbours of one group, step number, mixture of types and scalars are a batch: its kernel is
-//! made once. Each tensor, or part of one, is then stepped by [`sweep`], as by a
-//! [`Step`](crate::Step).
+//! Adjacent parameters with the same group, step number, element types and scalars form a batch,
+//! and the kernel is computed once per batch. Each tensor, or part of one, is then stepped by
+//! [`step_rows`], as in a [`Step`](crate::Step).
 
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
@@ -11,9 +11,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
 
-use super::param::{Batch, Param, Plan, StepBatch};
+use super::param::{Batch, Param, PassContext, StepBatch};
 #[cfg(feature = "parallel")]
-use super::pieces::{Grads, GradsPiece, Part, Piece, Steps, total_cost};
+use super::pieces::{Grads, GradsPiece, Part, Piece, Steps};
 use super::tensor::{Grad, TensorBuffers};
 use crate::elements::Element;
 use crate::elements::column::{ColumnMut, DType};
@@ -21,22 +21,30 @@ use crate::elements::rounding::Noise;
 use crate::elements::rows::{Rows, unzip};
 use crate::error::Error;
 use crate::norm::GradNorm;
-use crate::rules::{Kernel, Rule, WithKernel};
+use crate::rules::{Kernel, KernelVisitor, Rule};
 use crate::simd::dispatch::Engine;
 use crate::simd::{Lanes, Real};
-use crate::step::sweep::{is_fused, sweep};
+use crate::step::select::{is_fused, step_rows};
 #[cfg(feature = "parallel")]
 use crate::threads::share::{Queue, share};
 
-/// Rows that are stepped before their gradient is set to zero or their change is measured: all
-/// their columns stay in the second cache, and most in the first.
+#[cfg(feature = "parallel")]
+pub(super) use super::pieces::PieceSize;
+
+/// The size of a piece. Without threads there are no pieces.
+#[cfg(not(feature = "parallel"))]
+#[derive(Clone, Copy)]
+pub(super) enum PieceSize {}
+
+/// The number of rows that are stepped before their gradient is zeroed or their change is measured.
+/// All their columns fit in the L2 cache, and most in the L1 cache.
 const BLOCK: usize = 2048;
 
-/// The norm of all gradients: in pieces of `chunk` bytes of θ, if there is one, on any thread; else
-/// here.
+/// The norm of all gradients: in pieces of this size on any thread, or without a size on this
+/// thread.
 pub(super) fn norm(
     engine: Engine,
-    chunk: Option<usize>,
+    piece: Option<PieceSize>,
     tensors: &[Option<TensorBuffers<'_>>],
 ) -> GradNorm {
     let add_all = |norm: &mut GradNorm, tensors: &[Option<TensorBuffers<'_>>]| {
@@ -46,10 +54,10 @@ pub(super) fn norm(
     };
     let mut all = GradNorm::new();
     #[cfg(feature = "parallel")]
-    if let Some(chunk) = chunk {
-        let queue = Queue::new(Grads::new(tensors), |grads| grads.as_mut()?.take(chunk));
+    if let Some(size) = piece {
+        let queue = Queue::new(Grads::new(tensors), |grads| grads.as_mut()?.take(size));
         let sum = Mutex::new(all);
-        share(total_cost(tensors).div_ceil(chunk), &|| {
+        share(size.count(tensors), &|| {
             let mut own = GradNorm::new();
             queue.each(|piece| match piece {
                 GradsPiece::Tensors(tensors) => add_all(&mut own, tensors),
@@ -59,30 +67,30 @@ pub(super) fn norm(
         });
         return sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
-    let _ = chunk;
+    let _ = piece;
     add_all(&mut all, tensors);
     all
 }
 
-/// Takes the step of every parameter that has buffers: in pieces of `chunk` bytes of θ, if there is
-/// one, on any thread; else here.
+/// Steps every parameter that has buffers: in pieces of this size on any thread, or without a size
+/// on this thread.
 pub(super) fn run<R: Rule>(
-    plan: &Plan<'_, R>,
-    chunk: Option<usize>,
+    context: &PassContext<'_, R>,
+    piece: Option<PieceSize>,
     params: &mut [Param<'_, R>],
     tensors: &mut [Option<TensorBuffers<'_>>],
 ) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
-    if let Some(chunk) = chunk {
-        let pieces = total_cost(tensors).div_ceil(chunk);
-        let queue = Queue::new(Steps::new(params, tensors), |steps| steps.as_mut()?.take(chunk));
+    if let Some(size) = piece {
+        let pieces = size.count(tensors);
+        let queue = Queue::new(Steps::new(params, tensors), |steps| steps.as_mut()?.take(size));
         let failed = OnceLock::new();
         share(pieces, &|| {
             queue.each(|piece| {
                 let done = match piece {
-                    Piece::Tensors(params, tensors) => batches(plan, params, tensors),
+                    Piece::Tensors(params, tensors) => batches(context, params, tensors),
                     Piece::Part(Part { param, buffers }) => {
-                        batches(plan, &mut [param], &mut [Some(buffers)])
+                        batches(context, &mut [param], &mut [Some(buffers)])
                     }
                 };
                 if let Err(error) = done {
@@ -92,13 +100,13 @@ pub(super) fn run<R: Rule>(
         });
         return failed.into_inner().map_or(Ok(()), Err);
     }
-    let _ = chunk;
-    batches(plan, params, tensors)
+    let _ = piece;
+    batches(context, params, tensors)
 }
 
-/// Takes the steps of a piece of the list, batch by batch.
+/// Steps a piece of the list, batch by batch.
 fn batches<R: Rule>(
-    plan: &Plan<'_, R>,
+    context: &PassContext<'_, R>,
     params: &mut [Param<'_, R>],
     tensors: &mut [Option<TensorBuffers<'_>>],
 ) -> Result<(), Error> {
@@ -114,7 +122,7 @@ fn batches<R: Rule>(
         let (batch, rest) = params.split_at_mut(first + count);
         let (buffers, rest_buffers) = tensors.split_at_mut(first + count);
         let step = batch[first].step;
-        step(Batch { plan, params: &mut batch[first..], buffers: &mut buffers[first..] })?;
+        step(Batch { context, params: &mut batch[first..], buffers: &mut buffers[first..] })?;
         (params, tensors) = (rest, rest_buffers);
     }
     Ok(())
@@ -124,8 +132,7 @@ fn same_bits(a: &[f64], b: &[f64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// The code for these types. Those that have no loop of their own share the code of `f32`, which
-/// finds tiles for them.
+/// The code for these types: their own loop, or tiles.
 pub(super) fn step_of<T, G, S, R>() -> StepBatch<R>
 where
     T: Element,
@@ -133,16 +140,18 @@ where
     S: Element<Float = T::Float>,
     R: Rule,
 {
-    if const { is_fused::<T, G, S>() } {
-        step_batch::<T, G, S, R>
-    } else {
-        step_batch::<f32, f32, f32, R>
-    }
+    if const { is_fused::<T, G, S>() } { step_batch::<T, G, S, R> } else { step_of_tiles::<R>() }
 }
 
-/// Takes the step of a batch by code for these types. Tensors of other types that go with them are
-/// taken too, by tiles.
-pub(super) fn step_batch<T, G, S, R>(batch: Batch<'_, '_, '_, '_, R>) -> Result<(), Error>
+/// The code for all types without their own loop. It is that of `f32`, so that it is compiled once.
+/// It uses tiles for columns of other types.
+pub(super) fn step_of_tiles<R: Rule>() -> StepBatch<R> {
+    step_batch::<f32, f32, f32, R>
+}
+
+/// Steps a batch with the code for these types. Tensors of other types that can be combined with
+/// them are accepted too, and use tiles.
+fn step_batch<T, G, S, R>(batch: Batch<'_, '_, '_, '_, R>) -> Result<(), Error>
 where
     T: Element,
     G: Element<Float = T::Float>,
@@ -150,50 +159,51 @@ where
     R: Rule,
 {
     let Some(Param { group, t, next_scalars, .. }) = batch.params.first() else { return Ok(()) };
-    let (rule, t, scalars) = (&batch.plan.rules[*group], t + 1, next_scalars.clone());
-    rule.with_kernel(t, &scalars, Waiting { batch, types: PhantomData::<(T, G, S)> })
+    let (rule, t, scalars) = (&batch.context.rules[*group], t + 1, next_scalars.clone());
+    rule.visit_kernel(t, &scalars, Waiting { batch, types: PhantomData::<(T, G, S)> })
 }
 
-/// A batch, waiting for its kernel.
+/// The visitor that steps a batch with the kernel it receives.
 struct Waiting<'b, 'p, 's, 'a, R, Types> {
     batch: Batch<'b, 'p, 's, 'a, R>,
     types: PhantomData<Types>,
 }
 
-impl<R, T, G, S> WithKernel<T::Float> for Waiting<'_, '_, '_, '_, R, (T, G, S)>
+impl<R, T, G, S> KernelVisitor<T::Float> for Waiting<'_, '_, '_, '_, R, (T, G, S)>
 where
     R: Rule,
     T: Element,
     G: Element<Float = T::Float>,
     S: Element<Float = T::Float>,
 {
-    fn with<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let Batch { plan, params, buffers } = self.batch;
-        let kernel = plan.scale.before(*kernel)?;
-        let step = |rows: Rows<'_, N>| sweep::<T, G, S, _, N>(plan.engine, &kernel, rows);
+    fn visit<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let Batch { context, params, buffers } = self.batch;
+        let kernel = context.scale.before(*kernel)?;
+        let step = |rows: Rows<'_, N>| step_rows::<T, G, S, _, N>(context.engine, &kernel, rows);
         for (param, buffers) in params.iter_mut().zip(buffers) {
             let (Some(buffers), Some(states)) = (buffers.take(), &mut param.states) else {
                 continue;
             };
             param.t += 1;
             core::mem::swap(&mut param.scalars, &mut param.next_scalars);
-            let noise = plan.seed.map(|seed| Noise::new(seed ^ param.seed, param.t, param.offset));
+            let noise =
+                context.seed.map(|seed| Noise::new(seed ^ param.seed, param.t, param.offset));
             let state = states.columns_mut::<N>().expect("the states were checked");
-            match (buffers, &plan.largest_update) {
+            match (buffers, &context.largest_update) {
                 (TensorBuffers { theta, grad: Grad::Read(grad), copy }, None) => {
                     step(Rows { theta, grad, state, copy, noise });
                 }
-                (buffers, _) => in_blocks(plan, buffers, state, noise, &step),
+                (buffers, _) => in_blocks(context, buffers, state, noise, &step),
             }
         }
         Ok(())
     }
 }
 
-/// Steps a tensor block by block: measures by how much θ has changed, if that is wanted, and sets
-/// the gradient to zero, if that is.
+/// Steps a tensor block by block. As requested, it measures the change of θ and zeroes the
+/// gradient.
 fn in_blocks<R, const N: usize>(
-    plan: &Plan<'_, R>,
+    context: &PassContext<'_, R>,
     buffers: TensorBuffers<'_>,
     state: [ColumnMut<'_>; N],
     noise: Option<Noise>,
@@ -205,7 +215,7 @@ fn in_blocks<R, const N: usize>(
         let (TensorBuffers { theta, mut grad, copy }, after) = buffers.split_at(rows);
         let (block, state_after) = unzip(state.map(|state| state.split_at(rows)));
         let mut block = Rows { theta, grad: grad.column(), state: block, copy, noise };
-        if let Some(largest) = &plan.largest_update {
+        if let Some(largest) = &context.largest_update {
             let change = match block.theta.dtype() {
                 DType::F32 => largest_change::<f32, N>(&mut block, step),
                 DType::F64 => largest_change::<f64, N>(&mut block, step),
@@ -224,7 +234,7 @@ fn in_blocks<R, const N: usize>(
     }
 }
 
-/// The largest |Δθ| of a step on at most [`BLOCK`] rows. A NaN is not larger than anything.
+/// The largest |Δθ| of a step on at most [`BLOCK`] rows, not counting NaN.
 fn largest_change<E: Element, const N: usize>(
     rows: &mut Rows<'_, N>,
     step: &impl Fn(Rows<'_, N>),
@@ -239,7 +249,7 @@ fn largest_change<E: Element, const N: usize>(
     let mut most = [E::Float::from_f64(0.0); LANES];
     for (old, new) in old.chunks(LANES).zip(new.chunks(LANES)) {
         for ((old, new), most) in old.iter().zip(new).zip(&mut most) {
-            *most = (new.to_float() - old.to_float()).abs().larger(*most);
+            *most = (new.to_float() - old.to_float()).abs().fast_max(*most);
         }
     }
     most.into_iter().map(Real::to_f64).fold(0.0, f64::max)

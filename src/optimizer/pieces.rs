@@ -1,57 +1,91 @@
-//! The tensors of a step in a queue, to be taken piece by piece by many threads: small ones share a
-//! piece, and a large one is cut on cache lines. What is cut where does not show in the bits, since
-//! no element looks at another.
+//! A queue of the tensors of a step, which many threads take piece by piece. Small tensors share a
+//! piece, and a large one is cut. The position of the cuts does not affect the bits, because each
+//! element is computed independently.
 
 use super::param::Param;
 use super::tensor::TensorBuffers;
 use crate::elements::column::Column;
 use crate::step::Scalars;
 
-/// What a tensor costs beside its elements, as bytes of θ.
+/// The cost of a tensor in addition to its elements, in bytes of θ.
 const TENSOR_BYTES: usize = 256;
 
-fn cost(buffers: &Option<TensorBuffers<'_>>) -> usize {
-    buffers
-        .as_ref()
-        .map_or(0, |TensorBuffers { theta, .. }| theta.len() * theta.dtype().bytes() + TENSOR_BYTES)
+/// The size of a piece.
+#[derive(Clone, Copy)]
+pub enum PieceSize {
+    /// Bytes of θ, plus a constant for the work on each tensor.
+    Bytes(usize),
+    /// Elements of θ.
+    Elements(usize),
 }
 
-/// What all tensors cost, as bytes of θ.
-pub fn total_cost(tensors: &[Option<TensorBuffers<'_>>]) -> usize {
-    tensors.iter().map(cost).sum()
-}
+impl PieceSize {
+    /// The approximate number of pieces that the tensors make.
+    pub fn count(self, tensors: &[Option<TensorBuffers<'_>>]) -> usize {
+        let total: usize = tensors.iter().map(|buffers| self.cost(buffers)).sum();
+        total.div_ceil(self.get())
+    }
 
-/// How many tensors from the first on cost about `chunk` together, and whether that is one which
-/// costs more.
-fn first_piece(tensors: &[Option<TensorBuffers<'_>>], chunk: usize) -> (usize, bool) {
-    let mut total = 0;
-    for (i, buffers) in tensors.iter().enumerate() {
-        let cost = cost(buffers);
-        if cost > chunk {
-            // Alone, after those before it.
-            return if total == 0 { (i + 1, true) } else { (i, false) };
-        }
-        total += cost;
-        if total >= chunk {
-            return (i + 1, false);
+    fn get(self) -> usize {
+        match self {
+            PieceSize::Bytes(size) | PieceSize::Elements(size) => size,
         }
     }
-    (tensors.len(), false)
+
+    fn cost(self, buffers: &Option<TensorBuffers<'_>>) -> usize {
+        match (self, buffers) {
+            (PieceSize::Bytes(_), Some(buffers)) => bytes(buffers),
+            // A tensor without elements takes its step too: 0 would be no tensor.
+            (PieceSize::Elements(_), Some(buffers)) => buffers.theta.len().max(1),
+            (_, None) => 0,
+        }
+    }
+
+    /// The number of rows in the next piece of a large tensor with `len` rows left.
+    fn rows(self, len: usize, element_bytes: usize) -> usize {
+        let rows = match self {
+            PieceSize::Bytes(bytes) => (bytes / element_bytes).max(1),
+            PieceSize::Elements(elements) => elements,
+        };
+        len.min(rows)
+    }
+
+    /// The number of tensors from the first on that make one piece, and whether that is a single
+    /// tensor larger than a piece.
+    fn first_piece(self, tensors: &[Option<TensorBuffers<'_>>]) -> (usize, bool) {
+        let mut total = 0;
+        for (i, buffers) in tensors.iter().enumerate() {
+            let cost = self.cost(buffers);
+            if cost > self.get() {
+                // The tensors before it make a piece first. Then it follows alone.
+                return if total == 0 { (i + 1, true) } else { (i, false) };
+            }
+            total += cost;
+            if total >= self.get() {
+                return (i + 1, false);
+            }
+        }
+        (tensors.len(), false)
+    }
 }
 
-/// The rows of a large tensor's piece: of `len` that are left.
-fn rows(len: usize, chunk: usize, element_bytes: usize) -> usize {
-    len.min((chunk / element_bytes).max(1))
+fn bytes(TensorBuffers { theta, .. }: &TensorBuffers<'_>) -> usize {
+    theta.len() * theta.dtype().bytes() + TENSOR_BYTES
 }
 
-/// Tensors that are waiting for their step.
+/// The cost of all tensors, in bytes of θ.
+pub fn total_bytes(tensors: &[Option<TensorBuffers<'_>>]) -> usize {
+    tensors.iter().flatten().map(bytes).sum()
+}
+
+/// The tensors that have not been stepped yet.
 pub struct Steps<'q, 's, 'a, R> {
     params: &'q mut [Param<'s, R>],
     tensors: &'q mut [Option<TensorBuffers<'a>>],
     cut: Option<Part<'q, R>>,
 }
 
-/// What is left of a tensor that is taken in parts.
+/// The rest of a tensor that is taken in parts, or one part of it.
 pub struct Part<'q, R> {
     pub param: Param<'q, R>,
     pub buffers: TensorBuffers<'q>,
@@ -71,10 +105,10 @@ impl<'q, 's, 'a, R> Steps<'q, 's, 'a, R> {
         Steps { params, tensors, cut: None }
     }
 
-    /// A piece that costs about `chunk`.
-    pub fn take(&mut self, chunk: usize) -> Option<Piece<'q, 's, 'a, R>> {
+    /// Takes a piece of about this size, or `None` if nothing is left.
+    pub fn take(&mut self, size: PieceSize) -> Option<Piece<'q, 's, 'a, R>> {
         if self.cut.is_none() {
-            let (end, large) = first_piece(self.tensors, chunk);
+            let (end, large) = size.first_piece(self.tensors);
             let (params, rest) = core::mem::take(&mut self.params).split_at_mut(end);
             self.params = rest;
             let (tensors, rest) = core::mem::take(&mut self.tensors).split_at_mut(end);
@@ -86,7 +120,7 @@ impl<'q, 's, 'a, R> Steps<'q, 's, 'a, R> {
         }
         let part = self.cut.take()?;
         let len = part.param.len;
-        let rows = rows(len, chunk, part.buffers.theta.dtype().bytes());
+        let rows = size.rows(len, part.buffers.theta.dtype().bytes());
         let (part, rest) = part.split_at(rows);
         if rows < len {
             self.cut = Some(rest);
@@ -96,13 +130,13 @@ impl<'q, 's, 'a, R> Steps<'q, 's, 'a, R> {
 }
 
 impl<'q, R> Part<'q, R> {
-    /// A whole tensor, which counts as stepped from now on.
+    /// The whole tensor. From now on it counts as stepped.
     fn whole(param: &'q mut Param<'_, R>, buffers: TensorBuffers<'q>) -> Option<Self> {
         let &mut Param { group, len, types, step, t, seed, offset, .. } = param;
         let next_scalars = param.next_scalars.clone();
         param.t += 1;
         core::mem::swap(&mut param.scalars, &mut param.next_scalars);
-        let states = Some(param.states.as_mut()?.lend());
+        let states = Some(param.states.as_mut()?.reborrow());
         let (name, scalars) = (String::new(), Scalars::new());
         let param =
             Param { name, group, len, types, step, t, states, scalars, next_scalars, seed, offset };
@@ -134,7 +168,7 @@ impl<'q, R> Part<'q, R> {
     }
 }
 
-/// Gradients whose norm is to be taken.
+/// The gradients that have not been added to the norm yet.
 pub struct Grads<'q, 'a> {
     tensors: &'q [Option<TensorBuffers<'a>>],
     cut: Option<Column<'q>>,
@@ -150,10 +184,10 @@ impl<'q, 'a> Grads<'q, 'a> {
         Grads { tensors, cut: None }
     }
 
-    /// A piece that costs about `chunk`.
-    pub fn take(&mut self, chunk: usize) -> Option<GradsPiece<'q, 'a>> {
+    /// Takes a piece of about this size, or `None` if nothing is left.
+    pub fn take(&mut self, size: PieceSize) -> Option<GradsPiece<'q, 'a>> {
         if self.cut.is_none() {
-            let (end, large) = first_piece(self.tensors, chunk);
+            let (end, large) = size.first_piece(self.tensors);
             let (tensors, rest) = self.tensors.split_at(end);
             self.tensors = rest;
             match tensors.last()? {
@@ -162,7 +196,7 @@ impl<'q, 'a> Grads<'q, 'a> {
             }
         }
         let grad = self.cut.take()?;
-        let rows = rows(grad.len(), chunk, grad.dtype().bytes());
+        let rows = size.rows(grad.len(), grad.dtype().bytes());
         let (part, rest) = grad.split_at(rows);
         if rest.len() > 0 {
             self.cut = Some(rest);

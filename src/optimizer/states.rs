@@ -1,4 +1,4 @@
-//! The states of one parameter, in memory of their own or of the caller's.
+//! The states of one parameter, owned or borrowed from the caller.
 
 use core::ops::Range;
 
@@ -9,17 +9,18 @@ use crate::elements::Element;
 use crate::elements::column::{Column, ColumnMut, DType};
 use crate::rules::{Rule, State};
 
-/// The states of one parameter: one after the other in one piece of memory, whole cache lines
-/// apart, so that a small tensor's are found with one look; or lent by the caller.
+/// The states of one parameter. Owned states lie one after the other in one allocation, each on its
+/// own cache lines, so that the states of a small tensor are found with one lookup. Borrowed states
+/// belong to the caller.
 pub(super) struct States<'s> {
     buffer: Buffer<'s>,
     declared: &'static [State],
     len: usize,
-    /// From the start of one to the start of the next.
+    /// The distance from the start of one state to the start of the next, in elements.
     stride: usize,
 }
 
-/// States that are lent. A rule of more states than have room here costs an allocation.
+/// Borrowed states. A rule with more than four states needs an allocation.
 pub(super) type Columns<'s> = SmallVec<[ColumnMut<'s>; 4]>;
 
 enum Buffer<'s> {
@@ -27,19 +28,19 @@ enum Buffer<'s> {
     F64(Vec<f64>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
-    Lent(Columns<'s>),
+    Borrowed(Columns<'s>),
 }
 
 impl<'s> States<'s> {
-    /// What is lent: the states of a rule, all of them.
-    pub fn lent(states: Columns<'s>, declared: &'static [State]) -> Self {
-        States { buffer: Buffer::Lent(states), declared, len: 0, stride: 0 }
+    /// All states of a rule, borrowed.
+    pub fn borrowed(states: Columns<'s>, declared: &'static [State]) -> Self {
+        States { buffer: Buffer::Borrowed(states), declared, len: 0, stride: 0 }
     }
 
-    /// As they are before the first step of a rule, each filled with its initial value.
+    /// The states before the first step of a rule, each filled with its initial value.
     pub fn new(of: DType, len: usize, rule: &impl Rule) -> Self {
         fn filled<E: Element>(stride: usize, initial: &[f64]) -> Vec<E> {
-            // Fresh pages are zeros already.
+            // Fresh pages are already zero.
             let mut buffer = vec![E::from_f64(0.0); stride * initial.len()];
             for (i, &value) in initial.iter().enumerate().filter(|(_, value)| **value != 0.0) {
                 buffer[i * stride..][..stride].fill(E::from_f64(value));
@@ -59,7 +60,7 @@ impl<'s> States<'s> {
         States { buffer, declared, len, stride }
     }
 
-    /// What the rule that they were made for says of them.
+    /// The declarations of the states by the rule they were made for.
     pub fn declared(&self) -> &'static [State] {
         self.declared
     }
@@ -75,7 +76,7 @@ impl<'s> States<'s> {
             Buffer::F64(buffer) => column(buffer, range),
             Buffer::Bf16(buffer) => column(buffer, range),
             Buffer::F16(buffer) => column(buffer, range),
-            Buffer::Lent(states) => states[i].as_ref(),
+            Buffer::Borrowed(states) => states[i].as_ref(),
         })
     }
 
@@ -83,46 +84,46 @@ impl<'s> States<'s> {
     #[cfg(feature = "checkpoint")]
     pub fn get_mut(&mut self, i: usize) -> Option<ColumnMut<'_>> {
         let mut all: Columns<'_> = self.declared.iter().map(|_| ColumnMut::default()).collect();
-        self.lend_to(&mut all);
+        self.reborrow_to(&mut all);
         (i < all.len()).then(|| all.swap_remove(i))
     }
 
-    /// All of them, if there are `N`.
+    /// All states, if there are `N`.
     #[inline(always)]
     pub fn columns_mut<const N: usize>(&mut self) -> Option<[ColumnMut<'_>; N]> {
         if self.declared.len() != N {
             return None;
         }
         let mut all = [(); N].map(|()| ColumnMut::default());
-        self.lend_to(&mut all);
+        self.reborrow_to(&mut all);
         Some(all)
     }
 
-    /// The same states, lent.
+    /// The same states, borrowed.
     #[cfg(feature = "parallel")]
-    pub fn lend(&mut self) -> States<'_> {
+    pub fn reborrow(&mut self) -> States<'_> {
         let declared = self.declared;
         let mut all: Columns<'_> = declared.iter().map(|_| ColumnMut::default()).collect();
-        self.lend_to(&mut all);
-        States::lent(all, declared)
+        self.reborrow_to(&mut all);
+        States::borrowed(all, declared)
     }
 
-    /// The first `mid` rows of each and the rest, of states that are lent.
+    /// The first `mid` rows of each borrowed state, and the rest.
     #[cfg(feature = "parallel")]
     pub fn split_at(self, mid: usize) -> (Self, Self) {
-        let Buffer::Lent(states) = self.buffer else {
-            unreachable!("only states that are lent are cut")
+        let Buffer::Borrowed(states) = self.buffer else {
+            unreachable!("only borrowed states are cut")
         };
         let (first, rest): (Columns<'_>, Columns<'_>) =
             states.into_iter().map(|state| state.split_at(mid)).unzip();
-        (States::lent(first, self.declared), States::lent(rest, self.declared))
+        (States::borrowed(first, self.declared), States::borrowed(rest, self.declared))
     }
 
-    /// As many as there are places, of as many as there are.
+    /// Borrows the first `places.len()` states. There must be at least as many.
     #[inline(always)]
-    fn lend_to<'a>(&'a mut self, places: &mut [ColumnMut<'a>]) {
+    fn reborrow_to<'a>(&'a mut self, places: &mut [ColumnMut<'a>]) {
         #[inline(always)]
-        fn lend<'a, E: Element>(
+        fn reborrow<'a, E: Element>(
             buffer: &'a mut [E],
             [len, stride]: [usize; 2],
             places: &mut [ColumnMut<'a>],
@@ -135,11 +136,11 @@ impl<'s> States<'s> {
         }
         let sizes = [self.len, self.stride];
         match &mut self.buffer {
-            Buffer::F32(buffer) => lend(buffer, sizes, places),
-            Buffer::F64(buffer) => lend(buffer, sizes, places),
-            Buffer::Bf16(buffer) => lend(buffer, sizes, places),
-            Buffer::F16(buffer) => lend(buffer, sizes, places),
-            Buffer::Lent(states) => {
+            Buffer::F32(buffer) => reborrow(buffer, sizes, places),
+            Buffer::F64(buffer) => reborrow(buffer, sizes, places),
+            Buffer::Bf16(buffer) => reborrow(buffer, sizes, places),
+            Buffer::F16(buffer) => reborrow(buffer, sizes, places),
+            Buffer::Borrowed(states) => {
                 for (place, state) in places.iter_mut().zip(states) {
                     *place = state.reborrow();
                 }

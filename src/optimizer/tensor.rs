@@ -1,41 +1,42 @@
-//! What a caller passes to a step for one parameter: buffers whose element types are known when the
-//! program runs.
+//! The arguments of a step for one parameter: buffers whose element types are known at run time.
 
 use super::param::ParamId;
 use crate::elements::column::{Column, ColumnMut};
 use crate::elements::{Element, Half};
 
-/// Which parameter: by the id that registering it gave, or by its name, which is looked up.
+/// Identifies a parameter: by the id that was returned when it was registered, or by its name,
+/// which is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key<'a> {
+pub enum ParamKey<'a> {
     /// The id.
     Id(ParamId),
     /// The name.
     Name(&'a str),
 }
 
-impl From<ParamId> for Key<'_> {
+impl From<ParamId> for ParamKey<'_> {
     fn from(id: ParamId) -> Self {
-        Key::Id(id)
+        ParamKey::Id(id)
     }
 }
 
-impl<'a> From<&'a str> for Key<'a> {
+impl<'a> From<&'a str> for ParamKey<'a> {
     fn from(name: &'a str) -> Self {
-        Key::Name(name)
+        ParamKey::Name(name)
     }
 }
 
-/// One parameter in one step: θ, its gradient, and perhaps a copy of the new θ.
+/// One parameter in one step: θ, its gradient, and optionally a copy of the new θ.
+#[derive(Debug)]
 pub struct Tensor<'a> {
-    pub(super) key: Key<'a>,
+    pub(super) key: ParamKey<'a>,
     pub(super) buffers: TensorBuffers<'a>,
 }
 
 impl<'a> Tensor<'a> {
-    /// θ and its gradient, which is read and not written.
+    /// θ and its gradient, which is only read. Both have the length of the parameter.
     pub fn new<T: Element, G: Element>(
-        param: impl Into<Key<'a>>,
+        param: impl Into<ParamKey<'a>>,
         theta: &'a mut [T],
         grad: &'a [G],
     ) -> Self {
@@ -44,10 +45,10 @@ impl<'a> Tensor<'a> {
         Tensor { key: param.into(), buffers }
     }
 
-    /// θ and its gradient, which is set to zero in the same pass, for the next one to be added up
-    /// in it. In a step that is skipped too.
-    pub fn zeroing<T: Element, G: Element>(
-        param: impl Into<Key<'a>>,
+    /// θ and its gradient, which is set to zero in the same pass, so that the next gradient can be
+    /// accumulated in it. A skipped step sets it to zero too.
+    pub fn zero_grad<T: Element, G: Element>(
+        param: impl Into<ParamKey<'a>>,
         theta: &'a mut [T],
         grad: &'a mut [G],
     ) -> Self {
@@ -56,7 +57,7 @@ impl<'a> Tensor<'a> {
         Tensor { key: param.into(), buffers }
     }
 
-    /// Has the new θ, which is `f32`, stored a second time, rounded to nearest.
+    /// Stores the new θ, which must be `f32`, also in `copy`, rounded to nearest.
     #[must_use]
     pub fn with_copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
         self.buffers.copy = Some(H::column_mut(copy));
@@ -65,15 +66,17 @@ impl<'a> Tensor<'a> {
 }
 
 /// The buffers of one parameter in one step.
+#[derive(Debug)]
 pub(super) struct TensorBuffers<'a> {
     pub theta: ColumnMut<'a>,
     pub grad: Grad<'a>,
     pub copy: Option<ColumnMut<'a>>,
 }
 
+#[derive(Debug)]
 pub(super) enum Grad<'a> {
     Read(Column<'a>),
-    /// Read, and then set to zero.
+    /// The gradient is read, then set to zero.
     Zero(ColumnMut<'a>),
 }
 

@@ -1,4 +1,4 @@
-//! AdaBelief: Adam that divides by how far the gradient is from what its average made one believe.
+//! AdaBelief: Adam that divides by the distance of the gradient from its moving average.
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
@@ -12,18 +12,18 @@
 
 use super::parts::{Descent, Ema, check_averages, corrections, round_coefficient, round_eps};
 use super::state::M;
-use super::{Kernel, Rule, State, WithKernel, reference};
+use super::{Kernel, KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
 /// AdaBelief.
 ///
 /// Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris and Duncan, "AdaBelief Optimizer: Adapting
-/// Stepsizes by the Belief in Observed Gradients" (2020), algorithm 2. Defaults are the paper's.
-/// Decoupled decay is that of [`AdamW`](crate::AdamW).
+/// Stepsizes by the Belief in Observed Gradients" (2020), algorithm 2. The defaults are the
+/// paper's. Decoupled decay works as in [`AdamW`](crate::AdamW).
 ///
-/// The states are `m`, the moving average of the gradient, and `s`, that of the squared distance
-/// between the two.
+/// The states are `m`, the moving average of the gradient, and `s`, the moving average of the
+/// squared difference between the gradient and `m`. Both start at zero.
 ///
 /// ```
 /// use fused_adam::{AdaBelief, Flat};
@@ -35,23 +35,25 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct AdaBelief {
-    /// The step size: finite and ≥ 0. Default 1e-3.
+    /// The learning rate: finite and ≥ 0. Default 1e-3.
     pub lr: f64,
     /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
     pub beta1: f64,
     /// β2, the decay rate of `s`: in [0, 1). Default 0.999.
     pub beta2: f64,
-    /// ε, added to `s` in each step and to the root in the denominator: finite and > 0, also once
-    /// rounded to `f32`. Default 1e-8; its authors' later code has 1e-16.
+    /// ε, added to `s` in each step and to the square root in the denominator. It must be finite
+    /// and > 0, and still > 0 once rounded to the compute type (`f64` for `f64` buffers, otherwise
+    /// `f32`). Default 1e-8. The authors' later code uses 1e-16.
     pub eps: f64,
-    /// λ of the decay: finite and ≥ 0. Default 0.
+    /// λ, the weight decay: finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Decay is lr·λ·θ, not an L2 penalty `g + λ·θ`. Default false.
+    /// If true, the decay is decoupled: it subtracts lr·λ·θ from θ. If false, it is an L2 penalty:
+    /// it adds λ·θ to the gradient. Default false.
     pub decoupled_weight_decay: bool,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -91,14 +93,14 @@ impl Rule for AdaBelief {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
-        then.with(&AdaBeliefKernel {
+        visitor.visit(&AdaBeliefKernel {
             descent: Descent::new(
                 self.maximize,
                 self.lr,

@@ -1,36 +1,38 @@
-//! AdaBound and AMSBound: Adam whose step sizes are held between bounds that close in on SGD's.
+//! AdaBound and AMSBound: Adam with per-element step sizes clipped to bounds that converge to the
+//! step size of SGD.
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
 //! m' = m + (1−β1)·(g' − m)                when β1 ≥ ½;   g' − β1·(g' − m)       when β1 < ½
 //! v' = v + (1−β2)·(g'·g' − v)             when β2 ≥ ½;   g'·g' − β2·(g'·g' − v) when β2 < ½
-//! w' = v', or for AMSBound the larger of v_max and v', kept as the new v_max
-//! h  = s / (√w' + ε), then at least l, then at most u
+//! w' = v', or with AMSBound max(v_max, v'), stored as the new v_max
+//! h  = min(max(s / (√w' + ε), l), u)
 //! q  = h·m';                              (lr·λ)·θ + q for decoupled decay λ > 0
 //! θ' = θ − q
 //!
 //! s  = lr·√(1−β2^t)/(1−β1^t),   l = final_lr·(1 − 1/(γ·t+1)),   u = final_lr·(1 + 1/(γ·t))
 //! ```
 
-use super::moments::{AmsGrad, Moments, Update};
+use super::moments::{AmsGrad, Delta, Moments};
 use super::parts::{
     Descent, Ema, check_at_least_0, check_averages, check_below_1, corrections, round_coefficient,
     round_eps,
 };
 use super::state::{M, V, V_MAX};
-use super::{Rule, State, WithKernel};
+use super::{KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
-/// AdaBound, and with `amsbound` AMSBound.
+/// AdaBound; with `amsbound`, AMSBound.
 ///
-/// Luo, Xiong, Liu and Sun, "AdamUpdate Gradient Methods with Dynamic Bound of Learning Ema"
-/// (2019), algorithms 2 and 3, with the bias corrections, the bounds and the defaults of its
-/// authors' code. There a schedule of `lr` also moves `final_lr` in proportion; here `final_lr` is
-/// what it says. Decoupled decay is that of [`AdamW`](crate::AdamW).
+/// Luo, Xiong, Liu and Sun, "Adaptive Gradient Methods with Dynamic Bound of Learning Rate" (2019),
+/// algorithms 2 and 3. The bias corrections, the bounds and the defaults are those of the authors'
+/// code, with one difference: there a schedule of `lr` scales `final_lr` in proportion, and here
+/// `final_lr` stays as set. Decoupled decay works as in [`AdamW`](crate::AdamW).
 ///
-/// The states are `m`, the moving average of the gradient, and `v`, that of its square; with
-/// `amsbound` also `v_max`, the largest `v` so far.
+/// The states are `m`, the moving average of the gradient, and `v`, the moving average of the
+/// squared gradient. With `amsbound` there is also `v_max`, the largest `v` so far. They start at
+/// zero.
 ///
 /// ```
 /// use fused_adam::{AdaBound, Flat};
@@ -42,29 +44,31 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct AdaBound {
-    /// The step size at the start: finite and ≥ 0. Default 1e-3.
+    /// The learning rate at the start of training: finite and ≥ 0. Default 1e-3.
     pub lr: f64,
     /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
     pub beta1: f64,
     /// β2, the decay rate of `v`: in [0, 1). Default 0.999.
     pub beta2: f64,
-    /// The step size in the end, that of SGD: finite and ≥ 0. Default 0.1.
+    /// The learning rate that both bounds converge to, that of SGD: finite and ≥ 0. Default 0.1.
     pub final_lr: f64,
-    /// γ, how fast the bounds close in: in [0, 1). With 0 they are 0 and ∞. Default 1e-3.
+    /// γ, how fast the bounds converge: in [0, 1). With 0 the bounds are 0 and ∞. Default 1e-3.
     pub gamma: f64,
-    /// ε, added to the root in the denominator: finite and > 0, also once rounded to `f32`. Default
-    /// 1e-8.
+    /// ε, added to the square root in the denominator. It must be finite and > 0, and still > 0
+    /// once rounded to the compute type (`f64` for `f64` buffers, otherwise `f32`). Default 1e-8.
     pub eps: f64,
-    /// λ of the decay: finite and ≥ 0. Default 0.
+    /// λ, the weight decay: finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Decay is lr·λ·θ, not an L2 penalty `g + λ·θ`. Default false.
+    /// If true, the decay is decoupled: it subtracts lr·λ·θ from θ. If false, it is an L2 penalty:
+    /// it adds λ·θ to the gradient. Default false.
     pub decoupled_weight_decay: bool,
-    /// Divides by the root of the largest `v` so far, not of the present one. Default false.
+    /// If true, divides by the square root of the largest `v` so far instead of the current `v`.
+    /// Default false.
     pub amsbound: bool,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -109,15 +113,20 @@ impl Rule for AdaBound {
         check_below_1("gamma", self.gamma)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
         let run = self.gamma * t as f64;
-        let upper = if run == 0.0 { f64::INFINITY } else { self.final_lr * (1.0 + 1.0 / run) };
+        // 0·∞ would be NaN, which clips nothing.
+        let upper = match self.final_lr {
+            _ if run == 0.0 => f64::INFINITY,
+            0.0 => 0.0,
+            final_lr => final_lr * (1.0 + 1.0 / run),
+        };
         let moments = Moments {
             descent: Descent::new(
                 self.maximize,
@@ -127,7 +136,7 @@ impl Rule for AdaBound {
             )?,
             m: Ema::new(self.beta1),
             v: Ema::new(self.beta2),
-            update: BoundedUpdate {
+            delta: BoundedDelta {
                 eps: round_eps(self.eps)?,
                 step_size: round_coefficient(
                     self.lr * correction2.sqrt() / correction1,
@@ -142,13 +151,13 @@ impl Rule for AdaBound {
                 upper: F::from_f64(upper),
             },
         };
-        if self.amsbound { then.with(&AmsGrad(moments)) } else { then.with(&moments) }
+        if self.amsbound { visitor.visit(&AmsGrad(moments)) } else { visitor.visit(&moments) }
     }
 }
 
-/// The coefficients of one step, computed in f64 and rounded once.
+/// The coefficients of one step: computed in `f64`, then rounded once to `F`.
 #[derive(Clone, Copy)]
-struct BoundedUpdate<F> {
+struct BoundedDelta<F> {
     eps: F,
     step_size: F,
     lower: F,
@@ -156,22 +165,17 @@ struct BoundedUpdate<F> {
     upper: F,
 }
 
-impl<F: Float> Update<F> for BoundedUpdate<F> {
+impl<F: Float> Delta<F> for BoundedDelta<F> {
     #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+    fn delta<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
         let d = w.sqrt() + self.eps;
-        d.under(self.step_size).at_least(self.lower).at_most(self.upper) * m
+        d.rdiv(self.step_size).clamp_min(self.lower).clamp_max(self.upper) * m
     }
 
     #[inline(always)]
-    fn by_hand(&self, _: F, m: F, w: F) -> F {
-        let mut h = self.step_size / (w.sqrt() + self.eps);
-        if h < self.lower {
-            h = self.lower;
-        }
-        if h > self.upper {
-            h = self.upper;
-        }
+    fn reference(&self, _: F, m: F, w: F) -> F {
+        let h = self.step_size / (w.sqrt() + self.eps);
+        let h = reference::smaller(self.upper, reference::larger(self.lower, h));
         h * m
     }
 }

@@ -1,4 +1,4 @@
-//! AdaGrad: the gradient over the root of the sum of all its squares.
+//! AdaGrad: the gradient divided by the square root of the sum of all its squares so far.
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
@@ -10,16 +10,16 @@
 
 use super::parts::{Descent, check_above_0, check_at_least_0, round_coefficient, round_eps};
 use super::state::V;
-use super::{Kernel, Rule, State, WithKernel, reference};
+use super::{Kernel, KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
 /// AdaGrad.
 ///
-/// Duchi, Hazan and Singer, "AdamUpdate Subgradient Methods for Online Learning and Stochastic
-/// Optimization" (2011). Conventions and defaults are torch's.
+/// Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+/// Optimization" (2011). The conventions and defaults are those of `torch.optim.Adagrad`.
 ///
-/// The state is `v`, the sum of the squared gradients; it starts at `initial_accumulator_value`.
+/// The state is `v`, the sum of the squared gradients. It starts at `initial_accumulator_value`.
 ///
 /// ```
 /// use fused_adam::{AdaGrad, Flat};
@@ -32,21 +32,23 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct AdaGrad {
-    /// The step size: finite and ≥ 0. Default 1e-2.
+    /// The learning rate: finite and ≥ 0. Default 1e-2.
     pub lr: f64,
-    /// How fast the step size falls with the number of steps: finite and ≥ 0. Default 0.
+    /// The decay of the learning rate, which is `lr/(1 + (t − 1)·lr_decay)` in step `t`: finite and
+    /// ≥ 0. Default 0.
     pub lr_decay: f64,
-    /// What the sum starts at: finite and ≥ 0. [`Flat::new`](crate::Flat::new) uses it; on plain
-    /// slices the caller fills `v` with it. Default 0.
+    /// The initial value of `v`: finite and ≥ 0. [`Flat`](crate::Flat) and
+    /// [`Optimizer`](crate::Optimizer) fill `v` with it; with plain slices, you do. Default 0.
     pub initial_accumulator_value: f64,
-    /// ε in the denominator: finite and > 0, also once rounded to `f32`. Default 1e-10.
+    /// ε, added to the square root in the denominator. It must be finite and > 0, and still > 0
+    /// once rounded to the compute type (`f64` for `f64` buffers, otherwise `f32`). Default 1e-10.
     pub eps: f64,
-    /// λ of the L2 penalty, `g + λ·θ`: finite and ≥ 0. Default 0.
+    /// λ, the weight decay, an L2 penalty: adds λ·θ to the gradient. Finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -93,14 +95,14 @@ impl Rule for AdaGrad {
         check_at_least_0("weight_decay", self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let lr = self.lr / (1.0 + (t - 1) as f64 * self.lr_decay);
-        then.with(&AdaGradKernel {
+        visitor.visit(&AdaGradKernel {
             descent: Descent::new(self.maximize, self.lr, self.weight_decay, false)?,
             eps: round_eps(self.eps)?,
             lr: round_coefficient(lr, "lr", self.lr)?,

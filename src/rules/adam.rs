@@ -1,36 +1,38 @@
-//! Adam, with and without AMSGrad; and what [AdamW](super::adamw) shares with it.
+//! Adam, with and without AMSGrad, and the code that [AdamW](super::adamw) shares with it.
 //!
-//! With `1 - β` and every other coefficient rounded once from f64, one element is stepped by
+//! One step of one element, where `1 − β` and every other coefficient is computed in `f64` and
+//! rounded once:
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
 //! m' = m + (1−β1)·(g' − m)                when β1 ≥ ½;   g' − β1·(g' − m)       when β1 < ½
 //! v' = v + (1−β2)·(g'·g' − v)             when β2 ≥ ½;   g'·g' − β2·(g'·g' − v) when β2 < ½
-//! w' = v', or for AMSGrad the larger of v_max and v', kept as the new v_max
+//! w' = v', or with AMSGrad max(v_max, v'), stored as the new v_max
 //! d  = √w' · (1/√(1−β2^t)) + ε
 //! q  = (lr/(1−β1^t))·m' / d;              (lr·λ)·θ + q for decoupled decay λ > 0
 //! θ' = θ − q
 //! ```
 //!
-//! one rounding an operation, in this order. It is the textbook's rule with its terms arranged so
-//! that no rounded β is multiplied with: `β·m + (1−β)·g` with a β rounded to f32 decays at a
-//! rate that is wrong from the eighth digit on, and the error adds up over steps.
+//! Each operation rounds once, in this order. This is the textbook rule, arranged so that no
+//! rounded β near 1 is a factor. With a β rounded to `f32`, `β·m + (1−β)·g` decays at a rate that
+//! is wrong from the eighth digit on, and the error accumulates over steps.
 
-use super::moments::{AmsGrad, Moments, Update};
+use super::moments::{AmsGrad, Delta, Moments};
 use super::parts::{Descent, Ema, check_averages, corrections, round_coefficient, round_eps};
 use super::state::{M, V, V_MAX};
-use super::{Rule, State, WithKernel};
+use super::{KernelVisitor, Rule, State};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
-/// Adam, with decay as an L2 penalty that is folded into the gradient.
+/// Adam, with weight decay as an L2 penalty that is added to the gradient.
 ///
-/// Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015), algorithm 1; AMSGrad from
-/// Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (2018), algorithm 2. For decay
-/// that the adaptive step size does not scale, see [`AdamW`](crate::AdamW).
+/// Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015), algorithm 1. AMSGrad is from
+/// Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (2018), algorithm 2. For weight
+/// decay that is independent of the gradient, see [`AdamW`](crate::AdamW).
 ///
-/// The states are `m`, the moving average of the gradient, and `v`, that of its square; with
-/// `amsgrad` also `v_max`, the largest `v` so far. They start at zero.
+/// The states are `m`, the moving average of the gradient, and `v`, the moving average of the
+/// squared gradient. With `amsgrad` there is also `v_max`, the largest `v` so far. All start at
+/// zero.
 ///
 /// ```
 /// use fused_adam::Adam;
@@ -43,10 +45,10 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 ///
-/// The way that Adam goes wrong in every textbook: one gradient of 100, then −1 ever after. The
-/// average forgets it late: m stays positive for 23 steps, in which θ walks against the gradient.
-/// Then v forgets it too, and Adam's steps grow back to the size of lr. AMSGrad's `v_max` does not
-/// forget: its steps stay below a third of that.
+/// The next example shows the difference between Adam and AMSGrad: one gradient of 100, then −1 in
+/// every step. `m` stays positive for 23 steps, so θ keeps moving the wrong way. Then `v` decays
+/// too, and Adam's steps grow back to the size of `lr`. AMSGrad's `v_max` does not decay, and its
+/// steps stay below a third of that.
 ///
 /// ```
 /// use fused_adam::{Adam, Flat};
@@ -71,25 +73,27 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Adam {
-    /// The step size: finite and ≥ 0. Default 1e-3.
+    /// The learning rate: finite and ≥ 0. Default 1e-3.
     pub lr: f64,
     /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
     pub beta1: f64,
     /// β2, the decay rate of `v`: in [0, 1). Default 0.999.
     pub beta2: f64,
-    /// ε, added to the root in the denominator: finite and > 0, also once rounded to the element
-    /// type. Default 1e-8.
+    /// ε, added to the square root in the denominator. It must be finite and > 0, and still > 0
+    /// once rounded to the compute type (`f64` for `f64` buffers, otherwise `f32`). Default 1e-8.
     pub eps: f64,
-    /// λ of the L2 penalty, `g + λ·θ`: finite and ≥ 0. Default 0.
+    /// λ, the weight decay, an L2 penalty: adds λ·θ to the gradient. Finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Divides by the root of the largest `v` so far, not of the present one. Default false.
+    /// If true, divides by the square root of the largest `v` so far instead of the current `v`.
+    /// Default false.
     pub amsgrad: bool,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
-    /// Makes up for states that start at zero, by `1 − β^t`. Default true.
+    /// If true, corrects `m` and `v` for starting at zero: divides each by its `1 − β^t`. Default
+    /// true.
     pub bias_correction: bool,
 }
 
@@ -129,13 +133,13 @@ impl Rule for Adam {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        with_kernel(self, false, t, then)
+        visit_kernel(self, false, t, visitor)
     }
 }
 
@@ -146,13 +150,13 @@ pub(super) fn states(amsgrad: bool) -> &'static [State] {
     if amsgrad { &STATES } else { &STATES[..2] }
 }
 
-/// The kernel of Adam, or with `decoupled` decay that of AdamW.
+/// Visits the kernel of Adam, or with `decoupled` decay that of AdamW.
 #[inline(always)]
-pub(super) fn with_kernel<F: Float, W: WithKernel<F>>(
+pub(super) fn visit_kernel<F: Float, W: KernelVisitor<F>>(
     rule: &Adam,
     decoupled: bool,
     t: u64,
-    then: W,
+    visitor: W,
 ) -> Result<(), Error> {
     let &Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } = rule;
     let [correction1, correction2] =
@@ -161,18 +165,18 @@ pub(super) fn with_kernel<F: Float, W: WithKernel<F>>(
         descent: Descent::new(maximize, lr, weight_decay, decoupled)?,
         m: Ema::new(beta1),
         v: Ema::new(beta2),
-        update: AdamUpdate {
+        delta: AdamDelta {
             root_scale: round_coefficient(1.0 / correction2.sqrt(), "beta2", beta2)?,
             eps: round_eps(eps)?,
             step_size: round_coefficient(lr / correction1, "lr", lr)?,
         },
     };
-    if amsgrad { then.with(&AmsGrad(moments)) } else { then.with(&moments) }
+    if amsgrad { visitor.visit(&AmsGrad(moments)) } else { visitor.visit(&moments) }
 }
 
-/// The coefficients of one step, computed in f64 and rounded once.
+/// The coefficients of one step: computed in `f64`, then rounded once to `F`.
 #[derive(Clone, Copy)]
-struct AdamUpdate<F> {
+struct AdamDelta<F> {
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
@@ -180,15 +184,15 @@ struct AdamUpdate<F> {
     step_size: F,
 }
 
-impl<F: Float> Update<F> for AdamUpdate<F> {
+impl<F: Float> Delta<F> for AdamDelta<F> {
     #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
+    fn delta<L: Lanes<Float = F>>(&self, _: L, m: L, w: L) -> L {
         let d = w.sqrt() * self.root_scale + self.eps;
         m * self.step_size / d
     }
 
     #[inline(always)]
-    fn by_hand(&self, _: F, m: F, w: F) -> F {
+    fn reference(&self, _: F, m: F, w: F) -> F {
         let d = w.sqrt() * self.root_scale + self.eps;
         self.step_size * m / d
     }

@@ -1,26 +1,26 @@
-//! AdaMax: Adam with the largest recent gradient in place of the root mean square.
+//! AdaMax: Adam with a decaying maximum of |g| in place of the root mean square.
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
 //! m' = m + (1−β1)·(g' − m)                when β1 ≥ ½;   g' − β1·(g' − m)       when β1 < ½
-//! u' = the larger of |g'| + ε and u − (1−β2)·u (β2 ≥ ½) or β2·u (β2 < ½)
+//! u' = max(|g'| + ε, u − (1−β2)·u)       when β2 ≥ ½;   max(|g'| + ε, β2·u)   when β2 < ½
 //! q  = ((lr/(1−β1^t))·m') / u'
 //! θ' = θ − q
 //! ```
 
 use super::parts::{Descent, Ema, check_averages, corrections, round_coefficient, round_eps};
 use super::state::M;
-use super::{Kernel, Rule, State, WithKernel, reference};
+use super::{Kernel, KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
 /// AdaMax.
 ///
-/// Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015), algorithm 2, with ε where
-/// torch has it. Defaults are torch's.
+/// Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015), algorithm 2. The position of
+/// ε and the defaults are those of `torch.optim.Adamax`.
 ///
-/// The states are `m`, the moving average of the gradient, and `u`, the largest gradient where old
-/// ones count less.
+/// The states are `m`, the moving average of the gradient, and `u`, the maximum of |g| + ε and the
+/// decayed previous `u`. Both start at zero.
 ///
 /// ```
 /// use fused_adam::{AdaMax, Flat};
@@ -32,20 +32,21 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct AdaMax {
-    /// The step size: finite and ≥ 0. Default 2e-3.
+    /// The learning rate: finite and ≥ 0. Default 2e-3.
     pub lr: f64,
     /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
     pub beta1: f64,
     /// β2, the decay rate of `u`: in [0, 1). Default 0.999.
     pub beta2: f64,
-    /// ε, added to |g|: finite and > 0, also once rounded to `f32`. Default 1e-8.
+    /// ε, added to |g|. It must be finite and > 0, and still > 0 once rounded to the compute type
+    /// (`f64` for `f64` buffers, otherwise `f32`). Default 1e-8.
     pub eps: f64,
-    /// λ of the L2 penalty, `g + λ·θ`: finite and ≥ 0. Default 0.
+    /// λ, the weight decay, an L2 penalty: adds λ·θ to the gradient. Finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -77,14 +78,14 @@ impl Rule for AdaMax {
         check_averages(self.lr, [self.beta1, self.beta2], self.eps, self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let [correction, _] = corrections([self.beta1, 0.0], t);
-        then.with(&AdaMaxKernel {
+        visitor.visit(&AdaMaxKernel {
             descent: Descent::new(self.maximize, self.lr, self.weight_decay, false)?,
             m: Ema::new(self.beta1),
             u: Ema::new(self.beta2),
@@ -111,15 +112,14 @@ impl<F: Float> Kernel<F, 2> for AdaMaxKernel<F> {
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, u]: [L; 2]) -> (L, [L; 2]) {
         let g = self.descent.gradient(theta, grad);
         let m = self.m.average(m, g);
-        let u = self.u.shrink(u).larger(g.abs() + self.eps);
+        let u = self.u.shrink(u).fast_max(g.abs() + self.eps);
         (self.descent.descend(theta, m * self.step_size / u), [m, u])
     }
 
     fn reference(&self, theta: F, grad: F, [m, u]: [F; 2]) -> (F, [F; 2]) {
         let g = reference::gradient(&self.descent, theta, grad);
         let m = reference::average(self.m, m, g);
-        let (old, new) = (reference::shrink(self.u, u), g.abs() + self.eps);
-        let u = if old > new { old } else { new };
+        let u = reference::larger(reference::shrink(self.u, u), g.abs() + self.eps);
         (reference::descend(&self.descent, theta, self.step_size * m / u), [m, u])
     }
 }

@@ -1,19 +1,20 @@
 //! AdamW: [Adam](super::adam) with decoupled weight decay.
 
 use super::adam::{self, Adam};
-use super::{Rule, State, WithKernel};
+use super::{KernelVisitor, Rule, State};
 use crate::error::Error;
 use crate::simd::Float;
 
-/// Adam with decoupled weight decay: θ shrinks by `lr·λ·θ` a step, however large its gradients.
+/// Adam with decoupled weight decay: each step subtracts `lr·λ·θ` from θ, whatever the gradient.
 ///
 /// Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2, with the
-/// schedule multiplier η taken into `lr` as is usual. States and AMSGrad as for [`Adam`].
+/// schedule multiplier η folded into `lr`, as is usual. The states and AMSGrad are those of
+/// [`Adam`].
 ///
 /// ```
 /// use fused_adam::AdamW;
 ///
-/// // Without a gradient only the decay is left: θ − lr·λ·θ.
+/// // With a gradient of 0 only the decay acts: θ − lr·λ·θ.
 /// let adamw = AdamW { lr: 0.5, weight_decay: 0.5, ..AdamW::default() };
 /// let (mut theta, grad, mut m, mut v) = ([8.0_f32], [0.0], [0.0], [0.0]);
 /// adamw.step(1, &mut theta, &grad, [&mut m, &mut v])?;
@@ -21,25 +22,28 @@ use crate::simd::Float;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct AdamW {
-    /// The step size: finite and ≥ 0. Default 1e-3.
+    /// The learning rate: finite and ≥ 0. Default 1e-3.
     pub lr: f64,
     /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
     pub beta1: f64,
     /// β2, the decay rate of `v`: in [0, 1). Default 0.999.
     pub beta2: f64,
-    /// ε, added to the root in the denominator: finite and > 0, also once rounded to the element
-    /// type. Default 1e-8.
+    /// ε, added to the square root in the denominator. It must be finite and > 0, and still > 0
+    /// once rounded to the compute type (`f64` for `f64` buffers, otherwise `f32`). Default 1e-8.
     pub eps: f64,
-    /// λ of the decoupled decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.01.
+    /// λ, the decoupled weight decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.01.
     pub weight_decay: f64,
-    /// Divides by the root of the largest `v` so far, not of the present one. Default false.
+    /// If true, divides by the square root of the largest `v` so far instead of the current `v`.
+    /// Default false.
     pub amsgrad: bool,
-    /// Climbs along the gradient, not down. Decay still shrinks θ. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. The decay still shrinks θ.
+    /// Default false.
     pub maximize: bool,
-    /// Makes up for states that start at zero, by `1 − β^t`. Default true.
+    /// If true, corrects `m` and `v` for starting at zero: divides each by its `1 − β^t`. Default
+    /// true.
     pub bias_correction: bool,
 }
 
@@ -79,13 +83,13 @@ impl Rule for AdamW {
         self.as_adam().check()
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        adam::with_kernel(&self.as_adam(), true, t, then)
+        adam::visit_kernel(&self.as_adam(), true, t, visitor)
     }
 }
 

@@ -1,4 +1,4 @@
-//! AdEMAMix: AdamW with a second, slow average of the gradient beside the fast one.
+//! AdEMAMix: AdamW with a second, slower moving average of the gradient.
 //!
 //! ```text
 //! g'  = g, or −g to maximize
@@ -10,32 +10,34 @@
 //! θ'  = θ − q
 //!
 //! a   = lr/(1−β1^t),   b = lr·α_t,   α_t = α·min(1, t/T_α),   s = min(1, t/T_β3),
-//! 1/ln β3_t = (1−s)/ln β1 + s/ln β3, and β3_t = β3 where that is larger than β3
+//! 1/ln β3_t = (1−s)/ln β1 + s/ln β3, and β3_t is at most β3
 //! ```
 //!
-//! One division, where the textbook's two terms share one denominator.
+//! There is one division, because the two terms of the textbook's formula share a denominator.
 
 use super::parts::{
     Descent, Ema, check_at_least_0, check_averages, check_below_1, corrections, round_coefficient,
     round_eps,
 };
 use super::state::V;
-use super::{Kernel, Rule, State, WithKernel, reference};
+use super::{Kernel, KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
 /// AdEMAMix.
 ///
 /// Pagliardini, Ablin and Grangier, "The AdEMAMix Optimizer: Better, Faster, Older" (2024),
-/// algorithm 1, with its schedules of α and β3. Decay is decoupled, as in [`AdamW`](super::AdamW).
+/// algorithm 1, with its schedules of α and β3. The decay is decoupled, as in
+/// [`AdamW`](super::AdamW).
 ///
 /// The states are `m1` and `m2`, the fast and the slow moving average of the gradient, and `v`, the
-/// moving average of its square. `m2` has no bias correction: its share α grows from 0.
+/// moving average of the squared gradient. All start at zero. `m2` has no bias correction: its
+/// weight α grows from 0 during the warm-up.
 ///
 /// ```
 /// use fused_adam::{AdEMAMix, Flat};
 ///
-/// // Warm both schedules up over the whole run, as the paper does.
+/// // Warm up α and β3 over the whole run, as the paper does.
 /// let rule = AdEMAMix { alpha_warmup: 1000, beta3_warmup: 1000, ..AdEMAMix::default() };
 /// let mut opt = Flat::new(rule, 1)?;
 /// let mut theta = [1.0_f32];
@@ -44,10 +46,10 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct AdEMAMix {
-    /// The step size: finite and ≥ 0. Default 1e-3.
+    /// The learning rate: finite and ≥ 0. Default 1e-3.
     pub lr: f64,
     /// β1, the decay rate of `m1`: in [0, 1). Default 0.9.
     pub beta1: f64,
@@ -55,19 +57,20 @@ pub struct AdEMAMix {
     pub beta2: f64,
     /// β3, the decay rate of `m2` after its warm-up: in [0, 1). Default 0.9999.
     pub beta3: f64,
-    /// α, what `m2` is multiplied with after its warm-up: finite and ≥ 0. Default 5.
+    /// α, the weight of `m2` after its warm-up: finite and ≥ 0. Default 5.
     pub alpha: f64,
-    /// T_α, the steps in which α grows from 0 in a straight line. Default 0: none.
+    /// T_α, the number of steps in which α grows linearly from 0. Default 0: no warm-up.
     pub alpha_warmup: u64,
-    /// T_β3, the steps in which the slow average's half-life grows from that of β1 in a straight
-    /// line. Default 0: none.
+    /// T_β3, the number of steps in which the half-life of `m2` grows linearly from that of β1 to
+    /// that of β3. Default 0: no warm-up.
     pub beta3_warmup: u64,
-    /// ε, added to the root in the denominator: finite and > 0, also once rounded to the element
-    /// type. Default 1e-8.
+    /// ε, added to the square root in the denominator. It must be finite and > 0, and still > 0
+    /// once rounded to the compute type (`f64` for `f64` buffers, otherwise `f32`). Default 1e-8.
     pub eps: f64,
-    /// λ of the decoupled decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.
+    /// λ, the decoupled weight decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Climbs along the gradient, not down. Decay still shrinks θ. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. The decay still shrinks θ.
+    /// Default false.
     pub maximize: bool,
 }
 
@@ -134,14 +137,14 @@ impl Rule for AdEMAMix {
         check_at_least_0("alpha", self.alpha)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
-        then.with(&AdEMAMixKernel {
+        visitor.visit(&AdEMAMixKernel {
             descent: Descent::new(self.maximize, self.lr, self.weight_decay, true)?,
             m1: Ema::new(self.beta1),
             m2: Ema::new(self.beta3_at(t)),
@@ -163,7 +166,7 @@ struct AdEMAMixKernel<F> {
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
-    /// a and b.
+    /// a and b of the formulas above.
     of_m1: F,
     of_m2: F,
 }

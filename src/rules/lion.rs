@@ -1,4 +1,4 @@
-//! Lion: steps of one size, in the direction of an average's sign.
+//! Lion: steps of equal size in every element, in the direction of the sign of a moving average.
 //!
 //! ```text
 //! g' = g, or −g to maximize
@@ -8,20 +8,20 @@
 //! θ' = θ − q
 //! ```
 //!
-//! The sign of ±0 is ±0, that of NaN is NaN.
+//! The sign of ±0 is ±0, and the sign of NaN is NaN.
 
 use super::parts::{Descent, Ema, check_at_least_0, check_below_1, round_coefficient};
 use super::state::M;
-use super::{Kernel, Rule, State, WithKernel, reference};
+use super::{Kernel, KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
-/// Lion, with decoupled decay.
+/// Lion, with decoupled weight decay.
 ///
-/// Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023), algorithm 2. Defaults are
-/// those of the paper's code.
+/// Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023), algorithm 2. The defaults
+/// are those of the paper's code.
 ///
-/// The state is `m`, a moving average of the gradient.
+/// The state is `m`, a moving average of the gradient. It starts at zero.
 ///
 /// ```
 /// use fused_adam::{Flat, Lion};
@@ -33,18 +33,19 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Lion {
-    /// The step size: finite and ≥ 0. Default 1e-4.
+    /// The learning rate: finite and ≥ 0. Default 1e-4.
     pub lr: f64,
-    /// β1, how much `m` weighs in the direction: in [0, 1). Default 0.9.
+    /// β1, the weight of `m` in the direction; the gradient has weight 1 − β1. In [0, 1). Default
+    /// 0.9.
     pub beta1: f64,
     /// β2, the decay rate of `m`: in [0, 1). Default 0.99.
     pub beta2: f64,
-    /// λ of the decoupled decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.
+    /// λ, the decoupled weight decay, `θ − lr·λ·θ`: finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -79,13 +80,13 @@ impl Rule for Lion {
         check_at_least_0("weight_decay", self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        then.with(&LionKernel {
+        visitor.visit(&LionKernel {
             descent: Descent::new(self.maximize, self.lr, self.weight_decay, true)?,
             direction: Ema::new(self.beta1),
             m: Ema::new(self.beta2),
@@ -113,14 +114,8 @@ impl<F: Float> Kernel<F, 1> for LionKernel<F> {
     }
 
     fn reference(&self, theta: F, grad: F, [m]: [F; 1]) -> (F, [F; 1]) {
-        let [zero, one] = [0.0, 1.0].map(F::from_f64);
         let g = reference::gradient(&self.descent, theta, grad);
-        let c = reference::average(self.direction, m, g);
-        let sign = match c {
-            c if c > zero => one,
-            c if c < zero => -one,
-            c => c,
-        };
+        let sign = reference::sign(reference::average(self.direction, m, g));
         let theta = reference::descend(&self.descent, theta, self.lr * sign);
         (theta, [reference::average(self.m, m, g)])
     }

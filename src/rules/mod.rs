@@ -1,24 +1,25 @@
-//! The rule axis: what happens to one element.
+//! Update rules: the arithmetic of one element.
 //!
-//! A [`Rule`] holds hyper-parameters in `f64`. For a step it checks them, computes that step's
-//! coefficients in `f64`, rounds each once, and passes on a [`Kernel`]: the arithmetic of one
-//! element, over [`Lanes`] for the SIMD backends, and once more written out by hand as the
-//! reference. Each rule of the crate is one file and one line in `table.rs`. What rules are made of
-//! is in `parts.rs`: averages, decay, checks.
+//! A [`Rule`] holds hyper-parameters as `f64`, `bool` or unsigned integers. For each step it checks
+//! them, computes the coefficients of that step in `f64`, rounds each once, and passes a [`Kernel`]
+//! to a [`KernelVisitor`]. The kernel is the arithmetic of one element. It is written twice: over
+//! [`Lanes`] for the SIMD backends, and in plain arithmetic as the reference. Each rule of the
+//! crate is one file and one line in `table.rs`. The parts that rules share (averages, decay,
+//! checks) are in `parts.rs`.
 //!
-//! # A rule of your own
+//! # Writing your own rule
 //!
-//! A rule from outside the crate is a type that implements [`Rule`], with its [`Kernel`]s. It then
-//! runs wherever the crate's own do: in [`Step`](crate::Step), [`Flat`](crate::Flat),
-//! [`Optimizer`](crate::Optimizer) and checkpoints, on every backend, type and number of threads.
-//! This is Yogi (Zaheer, Reddi, Sachan, Kale and Kumar, "Adaptive Methods for Nonconvex
-//! Optimization", 2018):
+//! To add a rule outside the crate, implement [`Rule`] and its [`Kernel`]s for your type. It then
+//! works everywhere the crate's rules do: in [`Step`](crate::Step), [`Flat`](crate::Flat),
+//! [`Optimizer`](crate::Optimizer) and checkpoints, on every backend, with every element type and
+//! number of threads. The example is Yogi (Zaheer, Reddi, Sachan, Kale and Kumar, "Adaptive Methods
+//! for Nonconvex Optimization", 2018):
 //!
 //! ```
 //! use fused_adam::rules::{
 //!     Descent, Ema, check_averages, corrections, round_coefficient, round_eps,
 //! };
-//! use fused_adam::{Error, Flat, Float, Kernel, Lanes, Rule, State, WithKernel};
+//! use fused_adam::{Error, Flat, Float, Kernel, Lanes, Rule, State, KernelVisitor};
 //!
 //! #[derive(Clone, Copy, Debug)]
 //! struct Yogi {
@@ -50,14 +51,14 @@
 //!         check_averages(self.lr, [self.beta1, self.beta2], self.eps, 0.0)
 //!     }
 //!
-//!     fn with_kernel<F: Float, W: WithKernel<F>>(
+//!     fn visit_kernel<F: Float, W: KernelVisitor<F>>(
 //!         &self,
 //!         t: u64,
 //!         _: &[f64],
-//!         then: W,
+//!         visitor: W,
 //!     ) -> Result<(), Error> {
 //!         let [correction1, correction2] = corrections([self.beta1, self.beta2], t);
-//!         then.with(&YogiKernel {
+//!         visitor.visit(&YogiKernel {
 //!             descent: Descent::new(false, self.lr, 0.0, false)?,
 //!             m: Ema::new(self.beta1),
 //!             v_rate: F::from_f64(1.0 - self.beta2),
@@ -84,7 +85,7 @@
 //!     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, v]: [L; 2]) -> (L, [L; 2]) {
 //!         let g = self.descent.gradient(theta, grad);
 //!         let m = self.m.average(m, g);
-//!         // v moves towards g² by (1−β2)·g², whatever the distance.
+//!         // v moves towards g² by (1−β2)·g², whatever the difference between them.
 //!         let square = g * g;
 //!         let v = v - (v - square).sign() * square * self.v_rate;
 //!         let d = v.sqrt() * self.root_scale + self.eps;
@@ -100,20 +101,21 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
-//! `examples/own_rule.rs` takes it on through an optimizer of many tensors and a checkpoint.
+//! `examples/own_rule.rs` extends this to an optimizer of many tensors and a checkpoint.
 //!
 //! # NaN and infinities
 //!
-//! A rule does nothing about them: they follow IEEE 754 through its operations. What the crate
-//! promises is that every backend gives the same bits, where two NaNs count as the same. So
-//! `update` may use nothing but [`Lanes`], whose methods say what they do with NaN, and may not
-//! look at the sign or the payload of one.
+//! A rule does not handle them specially: they propagate through its operations as IEEE 754 says.
+//! The crate guarantees that every backend gives the same bits, where all NaNs count as equal.
+//! Therefore `update` may use only [`Lanes`], whose methods define what they do with NaN. It may
+//! not depend on the sign or the payload of a NaN.
 //!
 //! # Hyper-parameters by name
 //!
-//! With the feature `checkpoint` a rule that derives `serde::Serialize` and `serde::Deserialize` is
-//! saved with its hyper-parameters. Fields are `f64`, `bool` or an unsigned integer: these are what
-//! C and Python set by name.
+//! The fields of a rule are `f64`, `bool` or unsigned integers: C and Python set these by name.
+//! With the feature `serde`, the crate's rules implement `serde::Serialize` and
+//! `serde::Deserialize`. With the feature `checkpoint`, an optimizer whose rule implements both
+//! saves its hyper-parameters with its states.
 
 #[macro_use]
 mod table;
@@ -135,101 +137,109 @@ pub use table::AnyRule;
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
-/// A rule of optimization with its hyper-parameters, such as [`Adam`].
+/// An update rule with its hyper-parameters, such as [`Adam`].
 ///
-/// The trait is open: see [`rules`](self) for a rule from outside the crate.
+/// You can implement it for your own type: see [`rules`](self). The hyper-parameters are fields of
+/// type `f64`, `bool` or an unsigned integer.
 pub trait Rule: Clone + Send + Sync {
-    /// Its name, such as `adamw`. A checkpoint holds it.
+    /// The name of the rule, such as `adamw`. Checkpoints store it.
     fn name(&self) -> &'static str;
 
-    /// The step size.
+    /// The learning rate.
     fn lr(&self) -> f64;
 
-    /// Changes the step size, which is checked on the next step. Learning-rate schedules call it.
+    /// Sets the learning rate. It is checked on the next step. Learning-rate schedules call this.
     fn set_lr(&mut self, lr: f64);
 
-    /// The states that the rule keeps with these options, in the order in which a step takes them.
+    /// The states that the rule keeps with its current hyper-parameters, in the order in which a
+    /// step takes them.
     fn states(&self) -> &'static [State];
 
-    /// What the elements of state number `i` are before the first step. Default: 0.
+    /// The value of every element of state number `i` before the first step. Default: 0.
     fn initial_state(&self, i: usize) -> f64 {
         let _ = i;
         0.0
     }
 
-    /// The names of the scalars that the rule keeps for each parameter beside its states: numbers
-    /// that are no function of t, such as a product over past steps of a hyper-parameter that a
-    /// schedule changes. Checkpoints hold them. Default: none.
+    /// The names of the scalars that the rule keeps for each parameter beside its states. A scalar
+    /// is a number that is not a function of `t` alone, such as the product over past steps of a
+    /// hyper-parameter that a schedule changes. Checkpoints store scalars. Default: none.
     fn scalars(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// What scalar number `i` is after `t` steps, if the hyper-parameters have been the present
-    /// ones in all of them. `t` may be 0. Default: 0.
+    /// The value of scalar number `i` after `t` ≥ 0 steps, all of them with the current
+    /// hyper-parameters. Default: 0.
     fn scalar_after(&self, i: usize, t: u64) -> f64 {
         let _ = (i, t);
         0.0
     }
 
-    /// Turns the scalars as they were after step `t` − 1 into those after step `t` ≥ 1. Default:
-    /// they stay.
+    /// Updates the scalars from their values after step `t` − 1 to those after step `t` ≥ 1.
+    /// Default: leaves them unchanged.
     fn advance_scalars(&self, t: u64, scalars: &mut [f64]) {
         let _ = (t, scalars);
     }
 
-    /// Checks every hyper-parameter. [`Step::run`](crate::Step::run) calls it before anything else.
+    /// Checks every hyper-parameter. A step calls it before it computes coefficients or scalars,
+    /// and before it writes anything. [`Step::run`](crate::Step::run) checks only the step number
+    /// earlier. [`states`](Self::states) and [`scalars`](Self::scalars) may be called with
+    /// hyper-parameters that have not been checked.
     ///
     /// # Errors
     ///
-    /// [`Error::HyperParameter`] for the first one outside its range.
+    /// [`Error::HyperParameter`] for the first hyper-parameter outside its range.
     fn check(&self) -> Result<(), Error>;
 
-    /// Computes the coefficients of step `t` ≥ 1 from hyper-parameters that [`check`](Self::check)
-    /// has passed, and lets `then` have the kernel. `scalars` are as they are after the step: as
-    /// many as [`scalars`](Self::scalars) names.
+    /// Computes the coefficients of step `t` ≥ 1 and calls `visitor` with the kernel. The
+    /// hyper-parameters have passed [`check`](Self::check). `scalars` holds the values after this
+    /// step, one for each name in [`scalars`](Self::scalars).
     ///
-    /// To call `then` exactly once is the last thing that it does, and its result is the result:
-    /// what comes after would come after the step.
+    /// An implementation calls `visitor` exactly once, as its last action, and returns the result:
+    /// the call takes the step.
     ///
     /// # Errors
     ///
-    /// A hyper-parameter that is in its range, but leads to a coefficient that `F` cannot hold; and
-    /// those of `then`.
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    /// [`Error::HyperParameter`] if a hyper-parameter is in its range but leads to a coefficient
+    /// that `F` cannot hold, and the errors of `visitor`.
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         scalars: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error>;
 }
 
-/// What is done with the kernel that a rule has chosen. The crate implements it.
-pub trait WithKernel<F: Float> {
-    /// Goes on with a kernel of `N` states.
+/// A function of the kernel that a rule passes to it. It is a trait because only the rule knows the
+/// type of its kernel. The crate implements it. A rule that wraps another rule may implement it
+/// too.
+pub trait KernelVisitor<F: Float> {
+    /// Uses a kernel of `N` states.
     ///
     /// # Errors
     ///
-    /// Those of the step that is under way.
-    fn with<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error>;
+    /// The errors of the step in progress.
+    fn visit<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error>;
 }
 
-/// The arithmetic of one element in one step, with its coefficients, for a rule with `N` states.
+/// The arithmetic of one element in one step, with the coefficients of that step, for a rule with
+/// `N` states.
 ///
-/// [`update`](Self::update) and [`reference`](Self::reference) give the same bits.
+/// [`update`](Self::update) and [`reference`](Self::reference) must give the same bits.
 pub trait Kernel<F: Float, const N: usize>: Copy + Send + Sync {
-    /// Whether [`reference`](Self::reference) is written out by hand. The kernels of the crate's
-    /// own rules must say so. Default: false.
+    /// Whether [`reference`](Self::reference) is written by hand. It must be true for the kernels
+    /// of the crate's own rules. Default: false.
     const HAND_WRITTEN: bool = false;
 
-    /// Returns the new θ and the new states. To be marked `#[inline(always)]`.
+    /// Returns the new θ and the new states. Mark the implementation `#[inline(always)]`.
     ///
-    /// A branch on a coefficient is fine: it goes the same way for the whole step, and is taken
-    /// once for some dozens of elements. There are none on elements.
+    /// Branches on coefficients are allowed: they are the same for the whole step, and are taken
+    /// once for some dozens of elements. There are no branches on elements.
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, state: [L; N]) -> (L, [L; N]);
 
-    /// The same for one element, in plain arithmetic, for
+    /// The same as [`update`](Self::update) for one element, in plain arithmetic, for
     /// [`Backend::Scalar`](crate::Backend::Scalar). Default: `update` on single numbers, which
-    /// checks the loops but not the arithmetic.
+    /// tests the loops but not the arithmetic.
     fn reference(&self, theta: F, grad: F, state: [F; N]) -> (F, [F; N]) {
         const { assert!(!Self::HAND_WRITTEN, "the kernel has no reference of its own") };
         self.update(theta, grad, state)

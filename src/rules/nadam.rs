@@ -1,4 +1,4 @@
-//! NAdam: Adam with Nesterov's look ahead.
+//! NAdam: Adam with Nesterov momentum.
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
@@ -11,26 +11,27 @@
 //! a  = lr·(1−μ_t)/(1−μ_1⋯μ_t),   b = lr·μ_{t+1}/(1−μ_1⋯μ_{t+1}),   μ_t = β1·(1 − ½·0.96^(t·ψ))
 //! ```
 //!
-//! One division, where the textbook's two terms take one each. The product μ_1⋯μ_t is a scalar that
-//! is kept for each parameter: it is that of the steps that were taken, also where β1 or ψ has
-//! changed.
+//! There is one division, where the textbook's two terms take one each. The product μ_1⋯μ_t is a
+//! scalar that is stored for each parameter. It is the product over the steps that were actually
+//! taken, even if β1 or ψ has changed in between.
 
-use super::moments::{Moments, Update};
+use super::moments::{Delta, Moments};
 use super::parts::{
     Descent, Ema, check, check_at_least_0, check_averages, powers, round_coefficient, round_eps,
 };
 use super::state::{M, V};
-use super::{Rule, State, WithKernel};
+use super::{KernelVisitor, Rule, State};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
 /// NAdam.
 ///
-/// Dozat, "Incorporating Nesterov Momentum into Adam" (2016), with the schedule of momentum that
-/// torch has. Defaults are torch's. Decoupled decay is that of [`AdamW`](crate::AdamW).
+/// Dozat, "Incorporating Nesterov Momentum into Adam" (2016), with the momentum schedule and the
+/// defaults of `torch.optim.NAdam`. Decoupled decay works as in [`AdamW`](crate::AdamW).
 ///
-/// The states are `m`, the moving average of the gradient, and `v`, that of its square. The scalar
-/// is `mu_product`, the product μ_1⋯μ_t of the momenta of all steps.
+/// The states are `m`, the moving average of the gradient, and `v`, the moving average of the
+/// squared gradient. Both start at zero. The scalar is `mu_product`, the product μ_1⋯μ_t of the
+/// momenta of all steps so far.
 ///
 /// ```
 /// use fused_adam::{Flat, NAdam};
@@ -42,25 +43,26 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct NAdam {
-    /// The step size: finite and ≥ 0. Default 2e-3.
+    /// The learning rate: finite and ≥ 0. Default 2e-3.
     pub lr: f64,
     /// β1, the decay rate of `m`: in [0, 1). Default 0.9.
     pub beta1: f64,
     /// β2, the decay rate of `v`: in [0, 1). Default 0.999.
     pub beta2: f64,
-    /// ε, added to the root in the denominator: finite and > 0, also once rounded to `f32`. Default
-    /// 1e-8.
+    /// ε, added to the square root in the denominator. It must be finite and > 0, and still > 0
+    /// once rounded to the compute type (`f64` for `f64` buffers, otherwise `f32`). Default 1e-8.
     pub eps: f64,
-    /// λ of the decay: finite and ≥ 0. Default 0.
+    /// λ, the weight decay: finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Decay is lr·λ·θ, not an L2 penalty `g + λ·θ`. Default false.
+    /// If true, the decay is decoupled: it subtracts lr·λ·θ from θ. If false, it is an L2 penalty:
+    /// it adds λ·θ to the gradient. Default false.
     pub decoupled_weight_decay: bool,
-    /// ψ, how fast the momentum grows from half of β1 to β1: finite and ≥ 0. Default 4e-3.
+    /// ψ, how fast the momentum grows from β1/2 to β1: finite and ≥ 0. Default 4e-3.
     pub momentum_decay: f64,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -87,7 +89,7 @@ impl NAdam {
         [self.momentum(power), self.momentum(power * base)]
     }
 
-    /// μ where 0.96^(t·ψ) is `power`.
+    /// μ_t, where `power` is 0.96^(t·ψ).
     fn momentum(&self, power: f64) -> f64 {
         self.beta1 * (1.0 - 0.5 * power)
     }
@@ -97,12 +99,12 @@ impl NAdam {
         libm::pow(0.96, self.momentum_decay)
     }
 
-    /// μ_1⋯μ_t of the present β1 and ψ.
+    /// μ_1⋯μ_t for the current β1 and ψ.
     ///
-    /// It takes a loop, of at most a few thousand turns whatever t is: it ends where the product is
-    /// too small for 1 − product to notice, or where the factors are all the same.
+    /// The loop runs at most a few thousand times, whatever `t` is. It ends when the product is too
+    /// small to change 1 − product, or when all further factors are equal.
     fn product_after(&self, t: u64) -> f64 {
-        // Half a unit in the last place of 1, and a margin.
+        // Below half a unit in the last place of 1, with a margin.
         const NOTHING: f64 = 1.0 / (1_u64 << 60) as f64;
         let base = self.base();
         let (mut product, mut power) = (1.0, base);
@@ -157,11 +159,11 @@ impl Rule for NAdam {
         check_at_least_0("momentum_decay", self.momentum_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         scalars: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let [mu, mu_next] = self.momenta(t);
         let product = scalars.first().copied().unwrap_or(1.0);
@@ -169,7 +171,7 @@ impl Rule for NAdam {
         let [power, _] = powers([self.beta2, 0.0], t);
         let of_grad = self.lr * (1.0 - mu) / (1.0 - product);
         let of_m = self.lr * mu_next / (1.0 - product * mu_next);
-        then.with(&Moments {
+        visitor.visit(&Moments {
             descent: Descent::new(
                 self.maximize,
                 self.lr,
@@ -178,7 +180,7 @@ impl Rule for NAdam {
             )?,
             m: Ema::new(self.beta1),
             v: Ema::new(self.beta2),
-            update: NesterovUpdate {
+            delta: NesterovDelta {
                 root_scale: round_coefficient(1.0 / (1.0 - power).sqrt(), "beta2", self.beta2)?,
                 eps: round_eps(self.eps)?,
                 of_grad: round_coefficient(of_grad, "lr", self.lr)?,
@@ -188,26 +190,26 @@ impl Rule for NAdam {
     }
 }
 
-/// The coefficients of one step, computed in f64 and rounded once.
+/// The coefficients of one step: computed in `f64`, then rounded once to `F`.
 #[derive(Clone, Copy)]
-struct NesterovUpdate<F> {
+struct NesterovDelta<F> {
     /// 1/√(1−β2^t).
     root_scale: F,
     eps: F,
-    /// a and b.
+    /// a and b of the formulas above.
     of_grad: F,
     of_m: F,
 }
 
-impl<F: Float> Update<F> for NesterovUpdate<F> {
+impl<F: Float> Delta<F> for NesterovDelta<F> {
     #[inline(always)]
-    fn update<L: Lanes<Float = F>>(&self, g: L, m: L, w: L) -> L {
+    fn delta<L: Lanes<Float = F>>(&self, g: L, m: L, w: L) -> L {
         let d = w.sqrt() * self.root_scale + self.eps;
         (g * self.of_grad + m * self.of_m) / d
     }
 
     #[inline(always)]
-    fn by_hand(&self, g: F, m: F, w: F) -> F {
+    fn reference(&self, g: F, m: F, w: F) -> F {
         let d = w.sqrt() * self.root_scale + self.eps;
         (self.of_grad * g + self.of_m * m) / d
     }

@@ -1,7 +1,7 @@
-//! What rules are made of: moving averages, decay, powers of β, and checks of hyper-parameters.
+//! The parts that rules share: moving averages, decay, powers of β, and checks of hyper-parameters.
 //!
-//! Each of the crate's rules is written with these, and a rule from outside may be. The same lines
-//! for the reference are in [`reference`](super::reference), with nothing of the code here.
+//! All rules of the crate use them, and rules outside the crate may. The reference has its own
+//! versions in [`reference`](super::reference), which share no code with these.
 
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
@@ -10,17 +10,18 @@ use crate::simd::{Float, Lanes};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Decay {
     None,
-    /// As an L2 penalty that is added to the gradient.
+    /// An L2 penalty: adds λ·θ to the gradient.
     L2,
-    /// By lr·λ·θ, whatever the gradient.
+    /// Subtracts lr·λ·θ from θ, whatever the gradient.
     Decoupled,
 }
 
-/// The first and the last line of every rule of the crate: which way it goes, and how θ decays.
+/// The first and the last operation of every rule of the crate: the sign of the gradient, and the
+/// weight decay.
 #[derive(Clone, Copy, Debug)]
 pub struct Descent<F> {
     pub(crate) maximize: bool,
-    /// 1, or −1 to maximize: what the fused kernels multiply g with, exactly.
+    /// 1, or −1 to maximize. The fused kernels multiply g by it, which is exact.
     sign: F,
     pub(crate) decay: Decay,
     /// λ for L2 decay, lr·λ for decoupled decay.
@@ -28,8 +29,9 @@ pub struct Descent<F> {
 }
 
 impl<F: Float> Descent<F> {
-    /// Decay by `weight_decay` (λ): none for 0, else lr·λ·θ if it is `decoupled`, else an L2
-    /// penalty, `g + λ·θ`.
+    /// A descent, or an ascent if `maximize`, with the weight decay λ = `weight_decay`. If λ is 0
+    /// there is no decay. Otherwise decay subtracts lr·λ·θ from θ if it is `decoupled`, or adds λ·θ
+    /// to the gradient (an L2 penalty).
     ///
     /// # Errors
     ///
@@ -49,7 +51,7 @@ impl<F: Float> Descent<F> {
         })
     }
 
-    /// The gradient of what is minimized: `grad`, or `−grad` to maximize; then `+ λ·θ` for L2
+    /// The gradient of the function to minimize: `grad`, or `−grad` to maximize, plus `λ·θ` for L2
     /// decay.
     #[inline(always)]
     pub fn gradient<L: Lanes<Float = F>>(&self, theta: L, grad: L) -> L {
@@ -70,9 +72,9 @@ impl<F: Float> Descent<F> {
 
 /// An exponential moving average with a decay rate β.
 ///
-/// It is computed with 1 − β where β ≥ ½, and with β below: of the two numbers the one that is at
-/// most ½, which is the one that rounding hurts least. No rounded β near 1 is multiplied with, so
-/// the average decays at the right rate.
+/// It is computed with 1 − β where β ≥ ½, and with β otherwise. Of the two numbers, this is the one
+/// that is at most ½, and so has the smaller absolute rounding error. No rounded β near 1 is a
+/// factor, so the average decays at the right rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Ema<F> {
     /// `rate` is 1 − β, not β.
@@ -81,14 +83,14 @@ pub struct Ema<F> {
 }
 
 impl<F: Float> Ema<F> {
-    /// With the decay rate β, in [0, 1].
+    /// An average with the decay rate β, in [0, 1]. The range is not checked.
     #[inline(always)]
     pub fn new(beta: f64) -> Self {
         let from_one = beta >= 0.5;
         Ema { from_one, rate: F::from_f64(if from_one { 1.0 - beta } else { beta }) }
     }
 
-    /// `average` moved towards `x`: β·average + (1−β)·x.
+    /// The new average: β·average + (1−β)·x.
     ///
     /// β ≥ ½: `average + (1−β)·(x − average)`; β < ½: `x − β·(x − average)`.
     #[inline(always)]
@@ -117,8 +119,9 @@ impl<F: Float> Ema<F> {
     }
 }
 
-/// β^t for two βs, by repeated squaring, the bits of `t` taken from the lowest up: the same bits on
-/// every machine, which the platform's `pow` does not promise. Two at once take no longer than one.
+/// β^t for two βs, by repeated squaring from the lowest bit of `t` up. The bits of the result are
+/// the same on every machine, which the platform's `pow` does not guarantee. Two powers take no
+/// longer than one.
 #[inline]
 pub fn powers(betas: [f64; 2], mut t: u64) -> [f64; 2] {
     let (mut squares, mut products) = (betas, [1.0; 2]);
@@ -132,13 +135,17 @@ pub fn powers(betas: [f64; 2], mut t: u64) -> [f64; 2] {
     products
 }
 
-/// What makes up for averages that start at zero: 1 − β^t for each β.
+/// The bias corrections of averages that start at zero: 1 − β^t for each β.
 #[inline(always)]
 pub fn corrections(betas: [f64; 2], t: u64) -> [f64; 2] {
     powers(betas, t).map(|power| 1.0 - power)
 }
 
-/// `value`, if it is finite and `in_range`; else the error that names it.
+/// Checks that `value` is finite and `in_range`.
+///
+/// # Errors
+///
+/// [`Error::HyperParameter`] with `name`, `value` and the text `expected`.
 #[inline(always)]
 pub fn check(
     name: &'static str,
@@ -153,25 +160,42 @@ pub fn check(
     if value.is_finite() && in_range { Ok(()) } else { Err(refuse(name, value, expected)) }
 }
 
-/// `value`, if it is finite and at least 0; else the error that names it.
+/// Checks that `value` is finite and at least 0.
+///
+/// # Errors
+///
+/// [`Error::HyperParameter`].
 #[inline(always)]
 pub fn check_at_least_0(name: &'static str, value: f64) -> Result<(), Error> {
     check(name, value, value >= 0.0, "a finite number of at least 0")
 }
 
-/// `value`, if it is in [0, 1); else the error that names it.
+/// Checks that `value` is in [0, 1).
+///
+/// # Errors
+///
+/// [`Error::HyperParameter`].
 #[inline(always)]
 pub fn check_below_1(name: &'static str, value: f64) -> Result<(), Error> {
     check(name, value, (0.0..1.0).contains(&value), "a number in [0, 1)")
 }
 
-/// `value`, if it is finite and above 0; else the error that names it.
+/// Checks that `value` is finite and above 0.
+///
+/// # Errors
+///
+/// [`Error::HyperParameter`].
 #[inline(always)]
 pub fn check_above_0(name: &'static str, value: f64) -> Result<(), Error> {
     check(name, value, value > 0.0, "a finite number above 0")
 }
 
-/// The hyper-parameters that all rules of two moving averages have.
+/// Checks the hyper-parameters that all rules with two moving averages have: `lr` ≥ 0, β1 and β2 in
+/// [0, 1), `eps` > 0 and `weight_decay` ≥ 0.
+///
+/// # Errors
+///
+/// [`Error::HyperParameter`] for the first one outside its range.
 #[inline(always)]
 pub fn check_averages(
     lr: f64,
@@ -186,8 +210,12 @@ pub fn check_averages(
     check_at_least_0("weight_decay", weight_decay)
 }
 
-/// The one rounding of a coefficient. Refused if the hyper-parameter `name`, whose value is
-/// `value`, makes it too large for the element type.
+/// Rounds a coefficient to `F`: the only rounding of a coefficient.
+///
+/// # Errors
+///
+/// [`Error::HyperParameter`] for the hyper-parameter `name` with the value `value`, if the rounded
+/// coefficient is not finite.
 #[inline(always)]
 pub fn round_coefficient<F: Float>(
     coefficient: f64,
@@ -199,10 +227,14 @@ pub fn round_coefficient<F: Float>(
     check(name, value, rounded.to_f64().is_finite(), expected).map(|()| rounded)
 }
 
-/// ε in the element type, where it must not vanish.
+/// Rounds ε to `F`.
+///
+/// # Errors
+///
+/// [`Error::HyperParameter`] if the result is 0 or not finite.
 #[inline(always)]
 pub fn round_eps<F: Float>(eps: f64) -> Result<F, Error> {
     let rounded: F = round_coefficient(eps, "eps", eps)?;
-    check("eps", eps, rounded.to_f64() > 0.0, "above 0 once rounded to the element type")?;
+    check("eps", eps, rounded.to_f64() > 0.0, "above 0 once rounded to the type computed with")?;
     Ok(rounded)
 }

@@ -1,9 +1,11 @@
-//! The reference: the whole step written out by hand, one element after the other.
+//! The reference: a whole step written by hand, one element after the other.
 //!
-//! It shares no arithmetic with the fused kernels, so that they can be checked against it. From top
-//! to bottom: the loop ([`step`]), how an element is loaded and stored, stochastic rounding, its
-//! random bits, and the lines that rules share. What a rule does between them is
-//! [`Kernel::reference`] at the end of the rule's own file. `kernels.md` says the same in words.
+//! It shares no arithmetic with the fused kernels, so that they can be tested against it. From top
+//! to bottom: the loop ([`step`]), loading and storing an element, stochastic rounding and its
+//! random bits, and the operations that rules share. The arithmetic of a rule is
+//! [`Kernel::reference`], next to its [`Kernel::update`]: at the end of the rule's file, or in
+//! [`moments`](super::moments) for rules with the states m and v. `kernels.md` describes the same
+//! in words.
 
 use half::{bf16, f16};
 
@@ -14,8 +16,8 @@ use crate::elements::rounding::Noise;
 use crate::elements::rows::Rows;
 use crate::simd::Float;
 
-/// Rows that are loaded and stored together, so that the type of a column is looked at once for
-/// them.
+/// The number of rows that are loaded and stored together, so that the element type of a column is
+/// matched once for all of them.
 const BLOCK: usize = 64;
 
 /// Takes a step on each row.
@@ -42,7 +44,7 @@ pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: 
         if let Some(copy) = &mut copy {
             store(copy, start, &thetas[..len], None);
         }
-        // θ is buffer 0 of the random bits, the states follow.
+        // For the random bits, θ is buffer 0 and the states follow.
         store(&mut theta, start, &thetas[..len], noise.map(|noise| (noise, 0)));
         for (buffer, (state, numbers)) in (1..).zip(state.iter_mut().zip(&states)) {
             store(state, start, &numbers[..len], noise.map(|noise| (noise, buffer)));
@@ -50,8 +52,8 @@ pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: 
     }
 }
 
-/// The elements from `start` on, to compute with. Exact: `F` is `f64` for a column of `f64`, else
-/// `f32`.
+/// Loads the elements from `start` on. The conversion is exact: `F` is `f64` for a column of `f64`,
+/// otherwise `f32`.
 fn load<F: Float>(column: Column<'_>, start: usize, to: &mut [F]) {
     fn each<T: Copy + Into<f64>, F: Float>(from: &[T], to: &mut [F]) {
         for (to, &from) in to.iter_mut().zip(from) {
@@ -66,8 +68,8 @@ fn load<F: Float>(column: Column<'_>, start: usize, to: &mut [F]) {
     }
 }
 
-/// Stores `from` as the elements from `start` on. In 16 bits they are rounded to nearest, ties to
-/// even, or by the random bits of a buffer.
+/// Stores `from` as the elements from `start` on. 16-bit elements are rounded to nearest, ties to
+/// even, or stochastically with the random bits of a buffer.
 fn store<F: Float>(
     column: &mut ColumnMut<'_>,
     start: usize,
@@ -90,8 +92,8 @@ fn store<F: Float>(
     }
 }
 
-/// The neighbour of `x` away from zero, if the part that is cut off exceeds what `random` leaves to
-/// the next unit; else the one towards zero.
+/// Rounds `x` to one of its two neighbours in bf16: away from zero if the 16 bits cut off plus
+/// `random` reach 2^16, otherwise towards zero. NaN and infinities are rounded to nearest.
 fn bf16_stochastic(x: f32, random: u16) -> bf16 {
     if x.is_nan() || x.is_infinite() {
         return bf16::from_f32(x);
@@ -101,7 +103,7 @@ fn bf16_stochastic(x: f32, random: u16) -> bf16 {
     bf16::from_bits((kept + u32::from(up)) as u16)
 }
 
-/// The same for `f16`, with thirteen of the random bits.
+/// The same for `f16`, with 13 of the random bits.
 fn f16_stochastic(x: f32, random: u16) -> f16 {
     if x.is_nan() || x.is_infinite() {
         return f16::from_f32(x);
@@ -115,7 +117,8 @@ fn f16_stochastic(x: f32, random: u16) -> f16 {
         let (kept, cut) = (size.to_bits() >> 13, size.to_bits() & 0x1FFF);
         kept - (112 << 10) + u32::from(cut + random >= 1 << 13)
     } else {
-        // In units of 2^-24: moved by the middle of one of 2^13 parts of −½ to ½, then rounded.
+        // In units of 2^-24: add a number from −½ to ½, the middle of one of 2^13 intervals, then
+        // round.
         let units = size * 2.0_f32.powi(24);
         let moved = units + ((random as f32 + 0.5) / 8192.0 - 0.5);
         moved.round_ties_even() as u32
@@ -123,11 +126,11 @@ fn f16_stochastic(x: f32, random: u16) -> f16 {
     f16::from_bits(sign | bits as u16)
 }
 
-/// The sixteen random bits of element `i` of the range in one buffer.
+/// The 16 random bits of element `i` in one buffer.
 ///
-/// The key is what the generator makes of the step number under the seed, with the number of the
-/// group of four buffers added to its second word. The counter is the element's index in the whole.
-/// Of the 64 bits that come out each buffer of the group has its own sixteen.
+/// The key is the generator's output for the step number under the seed, with the number of the
+/// group of four buffers added to its second word. The counter is the index of the element in the
+/// whole tensor. Each buffer of the group uses 16 of the 64 output bits.
 fn random_bits(noise: Noise, i: usize, buffer: usize) -> u16 {
     let halves = |x: u64| [x as u32, (x >> 32) as u32];
     let [k0, k1] = threefry_2x32_13(halves(noise.seed), halves(noise.t));
@@ -142,7 +145,8 @@ fn random_bits(noise: Noise, i: usize, buffer: usize) -> u16 {
     }
 }
 
-/// Threefry-2x32 with 13 rounds, of one counter.
+/// Threefry-2x32 with 13 rounds, for one counter: Salmon, Moraes, Dror and Shaw, "Parallel Random
+/// Numbers: As Easy as 1, 2, 3" (2011).
 fn threefry_2x32_13([k0, k1]: [u32; 2], [c0, c1]: [u32; 2]) -> [u32; 2] {
     let k2 = 0x1BD1_1BDA ^ k0 ^ k1;
     let mix = |(a, b): (u32, u32), rotations: [u32; 4]| {
@@ -160,7 +164,7 @@ fn threefry_2x32_13([k0, k1]: [u32; 2], [c0, c1]: [u32; 2]) -> [u32; 2] {
     [a, b.rotate_left(17) ^ a]
 }
 
-/// The gradient of what is minimized: g, or −g to maximize; then + λ·θ for L2 decay.
+/// The gradient of the function to minimize: g, or −g to maximize, plus λ·θ for L2 decay.
 pub(crate) fn gradient<F: Float>(descent: &Descent<F>, theta: F, grad: F) -> F {
     let g = if descent.maximize { -grad } else { grad };
     match descent.decay {
@@ -192,11 +196,31 @@ pub(crate) fn shrink<F: Float>(ema: Ema<F>, x: F) -> F {
     if ema.from_one { x - ema.rate * x } else { ema.rate * x }
 }
 
+/// The larger of `a` and `b`; `b` if one is NaN or if both are zeros.
+pub(crate) fn larger<F: Float>(a: F, b: F) -> F {
+    if a > b { a } else { b }
+}
+
+/// The smaller of `a` and `b`; `b` if one is NaN or if both are zeros.
+pub(crate) fn smaller<F: Float>(a: F, b: F) -> F {
+    if a < b { a } else { b }
+}
+
+/// The sign of x: 1 or −1, or x itself if it is zero or NaN.
+pub(crate) fn sign<F: Float>(x: F) -> F {
+    let [zero, one] = [0.0, 1.0].map(F::from_f64);
+    match x {
+        x if x > zero => one,
+        x if x < zero => -one,
+        x => x,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Known answers of the generator's authors for 13 rounds.
+    /// The known answers that the authors of the generator publish for 13 rounds.
     #[test]
     fn threefry_gives_its_known_answers() {
         let pi = ([0x1319_8A2E, 0x0370_7344], [0x243F_6A88, 0x85A3_08D3]);

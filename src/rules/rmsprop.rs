@@ -1,38 +1,43 @@
-//! RMSProp: the gradient over the root of the mean of its squares.
+//! RMSProp: the gradient divided by the square root of a moving average of its squares.
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
 //! v' = v + (1−α)·(y − v)                  when α ≥ ½;   y − α·(y − v)           when α < ½
-//!      with y = g'·g', or centred y = α·((g'−m)·(g'−m)), and then m' like v' with y = g'
-//! d  = √v' + ε, or √(v' + ε)
+//!      where y = g'·g', or if centered y = α·((g'−m)·(g'−m))
+//! m' = m + (1−α)·(g' − m)                 when α ≥ ½;   g' − α·(g' − m)         when α < ½
+//!      only if centered
+//! d  = √v' + ε, or if eps_inside √(v' + ε)
 //! q  = (lr·g') / d
 //! θ' = θ − q
 //! ```
 //!
-//! With momentum μ, b' = b + (x − (1−μ)·b) when μ ≥ ½, μ·b + x when μ < ½, with x = g'/d, and q =
-//! lr·b'.
+//! With momentum μ, q = lr·b' instead, where x = g'/d, and b' = b + (x − (1−μ)·b) when μ ≥ ½ or b'
+//! = μ·b + x when μ < ½.
 //!
-//! The centred v is the variance itself, by the recurrence that a mean and a variance have
-//! together, α·(v + (1−α)·(g'−m)²). The textbook's form keeps the mean square and takes the
-//! difference with the squared mean, which loses its digits where the gradient hardly varies, and
-//! can come out negative.
+//! The centered v is the variance itself. It follows the joint recurrence of a mean and a variance,
+//! v' = α·(v + (1−α)·(g'−m)²). The textbook's form stores the mean square and subtracts the squared
+//! mean. That loses digits where the gradient hardly varies, and can give a negative number.
 
 use super::parts::{
     Descent, Ema, check, check_above_0, check_at_least_0, round_coefficient, round_eps,
 };
 use super::state::{M, V};
-use super::{Kernel, Rule, State, WithKernel, reference};
+use super::{Kernel, KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
 /// RMSProp.
 ///
-/// Tieleman and Hinton, "Lecture 6.5: rmsprop" (2012); centred, and with momentum, as in Graves,
-/// "Generating Sequences With Recurrent Neural Networks" (2013). Defaults are torch's.
+/// Tieleman and Hinton, "Lecture 6.5-rmsprop: Divide the gradient by a running average of its
+/// recent magnitude" (2012). The centered form and the form with momentum are those of Graves,
+/// "Generating Sequences With Recurrent Neural Networks" (2013). The defaults are those of
+/// `torch.optim.RMSprop`.
 ///
-/// The states are `v`, the moving average of the squared gradient (centred: its moving variance);
-/// then `m`, the moving average of the gradient, if `centered`; then `b`, the momentum buffer, if
-/// `momentum` is above 0.
+/// The states, all of which start at zero, are, in this order:
+///
+/// - `v`, the moving average of the squared gradient; if `centered`, the moving variance;
+/// - `m`, the moving average of the gradient, if `centered`;
+/// - `b`, the momentum buffer, if `momentum` is above 0.
 ///
 /// ```
 /// use fused_adam::{Flat, RmsProp};
@@ -44,24 +49,28 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct RmsProp {
-    /// The step size: finite and ≥ 0. Default 1e-2.
+    /// The learning rate: finite and ≥ 0. Default 1e-2.
     pub lr: f64,
-    /// α, the decay rate of the averages: in [0, 1). Default 0.99.
+    /// α, the decay rate of `v` and `m`: in [0, 1). Default 0.99.
     pub alpha: f64,
-    /// ε in the denominator: finite and > 0, also once rounded to `f32`. Default 1e-8.
+    /// ε, added in the denominator. It must be finite and > 0, and still > 0 once rounded to the
+    /// compute type (`f64` for `f64` buffers, otherwise `f32`). Default 1e-8.
     pub eps: f64,
-    /// Adds ε to the mean square, under the root, not to the root. Default false.
+    /// If true, adds ε to `v`, under the square root. If false, adds ε to the square root. Default
+    /// false.
     pub eps_inside: bool,
-    /// λ of the L2 penalty, `g + λ·θ`: finite and ≥ 0. Default 0.
+    /// λ, the weight decay, an L2 penalty: adds λ·θ to the gradient. Finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// μ, how much of the momentum buffer is left after a step: in [0, 1]. Default 0: no buffer.
+    /// μ, the momentum, the share of the buffer `b` that each step keeps: in [0, 1]. Default 0: no
+    /// momentum buffer.
     pub momentum: f64,
-    /// Divides by the gradient's standard deviation, not by its root mean square. Default false.
+    /// If true, divides by the standard deviation of the gradient instead of its root mean square.
+    /// Default false.
     pub centered: bool,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -112,11 +121,11 @@ impl Rule for RmsProp {
         check("momentum", momentum, (0.0..=1.0).contains(&momentum), "a number in [0, 1]")
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let of = Coefficients {
             descent: Descent::new(self.maximize, self.lr, self.weight_decay, false)?,
@@ -128,10 +137,10 @@ impl Rule for RmsProp {
             momentum: Ema::new(self.momentum),
         };
         match (self.centered, self.momentum == 0.0) {
-            (false, true) => then.with(&Raw(of)),
-            (false, false) => then.with(&RawMomentum(of)),
-            (true, true) => then.with(&Centered(of)),
-            (true, false) => then.with(&CenteredMomentum(of)),
+            (false, true) => visitor.visit(&Raw(of)),
+            (false, false) => visitor.visit(&RawMomentum(of)),
+            (true, true) => visitor.visit(&Centered(of)),
+            (true, false) => visitor.visit(&CenteredMomentum(of)),
         }
     }
 }
@@ -179,7 +188,7 @@ impl<F: Float> Coefficients<F> {
         (self.descent.descend(theta, b * self.lr), b)
     }
 
-    /// All of it written out for one element.
+    /// The whole rule, written out for one element.
     #[inline(always)]
     fn reference(&self, theta: F, grad: F, v: F, m: Option<F>, b: Option<F>) -> (F, F, F, F) {
         let zero = F::from_f64(0.0);

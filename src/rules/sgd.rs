@@ -2,32 +2,32 @@
 //!
 //! ```text
 //! g' = g, or −g to maximize;   then g' + λ·θ for L2 decay λ > 0
-//! x  = (1−τ)·g', and just g' when t = 1
+//! x  = g' when t = 1;   (1−τ)·g' when t > 1
 //! m' = m + (x − (1−μ)·m)         when μ ≥ ½;   μ·m + x                 when μ < ½
-//! d  = m', or for Nesterov g' + (m' − (1−μ)·m') or g' + μ·m'
+//! d  = m', or with Nesterov g' + (m' − (1−μ)·m') when μ ≥ ½;   g' + μ·m' when μ < ½
 //! q  = lr·d;                     (lr·λ)·θ + q for decoupled decay λ > 0
 //! θ' = θ − q
 //! ```
 //!
-//! With the averaged convention m is the moving average of g' instead, as Adam's m is, and
-//! Nesterov's d is that average moved towards g' once more. Without momentum d is g', and there is
-//! no state.
+//! With `average`, m is the moving average of g', as in Adam, and the Nesterov d is a second update
+//! of that average with g'. Without momentum, d is g' and there is no state.
 
 use super::parts::{Descent, Ema, check, check_at_least_0, round_coefficient};
 use super::state::M;
-use super::{Kernel, Rule, State, WithKernel, reference};
+use super::{Kernel, KernelVisitor, Rule, State, reference};
 use crate::error::Error;
 use crate::simd::{Float, Lanes};
 
 /// Stochastic gradient descent.
 ///
-/// Momentum from Polyak, "Some methods of speeding up the convergence of iteration methods"
-/// (1964); Nesterov's in the form of Sutskever, Martens, Dahl and Hinton, "On the importance of
-/// initialization and momentum in deep learning" (2013). Conventions and defaults are torch's.
-/// Decoupled decay is SGDW of Loshchilov and Hutter, "Decoupled Weight Decay Regularization"
-/// (2019), algorithm 1.
+/// Momentum is from Polyak, "Some methods of speeding up the convergence of iteration methods"
+/// (1964). Nesterov momentum has the form of Sutskever, Martens, Dahl and Hinton, "On the
+/// importance of initialization and momentum in deep learning" (2013). The conventions and defaults
+/// are those of `torch.optim.SGD`. With decoupled decay this is SGDW of Loshchilov and Hutter,
+/// "Decoupled Weight Decay Regularization" (2019), algorithm 1.
 ///
-/// The state is `m`, the momentum buffer; there is none if `momentum` is 0.
+/// The state is `m`, the momentum buffer, which starts at zero. There is no state if `momentum` is
+/// 0.
 ///
 /// ```
 /// use fused_adam::{Flat, Sgd};
@@ -40,26 +40,28 @@ use crate::simd::{Float, Lanes};
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Sgd {
-    /// The step size: finite and ≥ 0. Default 1e-3.
+    /// The learning rate: finite and ≥ 0. Default 1e-3.
     pub lr: f64,
-    /// μ, how much of the buffer is left after a step: in [0, 1]. Default 0.
+    /// μ, the momentum, the share of the buffer `m` that each step keeps: in [0, 1]. Default 0.
     pub momentum: f64,
-    /// τ, how much of each gradient but the first is left out of the buffer: in [0, 1]. Must be 0
-    /// with `nesterov` or `average`. Default 0.
+    /// τ, the dampening: the gradient is multiplied by 1 − τ before it is added to the buffer,
+    /// except in step 1. In [0, 1]. It must be 0 with `nesterov` or `average`. Default 0.
     pub dampening: f64,
-    /// λ of the decay: finite and ≥ 0. Default 0.
+    /// λ, the weight decay: finite and ≥ 0. Default 0.
     pub weight_decay: f64,
-    /// Decay is lr·λ·θ, not an L2 penalty `g + λ·θ`. The same but for momentum. Default false.
+    /// If true, the decay is decoupled: it subtracts lr·λ·θ from θ. If false, it is an L2 penalty:
+    /// it adds λ·θ to the gradient. Without momentum both are the same but for rounding. Default
+    /// false.
     pub decoupled_weight_decay: bool,
-    /// Looks ahead by one more step of the buffer. Needs `momentum`. Default false.
+    /// If true, uses Nesterov momentum. Requires `momentum` > 0. Default false.
     pub nesterov: bool,
-    /// The buffer is μ·m + (1−μ)·g, not torch's μ·m + g: steps keep their size when μ changes.
-    /// Default false.
+    /// If true, the buffer is the moving average μ·m + (1−μ)·g, so that the step size does not
+    /// depend on μ. If false, it is μ·m + g, as in torch. Default false.
     pub average: bool,
-    /// Climbs along the gradient, not down. Default false.
+    /// If true, maximizes the objective: the rule uses −g in place of g. Default false.
     pub maximize: bool,
 }
 
@@ -106,20 +108,20 @@ impl Rule for Sgd {
         check_at_least_0("weight_decay", self.weight_decay)
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         t: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
         let descent =
             Descent::new(self.maximize, self.lr, self.weight_decay, self.decoupled_weight_decay)?;
         let plain = SgdKernel { descent, lr: round_coefficient(self.lr, "lr", self.lr)? };
         if self.momentum == 0.0 {
-            return then.with(&plain);
+            return visitor.visit(&plain);
         }
         let kept = if t == 1 { 1.0 } else { 1.0 - self.dampening };
-        then.with(&MomentumKernel {
+        visitor.visit(&MomentumKernel {
             plain,
             m: Ema::new(self.momentum),
             kept: F::from_f64(kept),
@@ -141,7 +143,7 @@ struct SgdKernel<F> {
 struct MomentumKernel<F> {
     plain: SgdKernel<F>,
     m: Ema<F>,
-    /// 1 − τ.
+    /// 1 − τ, or 1 in step 1.
     kept: F,
     nesterov: bool,
     average: bool,

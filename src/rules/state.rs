@@ -1,6 +1,6 @@
-//! What a rule says about each state that it keeps.
+//! The properties of the states that a rule keeps.
 
-/// A state of a rule: a buffer as long as θ that a step reads and writes.
+/// A state of a rule: a buffer of the same length as θ that each step reads and writes.
 ///
 /// ```
 /// use fused_adam::State;
@@ -30,47 +30,47 @@ impl State {
         State { signed: false, ..State::signed(name) }
     }
 
-    /// Says that the update is divided by it or by its root, so that a small value must not become
-    /// 0.
+    /// Declares that the update is divided by this state or by its square root, so that a small
+    /// value must not become 0.
     #[must_use]
     pub const fn divisor(self) -> Self {
         State { divisor: true, ..self }
     }
 
-    /// Says that it is the largest of what it has been, so that an error upwards would stay.
+    /// Declares that this state is a running maximum, so that an upward error would be permanent.
     #[must_use]
     pub const fn running_max(self) -> Self {
         State { running_max: true, ..self }
     }
 
-    /// Says what torch calls it. A rule whose states all have such a name is saved in torch's
-    /// layout.
+    /// Sets the name of this state in torch. A rule whose states all have such a name can be saved
+    /// in torch's layout.
     #[must_use]
     pub const fn torch(self, name: &'static str) -> Self {
         State { torch: Some(name), ..self }
     }
 
-    /// Its name, such as `m`.
+    /// The name of the state, such as `m`.
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Whether its elements may be below 0.
+    /// Whether the elements may be below 0.
     pub const fn is_signed(&self) -> bool {
         self.signed
     }
 
-    /// Whether the update is divided by it or by its root.
+    /// Whether the update is divided by this state or by its square root.
     pub const fn is_divisor(&self) -> bool {
         self.divisor
     }
 
-    /// Whether it is the largest of what it has been.
+    /// Whether this state is a running maximum.
     pub const fn is_running_max(&self) -> bool {
         self.running_max
     }
 
-    /// Its name in torch, such as `exp_avg`, if it has one there.
+    /// The name of this state in torch, such as `exp_avg`, if it has one.
     pub const fn torch_name(&self) -> Option<&'static str> {
         self.torch
     }
@@ -81,11 +81,11 @@ pub(crate) fn names(states: &[State]) -> Vec<&'static str> {
     states.iter().map(State::name).collect()
 }
 
-/// The average of gradients of Adam and its like.
+/// The moving average of the gradient, as in Adam.
 pub(super) const M: State = State::signed("m");
 
-/// The average of squares of Adam and its like.
+/// The moving average of the squared gradient, as in Adam.
 pub(super) const V: State = State::non_negative("v").divisor();
 
-/// The largest of the averages of squares so far.
+/// The largest `v` so far, as in AMSGrad.
 pub(super) const V_MAX: State = State::non_negative("v_max").divisor().running_max();

@@ -1,7 +1,8 @@
-//! The table of rules. To add a rule: its file in this folder, and its line here.
+//! The table of rules. To add a rule, add its file to this folder and its line here.
 //!
-//! Everything that names all rules follows from it: [`AnyRule`] with its names, parsing and
-//! conversions, serde, the tests of bits, the benchmarks and examples, and the bindings by name.
+//! Everything that lists all rules is generated from this table: [`AnyRule`] with its names,
+//! parsing and conversions, serde, the tests of bits, the benchmarks and examples, and the bindings
+//! by name.
 
 /// Calls the macro `$then` with the table: `name: Type` for each rule of the crate, in order.
 ///
@@ -50,10 +51,10 @@ use super::*;
 
 macro_rules! any_rule {
     ($($name:ident: $Rule:ident),* $(,)?) => {
-        /// Any rule of the crate, chosen when the program runs.
+        /// Any rule of the crate, chosen at run time.
         ///
-        /// Who names a rule's own type has only its kernels compiled; who names this one has all of
-        /// them.
+        /// A program that uses only the type of one rule compiles only the kernels of that rule. A
+        /// program that uses `AnyRule` compiles the kernels of all rules.
         ///
         /// ```
         /// use fused_adam::{AnyRule, Flat, Rule};
@@ -65,8 +66,8 @@ macro_rules! any_rule {
         /// # Ok::<(), fused_adam::Error>(())
         /// ```
         #[derive(Clone, Copy, Debug, PartialEq)]
-        #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-        #[cfg_attr(feature = "checkpoint", serde(rename_all = "lowercase"))]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
         #[non_exhaustive]
         #[expect(missing_docs, reason = "each variant holds the rule of its name")]
         pub enum AnyRule {
@@ -74,14 +75,15 @@ macro_rules! any_rule {
         }
 
         impl AnyRule {
-            /// The names of all rules, as [`name`](Rule::name) gives them and `parse` takes them.
+            /// The names of all rules, as returned by [`name`](Rule::name) and accepted by `parse`.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
         }
 
         impl FromStr for AnyRule {
             type Err = Error;
 
-            /// The rule of this name, with its defaults.
+            /// Returns the rule with this name and its default hyper-parameters, or
+            /// [`Error::UnknownRule`].
             fn from_str(name: &str) -> Result<Self, Error> {
                 $(
                     if name == stringify!($name) {
@@ -129,14 +131,14 @@ macro_rules! any_rule {
                 match self { $(AnyRule::$Rule(rule) => rule.check(),)* }
             }
 
-            fn with_kernel<F: Float, W: WithKernel<F>>(
+            fn visit_kernel<F: Float, W: KernelVisitor<F>>(
                 &self,
                 t: u64,
                 scalars: &[f64],
-                then: W,
+                visitor: W,
             ) -> Result<(), Error> {
-                let then = HandWritten(then);
-                match self { $(AnyRule::$Rule(rule) => rule.with_kernel(t, scalars, then),)* }
+                let visitor = HandWritten(visitor);
+                match self { $(AnyRule::$Rule(rule) => rule.visit_kernel(t, scalars, visitor),)* }
             }
         }
 
@@ -152,7 +154,7 @@ macro_rules! any_rule {
         mod tests {
             use super::*;
 
-            /// A rule is called as its file is.
+            /// The name of a rule is the name of its file.
             #[test]
             fn names_are_those_of_the_table() {
                 $(assert_eq!($Rule::default().name(), stringify!($name));)*
@@ -169,13 +171,13 @@ impl fmt::Display for AnyRule {
     }
 }
 
-/// Goes on with kernels whose reference is written out by hand. Others do not compile.
+/// A visitor that accepts only kernels with a handwritten reference. Other kernels do not compile.
 struct HandWritten<W>(W);
 
-impl<F: Float, W: WithKernel<F>> WithKernel<F> for HandWritten<W> {
+impl<F: Float, W: KernelVisitor<F>> KernelVisitor<F> for HandWritten<W> {
     #[inline(always)]
-    fn with<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+    fn visit<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
         const { assert!(K::HAND_WRITTEN, "a rule in the table has no reference of its own") };
-        self.0.with(kernel)
+        self.0.visit(kernel)
     }
 }

@@ -1,4 +1,4 @@
-//! NEON: what it has beside `pulp`'s methods to widen, narrow and compare.
+//! NEON: widening, narrowing and comparing, for which `pulp`'s trait `Simd` has no methods.
 
 use super::native::NativeSimd;
 
@@ -11,12 +11,12 @@ impl NativeSimd for pulp::aarch64::Neon {
     }
 
     #[inline(always)]
-    fn smaller_words(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
+    fn umin(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
         bytemuck::cast(self.neon.vminq_u32(bytemuck::cast(a), bytemuck::cast(b)))
     }
 
     #[inline(always)]
-    fn larger_words(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
+    fn umax(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
         bytemuck::cast(self.neon.vmaxq_u32(bytemuck::cast(a), bytemuck::cast(b)))
     }
 

@@ -1,9 +1,9 @@
-//! Run-time dispatch: which instruction set runs, decided once per call and outside every loop.
+//! Run-time dispatch: selects the instruction set once per call, outside of every loop.
 //!
-//! A [`Backend`] is a name. [`Backend::resolve`] turns it into an [`Engine`], which holds the proof
-//! that this CPU can run it. [`Engine::vectorize`] compiles the same generic code once for each
-//! instruction set and runs one of the clones, all from a plain `cargo build`. The crate `pulp`
-//! detects and dispatches, in safe code.
+//! A [`Backend`] is a name. [`Backend::resolve`] makes an [`Engine`] of it, which is the proof that
+//! this CPU can run it. [`Engine::vectorize`] compiles the same generic code once for each
+//! instruction set, and runs the clone of this engine. A plain `cargo build` compiles all clones.
+//! The crate `pulp` detects the CPU and dispatches, in safe code.
 
 use core::fmt;
 use core::str::FromStr;
@@ -13,34 +13,37 @@ use pulp::NullaryFnOnce;
 use super::native::NativeSimd;
 use crate::error::Error;
 
-/// How many elements are computed at once, and with which instructions.
+/// The instructions that a step uses, and so how many elements it computes at once.
 ///
-/// All backends give the same bits. They differ in speed, and in where they are available.
+/// All backends give the same bits. They differ in speed and in availability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Backend {
-    /// `native` where the CPU has one, else `wide`. The default.
+    /// [`Native`](Self::Native) if it is available, else [`Wide`](Self::Wide). The default.
     #[default]
     Auto,
-    /// The reference, written out by hand one element at a time. Everywhere.
+    /// The scalar reference, written by hand, which computes one element at a time. Available
+    /// everywhere.
     Scalar,
-    /// Portable SIMD on the crate `wide`, with the instructions that the build enables: on a plain
-    /// build for x86-64 these are 128 bits wide. Everywhere.
+    /// Portable SIMD on the crate `wide`, with the instructions that the build enables. In a plain
+    /// build for x86-64 these are 128 bits wide. Available everywhere.
     Wide,
-    /// The best instruction set that the CPU turns out to have when the program runs:
-    /// [`Avx512`](Self::Avx512), [`Avx2`](Self::Avx2) or [`Neon`](Self::Neon), in this order.
+    /// The best instruction set that the CPU has, detected at run time: the first of
+    /// [`Avx512`](Self::Avx512), [`Avx2`](Self::Avx2) and [`Neon`](Self::Neon) that is available.
     Native,
-    /// 256-bit registers on x86-64 (the level x86-64-v3).
+    /// 256-bit registers on x86-64. Needs the level x86-64-v3.
     Avx2,
-    /// 512-bit registers on x86-64 (the level x86-64-v4).
+    /// 512-bit registers on x86-64. Needs the level x86-64-v4.
     Avx512,
     /// 128-bit registers on AArch64.
     Neon,
 }
 
 impl Backend {
-    /// Every backend, available here or not.
-    pub const ALL: [Backend; 7] = [
+    /// All backends, whether they are available or not.
+    pub const ALL: &'static [Backend] = &[
         Backend::Auto,
         Backend::Scalar,
         Backend::Wide,
@@ -51,6 +54,7 @@ impl Backend {
     ];
 
     /// The backend's name: `auto`, `scalar`, `wide`, `native`, `avx2`, `avx512` or `neon`.
+    /// `FromStr` parses it.
     pub const fn name(self) -> &'static str {
         match self {
             Backend::Auto => "auto",
@@ -63,13 +67,13 @@ impl Backend {
         }
     }
 
-    /// Whether this CPU can run it.
+    /// Whether this CPU can run the backend.
     pub fn is_available(self) -> bool {
         Engine::of(self).is_some()
     }
 
-    /// The backend that runs here when this one is asked for, with `auto` and `native` looked
-    /// up: `None` where it is not available.
+    /// The backend that a step with this one runs on this CPU: looks up `auto` and `native`, and
+    /// returns all others unchanged. `None` if it is not available.
     ///
     /// ```
     /// use fused_adam::Backend;
@@ -80,11 +84,12 @@ impl Backend {
         Engine::of(self).map(Engine::backend)
     }
 
+    /// The engine of this backend, or [`Error::BackendNotAvailable`].
     pub(crate) fn resolve(self) -> Result<Engine, Error> {
         let available = |backend: &Backend| backend.is_available();
         Engine::of(self).ok_or_else(|| Error::BackendNotAvailable {
             backend: self.name(),
-            available: Backend::ALL.into_iter().filter(available).map(Backend::name).collect(),
+            available: Backend::ALL.iter().copied().filter(available).map(Backend::name).collect(),
         })
     }
 }
@@ -98,15 +103,16 @@ impl fmt::Display for Backend {
 impl FromStr for Backend {
     type Err = Error;
 
+    /// The backend of this name. [`Error::UnknownBackend`] if there is none.
     fn from_str(name: &str) -> Result<Self, Error> {
-        Backend::ALL.into_iter().find(|backend| backend.name() == name).ok_or_else(|| {
-            let known = Backend::ALL.into_iter().map(Backend::name).collect();
+        Backend::ALL.iter().copied().find(|backend| backend.name() == name).ok_or_else(|| {
+            let known = Backend::ALL.iter().copied().map(Backend::name).collect();
             Error::UnknownBackend { name: name.to_owned(), known }
         })
     }
 }
 
-/// A backend that this CPU has: the decision, made once per call.
+/// A backend that this CPU can run, selected once per call.
 #[derive(Clone, Copy)]
 pub(crate) enum Engine {
     Scalar,
@@ -120,16 +126,17 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// The fastest.
+    /// The fastest engine.
     pub(crate) fn best() -> Self {
         Engine::native().unwrap_or(Engine::Wide)
     }
 
+    /// The best instruction set that is detected at run time.
     fn native() -> Option<Self> {
         [Backend::Avx512, Backend::Avx2, Backend::Neon].into_iter().find_map(Engine::of)
     }
 
-    /// The detection behind it is done once per process.
+    /// The engine of a backend, if the CPU can run it. `pulp` detects the CPU once per process.
     pub(crate) fn of(backend: Backend) -> Option<Self> {
         match backend {
             Backend::Auto => Some(Engine::best()),
@@ -163,8 +170,8 @@ impl Engine {
         }
     }
 
-    /// Does `work`, inlined into a function that enables the instruction set. An engine that has
-    /// none of `pulp`'s gives it back.
+    /// Runs `work`, inlined into a function that enables the instruction set. An engine that is not
+    /// one of `pulp`'s returns `work` unchanged, as an error.
     #[inline(always)]
     pub(crate) fn vectorize<W: WithSimd>(self, work: W) -> Result<W::Output, W> {
         match self {
@@ -179,18 +186,18 @@ impl Engine {
     }
 }
 
-/// Work that is compiled for each instruction set of `pulp`.
+/// Work that is compiled once for each instruction set of `pulp`.
 ///
-/// A type and not a closure: a closure need not be inlined into the function that enables the
-/// instructions, and would then run without them.
+/// It is a type and not a closure, since a closure need not be inlined into the function that
+/// enables the instruction set. It would then run without the instruction set.
 pub(crate) trait WithSimd {
     type Output;
 
-    /// To be marked `#[inline(always)]`.
+    /// Does the work. Implementations must be `#[inline(always)]`.
     fn with<P: NativeSimd>(self, simd: P) -> Self::Output;
 }
 
-/// Work with the instruction set that does it.
+/// Work, and the instruction set that it runs with.
 #[cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
     expect(dead_code, reason = "no instruction set is chosen at run time on this target")

@@ -1,22 +1,22 @@
-//! SIMD: what a register can compute, and the instruction sets that have such registers.
+//! SIMD: registers, their arithmetic, and the instruction sets that have them.
 //!
-//! Everything above this module is written once over these traits, and compiled for each
-//! instruction set:
+//! All code above this module is written once over these traits, and compiled for each instruction
+//! set:
 //!
 //! - [`Lanes`] is the arithmetic that rules are written in: the same few operations on one number
-//!   or on many. [`U32Lanes`] is the same for their bits.
-//! - [`Register`] adds loads and stores, [`F32Register`] also those of 16-bit numbers.
+//!   or on several. [`U32Lanes`] is the same for the bits of the numbers.
+//! - [`Register`] adds loads and stores. [`F32Register`] adds loads and stores of 16-bit numbers.
 //! - [`Isa`] is an instruction set: a token that proves that the CPU has it, with a register type
 //!   for each [`Float`].
 //!
 //! There is one file for each implementation: [`one`] (a single number), [`portable`] (the crate
-//! `wide`), [`native`] with `x86` and `aarch64` (the crate `pulp`). [`dispatch`] chooses among them
-//! when the program runs.
+//! `wide`), and [`native`] with `x86` and `aarch64` (the crate `pulp`). [`dispatch`] selects one of
+//! them at run time.
 //!
 //! **Inlining.** Every method here is `#[inline(always)]`, and so is every function between
-//! [`Engine::vectorize`](dispatch::Engine::vectorize) and a kernel's arithmetic. A function that
-//! is not inlined is compiled without the instruction set, and closures passed to it are too.
-//! `tests/codegen.rs` looks at the machine code.
+//! [`Engine::vectorize`](dispatch::Engine::vectorize) and a kernel's arithmetic. A function that is
+//! not inlined is compiled without the instruction set, and so are closures that are passed to it.
+//! `tests/codegen.rs` checks the machine code.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -30,35 +30,41 @@ mod x86;
 use core::fmt::Debug;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
-/// A type of real numbers that converts from and to `f64`. The trait is sealed.
-pub trait Real: bytemuck::Pod + PartialOrd + Debug + Send + Sync {
-    /// The number nearest to `x`, ties to even.
+/// Seals public traits. It cannot be named outside of the crate, so a trait that requires it cannot
+/// be implemented there.
+pub trait Sealed {}
+
+/// A floating-point type that converts from and to `f64`: `f32`, `f64`, [`bf16`](half::bf16) or
+/// [`f16`](half::f16). The trait is sealed.
+pub trait Real: Sealed + bytemuck::Pod + PartialOrd + Debug + Send + Sync {
+    /// Rounds `x` to the nearest number of this type, ties to even.
     fn from_f64(x: f64) -> Self;
 
-    /// The same number in `f64`.
+    /// Converts to `f64`. Exact.
     fn to_f64(self) -> f64;
 }
 
-/// A number that kernels compute with: `f32` or `f64`.
+/// A type that kernels compute with: `f32` or `f64`.
 ///
-/// It is also [`Lanes`] of one. The trait is sealed, since each instruction set has registers for
-/// each of the two.
+/// A number of this type is also [`Lanes`] with one lane. The trait is sealed, since every
+/// instruction set needs registers for each `Float`.
 pub trait Float: Real + Lanes<Float = Self> + Neg<Output = Self> {
-    /// Its registers in an instruction set.
+    /// The registers of this type in the instruction set `I`.
     #[doc(hidden)]
     type In<I: Isa>: Register<Float = Self, Isa = I>;
 }
 
-/// Some number of elements that are computed at once.
+/// One or more elements that are computed at once, one in each lane.
 ///
-/// `a + b`, `a - b`, `a * b` and `a / b` act lane by lane; `a + x` and `a * x` take one number
-/// `x` (a coefficient) for all lanes.
+/// `a + b`, `a - b`, `a * b` and `a / b` act lane by lane. `a + x` and `a * x` take one number `x`,
+/// such as a coefficient, for all lanes.
 ///
-/// Every operation is one IEEE 754 operation per lane with one rounding to nearest, ties to even,
-/// or is exact. There is no fused multiply-add here, on purpose: whether one is fused would decide
-/// the bits.
+/// Every operation is exact, or is one IEEE 754 operation per lane, rounded once to nearest, ties
+/// to even. There is no fused multiply-add: whether one is fused would change the bits. The trait
+/// is sealed.
 pub trait Lanes:
-    Copy
+    Sealed
+    + Copy
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
@@ -66,108 +72,110 @@ pub trait Lanes:
     + Add<Self::Float, Output = Self>
     + Mul<Self::Float, Output = Self>
 {
-    /// What each lane holds.
+    /// The type of each lane.
     type Float: Float;
 
-    /// The correctly rounded square root of each lane: −0 stays −0, below it is NaN.
+    /// The square root of each lane, correctly rounded. −0 gives −0, and numbers below 0 give NaN.
     fn sqrt(self) -> Self;
 
-    /// Each lane without its sign.
+    /// The absolute value of each lane.
     fn abs(self) -> Self;
 
-    /// In each lane `self` where `self > other`, else `other`: also where they are equal, and
-    /// where either is NaN. So a NaN in `other` is kept and one in `self` is dropped.
-    fn larger(self, other: Self) -> Self;
+    /// The larger of `self` and `other` in each lane: `self` where `self > other`, else `other`.
+    ///
+    /// So it returns `other` where they are equal, and where either is NaN: a NaN in `other` is
+    /// kept, and a NaN in `self` is dropped.
+    fn fast_max(self, other: Self) -> Self;
 
-    /// `x` over each lane.
-    fn under(self, x: Self::Float) -> Self;
+    /// The reversed division: `x / self` in each lane.
+    fn rdiv(self, x: Self::Float) -> Self;
 
-    /// In each lane `x` where `self > x`, else `self`: NaN stays.
-    fn at_most(self, x: Self::Float) -> Self;
+    /// Clamps each lane to at most `x`: `x` where `self > x`, else `self`. NaN stays NaN.
+    fn clamp_max(self, x: Self::Float) -> Self;
 
-    /// In each lane `x` where `self < x`, else `self`: NaN stays.
-    fn at_least(self, x: Self::Float) -> Self;
+    /// Clamps each lane to at least `x`: `x` where `self < x`, else `self`. NaN stays NaN.
+    fn clamp_min(self, x: Self::Float) -> Self;
 
-    /// 1 where a lane is above 0, −1 where it is below, and the lane itself where it is ±0 or NaN.
+    /// The sign of each lane: 1 above 0, −1 below 0, and the lane itself where it is ±0 or NaN.
     fn sign(self) -> Self;
 }
 
-/// As many `u32` as a register of `f32` has lanes: for arithmetic on the bits of numbers.
+/// As many `u32` as a register of `f32` has lanes, for arithmetic on the bits of numbers.
 ///
-/// Conversions from and to 16 bits and the random bits of stochastic rounding are written once over
-/// this trait, as rules are over [`Lanes`].
+/// The conversions from and to 16 bits, and the random bits of stochastic rounding, are written
+/// once over this trait, as rules are over [`Lanes`].
 pub trait U32Lanes: Copy {
     /// `x` in every lane.
     fn splat(self, x: u32) -> Self;
 
-    /// The sum, modulo 2^32.
-    fn plus(self, other: Self) -> Self;
+    /// The sum in each lane, modulo 2^32.
+    fn wrapping_add(self, other: Self) -> Self;
 
-    /// Bits that are set in both.
+    /// Bitwise and.
     fn and(self, other: Self) -> Self;
 
-    /// Bits that are set in either.
+    /// Bitwise or.
     fn or(self, other: Self) -> Self;
 
-    /// Bits that are set in one.
+    /// Bitwise exclusive or.
     fn xor(self, other: Self) -> Self;
 
-    /// Shifts towards the high bits, by less than 32.
-    fn left(self, by: u32) -> Self;
+    /// Shifts each lane left by `by` < 32 bits.
+    fn shl(self, by: u32) -> Self;
 
-    /// Shifts towards the low bits, by less than 32, and fills up with zeros.
-    fn right(self, by: u32) -> Self;
+    /// Shifts each lane right by `by` < 32 bits, and fills up with zeros.
+    fn shr(self, by: u32) -> Self;
 
-    /// `then` where a lane is less than `limit`, both without sign, else `otherwise`.
-    fn if_below(self, limit: u32, then: Self, otherwise: Self) -> Self;
+    /// `then` where a lane is less than `limit`, else `otherwise`. The comparison is unsigned.
+    fn select_below(self, limit: u32, then: Self, otherwise: Self) -> Self;
 
-    /// Rotates towards the high bits, by 1 to 31.
+    /// Rotates each lane left by 1 to 31 bits.
     #[inline(always)]
-    fn rotate(self, by: u32) -> Self {
-        self.left(by).or(self.right(32 - by))
+    fn rotate_left(self, by: u32) -> Self {
+        self.shl(by).or(self.shr(32 - by))
     }
 
-    /// The upper half, rounded by the lower one to nearest, ties to even; below it is anything.
+    /// Rounds each lane to its upper half, to nearest, ties to even. The lower half of the result
+    /// is unspecified.
     #[inline(always)]
-    fn nearest_upper(self) -> Self {
-        self.plus_all(0x7FFF).plus(self.right(16).masked(1))
+    fn round_upper(self) -> Self {
+        self.wrapping_add_scalar(0x7FFF).wrapping_add(self.shr(16).and_scalar(1))
     }
 
     /// Adds `x` to every lane, modulo 2^32.
     #[inline(always)]
-    fn plus_all(self, x: u32) -> Self {
-        self.plus(self.splat(x))
+    fn wrapping_add_scalar(self, x: u32) -> Self {
+        self.wrapping_add(self.splat(x))
     }
 
     /// Keeps the bits that are set in `x`.
     #[inline(always)]
-    fn masked(self, x: u32) -> Self {
+    fn and_scalar(self, x: u32) -> Self {
         self.and(self.splat(x))
     }
 }
 
-/// [`Lanes`] that are loaded from a slice and stored to one.
+/// [`Lanes`] that can be loaded from a slice and stored to a slice.
 pub trait Register: Lanes {
-    /// The instruction set that it belongs to.
+    /// The instruction set that the register belongs to.
     type Isa: Isa;
 
     /// The number of lanes.
     const LANES: usize;
 
-    /// The first `LANES` numbers of `from`.
+    /// Loads the first `LANES` numbers of `from`.
     fn load(isa: Self::Isa, from: &[Self::Float]) -> Self;
 
-    /// Writes the lanes to the first `LANES` numbers of `to`.
+    /// Stores the lanes in the first `LANES` numbers of `to`.
     fn store(self, to: &mut [Self::Float]);
 }
 
-/// A register of `f32` that can also be taken as bits, and be loaded from and stored to 16-bit
-/// numbers.
+/// A register of `f32` that can be converted to bits, and that can load and store 16-bit numbers.
 ///
-/// A 16-bit number is in the lower or in the upper half of its lane: `bf16` is the upper half of an
-/// `f32`.
+/// A 16-bit number is in the lower or in the upper half of its lane. A `bf16` is the upper half of
+/// an `f32`.
 pub trait F32Register: Register<Float = f32> {
-    /// The bits of its lanes.
+    /// A register of the lanes' bits.
     type Bits: U32Lanes;
 
     /// The bits of each lane.
@@ -179,53 +187,54 @@ pub trait F32Register: Register<Float = f32> {
     /// `bits` where a lane is a number, and all bits set where it is NaN.
     fn unless_nan(self, bits: Self::Bits) -> Self::Bits;
 
-    /// The numbers of the lanes: 0, 1, 2, …
+    /// The indices of the lanes: 0, 1, 2, …
     fn iota(isa: Self::Isa) -> Self::Bits;
 
-    /// The first `LANES` of `from` in the lower halves, zeros in the upper ones.
+    /// Loads the first `LANES` of `from` to the lower halves of the lanes. The upper halves are 0.
     fn load_lower(isa: Self::Isa, from: &[u16]) -> Self::Bits;
 
-    /// Writes the lower halves to the first `LANES` of `to`; the upper ones are zero.
+    /// Stores the lower halves in the first `LANES` of `to`. The upper halves must be 0.
     fn store_lower(bits: Self::Bits, to: &mut [u16]);
 
-    /// The first `LANES` of `from` in the upper halves, zeros in the lower ones.
+    /// Loads the first `LANES` of `from` to the upper halves of the lanes. The lower halves are 0.
     #[inline(always)]
     fn load_upper(isa: Self::Isa, from: &[u16]) -> Self::Bits {
-        Self::load_lower(isa, from).left(16)
+        Self::load_lower(isa, from).shl(16)
     }
 
-    /// Writes the upper halves to the first `LANES` of `to`.
+    /// Stores the upper halves in the first `LANES` of `to`.
     #[inline(always)]
     fn store_upper(bits: Self::Bits, to: &mut [u16]) {
-        Self::store_lower(bits.right(16), to);
+        Self::store_lower(bits.shr(16), to);
     }
 
-    /// [`load_upper`](Self::load_upper) in another order of lanes, if that is cheaper.
+    /// The same as [`load_upper`](Self::load_upper), but may use another order of lanes if that is
+    /// cheaper.
     #[inline(always)]
     fn load_upper_unordered(isa: Self::Isa, from: &[u16]) -> Self::Bits {
         Self::load_upper(isa, from)
     }
 
-    /// Rounds to the nearest upper halves and stores them, from the order of
-    /// [`load_upper_unordered`](Self::load_upper_unordered). The lower half of any NaN is zero: so
-    /// it is where arithmetic makes a NaN of numbers, and where it comes from a `bf16`.
+    /// Rounds the lanes to their upper halves, to nearest, and stores them, in the order of
+    /// [`load_upper_unordered`](Self::load_upper_unordered). The lower half of any NaN must be 0.
+    /// This holds if arithmetic on numbers made the NaN, and if it comes from a `bf16`.
     #[inline(always)]
-    fn store_nearest_unordered(bits: Self::Bits, to: &mut [u16]) {
-        Self::store_upper(bits.nearest_upper(), to);
+    fn store_round_unordered(bits: Self::Bits, to: &mut [u16]) {
+        Self::store_upper(bits.round_upper(), to);
     }
 }
 
-/// An instruction set, with a number of its registers that are computed together: a token that
-/// proves that the CPU has it.
+/// An instruction set, and the number of its registers that are computed together. The value is a
+/// token that proves that the CPU has the instruction set.
 pub trait Isa: Copy {
-    /// Its registers of `f32`.
+    /// The registers of `f32`.
     type F32: F32Register<Isa = Self>;
 
-    /// Its registers of `f64`.
+    /// The registers of `f64`.
     type F64: Register<Float = f64, Isa = Self>;
 
-    /// Asks for `len` elements of `buffer` from number `start` on to be brought from memory to the
-    /// first cache, if there are so many and where that pays.
+    /// Prefetches `len` elements of `buffer`, from index `start` on, to the L1 cache. Does nothing
+    /// if the buffer is shorter, or where prefetching does not pay.
     #[inline(always)]
     fn prefetch<E>(buffer: &[E], start: usize, len: usize) {
         let _ = (buffer, start, len);

@@ -1,26 +1,26 @@
-//! Registers of the crate `pulp`, which has AVX2, AVX-512 and NEON in safe code, some of them
-//! computed together.
+//! Registers of the crate `pulp`, which offers AVX2, AVX-512 and NEON in safe code. Several
+//! registers are computed together.
 //!
-//! Square root and division are what the arithmetic waits for: the units that do them take a fixed
-//! number of cycles per register, and a step of Adam needs one of each. With [`UNROLL`] registers
-//! of each buffer at a time as many of them are under way without depending on each other, also on
-//! a core whose out-of-order window is shared with another thread. `kernels.md` has the
+//! The arithmetic waits for square roots and divisions. The unit that computes them takes a fixed
+//! number of cycles for each register, and a step of Adam needs one of each. With [`UNROLL`]
+//! registers of each buffer at a time, as many independent roots or divisions are in flight, even
+//! on a core that shares its out-of-order window with another thread. `docs/benchmarks.md` has the
 //! measurements.
 //!
-//! Everything here loops over arrays of registers and does not use the methods of arrays: those are
-//! functions of their own, which the compiler leaves as calls, without the instruction set, where
-//! there are many.
+//! The code loops over arrays of registers, and does not use the methods of arrays. These are
+//! functions. Where there are many, the compiler leaves them as calls, and they run without the
+//! instruction set.
 
 use core::ops::{Add, Div, Mul, Sub};
 
 use pulp::Simd;
 
-use super::{F32Register, Isa, Lanes, Register, U32Lanes};
+use super::{F32Register, Isa, Lanes, Register, Sealed, U32Lanes};
 
-/// Registers of each buffer that are computed together.
+/// The number of registers of each buffer that are computed together.
 pub(crate) const UNROLL: usize = 4;
 
-/// The same where 16-bit elements are converted.
+/// The same for loops that convert 16-bit elements.
 pub(crate) const UNROLL_CONVERTED: usize = 2;
 
 /// `U` registers of `pulp`'s instruction set `P`, computed together.
@@ -35,7 +35,7 @@ impl<P: NativeSimd, const U: usize> Isa for Unrolled<P, U> {
     #[inline(always)]
     fn prefetch<E>(buffer: &[E], start: usize, len: usize) {
         if U == 1 {
-            // For the few elements at the ends.
+            // Single registers compute only the few elements at the ends of a buffer.
             return;
         }
         if let Some(elements) = buffer.get(start..start + len) {
@@ -44,7 +44,7 @@ impl<P: NativeSimd, const U: usize> Isa for Unrolled<P, U> {
     }
 }
 
-/// Asks for `elements` to be brought from memory to the first cache.
+/// Prefetches `elements` to the L1 cache, on x86-64.
 #[inline(always)]
 pub(crate) fn prefetch_lines<E>(elements: &[E]) {
     #[cfg(target_arch = "x86_64")]
@@ -55,7 +55,7 @@ pub(crate) fn prefetch_lines<E>(elements: &[E]) {
     let _ = elements;
 }
 
-/// Registers of one type of number, with `pulp`'s names for what they can do.
+/// Declares the registers of one type. The arguments are `pulp`'s names of its methods.
 macro_rules! registers {
     (
         $(#[$doc:meta])* $name:ident: $float:ident, $register:ident, $splat:ident, $load:ident,
@@ -150,6 +150,8 @@ macro_rules! registers {
             }
         }
 
+        impl<P: Simd, const U: usize> Sealed for $name<P, U> {}
+
         impl<P: Simd, const U: usize> Lanes for $name<P, U> {
             type Float = $float;
 
@@ -164,24 +166,24 @@ macro_rules! registers {
             }
 
             #[inline(always)]
-            fn larger(self, other: Self) -> Self {
+            fn fast_max(self, other: Self) -> Self {
                 self.zip(other, |simd, a, b| Self::if_greater(simd, [a, b], a, b))
             }
 
             #[inline(always)]
-            fn under(self, x: $float) -> Self {
+            fn rdiv(self, x: $float) -> Self {
                 let x = self.simd.$splat(x);
                 self.map(|a| self.simd.$div(x, a))
             }
 
             #[inline(always)]
-            fn at_most(self, x: $float) -> Self {
+            fn clamp_max(self, x: $float) -> Self {
                 let x = self.simd.$splat(x);
                 self.map(|a| Self::if_greater(self.simd, [a, x], x, a))
             }
 
             #[inline(always)]
-            fn at_least(self, x: $float) -> Self {
+            fn clamp_min(self, x: $float) -> Self {
                 let x = self.simd.$splat(x);
                 self.map(|a| Self::if_greater(self.simd, [x, a], x, a))
             }
@@ -229,40 +231,40 @@ registers!(
     div_f64s, sqrt_f64s, abs_f64s, greater_than_f64s, select_f64s
 );
 
-/// What `pulp` can do with an instruction set, and conversions between 16, 32 and 64 bits.
+/// An instruction set of `pulp`, with conversions between 16, 32 and 64 bits.
 pub trait NativeSimd: Simd {
     /// As many 16-bit numbers as a register has 32-bit lanes.
     type Halves: bytemuck::Pod;
 
-    /// Each with zeros above it.
+    /// Widens each number to the lower half of a 32-bit lane. The upper halves are 0.
     fn widen(self, halves: Self::Halves) -> Self::u32s;
 
-    /// The lower halves; the upper ones are zero.
+    /// Narrows each word to its lower half. The upper halves must be 0.
     fn narrow(self, words: Self::u32s) -> Self::Halves;
 
     /// The smaller word in each lane.
-    fn smaller_words(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+    fn umin(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
 
     /// The larger word in each lane.
-    fn larger_words(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+    fn umax(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
 
-    /// The lanes of a register as `f64`, in two registers and any order.
+    /// The lanes of a register as `f64`, in two registers, in any order.
     fn doubles(self, a: Self::f32s) -> [Self::f64s; 2];
 
-    /// Each with zeros below it.
+    /// Widens each number to the upper half of a 32-bit lane. The lower halves are 0.
     #[inline(always)]
     fn widen_upper(self, halves: Self::Halves) -> Self::u32s {
         self.wrapping_dyn_shl_u32s(self.widen(halves), self.splat_u32s(16))
     }
 
-    /// The upper halves.
+    /// Narrows each word to its upper half.
     #[inline(always)]
     fn narrow_upper(self, words: Self::u32s) -> Self::Halves {
         self.narrow(self.wrapping_dyn_shr_u32s(words, self.splat_u32s(16)))
     }
 
-    /// The upper halves of two registers, each rounded by its lower half to the nearest, ties to
-    /// even: in the lower and in the upper halves of one.
+    /// Rounds each word of two registers to its upper half, to nearest, ties to even. Returns one
+    /// register: `even` in the lower halves, `odd` in the upper halves.
     #[inline(always)]
     fn nearest_pair(self, even: Self::u32s, odd: Self::u32s) -> Self::u32s {
         let sixteen = self.splat_u32s(16);
@@ -318,7 +320,7 @@ impl<P: Simd, const U: usize> U32Lanes for U32s<P, U> {
         U32s { of: [self.simd.splat_u32s(x); U], ..self }
     }
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
+    fn wrapping_add(self, other: Self) -> Self {
         self.zip(other, P::add_u32s)
     }
     #[inline(always)]
@@ -334,17 +336,17 @@ impl<P: Simd, const U: usize> U32Lanes for U32s<P, U> {
         self.zip(other, P::xor_u32s)
     }
     #[inline(always)]
-    fn left(self, by: u32) -> Self {
+    fn shl(self, by: u32) -> Self {
         let by = self.simd.splat_u32s(by);
         self.map(|a| self.simd.wrapping_dyn_shl_u32s(a, by))
     }
     #[inline(always)]
-    fn right(self, by: u32) -> Self {
+    fn shr(self, by: u32) -> Self {
         let by = self.simd.splat_u32s(by);
         self.map(|a| self.simd.wrapping_dyn_shr_u32s(a, by))
     }
     #[inline(always)]
-    fn if_below(mut self, limit: u32, then: Self, otherwise: Self) -> Self {
+    fn select_below(mut self, limit: u32, then: Self, otherwise: Self) -> Self {
         let limit = self.simd.splat_u32s(limit);
         for i in 0..U {
             let below = self.simd.less_than_u32s(self.of[i], limit);
@@ -354,7 +356,7 @@ impl<P: Simd, const U: usize> U32Lanes for U32s<P, U> {
     }
 }
 
-/// The upper half of a lane.
+/// The mask of the upper half of a lane.
 const UPPER: u32 = 0xFFFF_0000;
 
 impl<P: NativeSimd, const U: usize> F32Register for F32s<P, U> {
@@ -430,8 +432,8 @@ impl<P: NativeSimd, const U: usize> F32Register for F32s<P, U> {
         }
     }
 
-    /// A pair of registers holds the even and the odd elements: to take them apart is one
-    /// instruction for each register, where to widen them in order is two or a permutation.
+    /// A pair of registers holds the even and the odd elements. Separating them takes one
+    /// instruction for each register. Widening them in order takes two, or a permutation.
     #[inline(always)]
     fn load_upper_unordered(Unrolled(simd): Unrolled<P, U>, from: &[u16]) -> U32s<P, U> {
         if U % 2 == 1 {
@@ -449,9 +451,9 @@ impl<P: NativeSimd, const U: usize> F32Register for F32s<P, U> {
     }
 
     #[inline(always)]
-    fn store_nearest_unordered(bits: U32s<P, U>, to: &mut [u16]) {
+    fn store_round_unordered(bits: U32s<P, U>, to: &mut [u16]) {
         if U % 2 == 1 {
-            return Self::store_upper(bits.nearest_upper(), to);
+            return Self::store_upper(bits.round_upper(), to);
         }
         let elements = to.chunks_exact_mut(2 * Self::LANES / U);
         for (pair, elements) in bits.of.chunks_exact(2).zip(elements) {

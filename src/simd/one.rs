@@ -1,9 +1,9 @@
-//! One number at a time, with no instruction set: for the last few elements of a buffer.
+//! One number at a time, without an instruction set, for the last few elements of a buffer.
 
-use super::{F32Register, Float, Isa, Lanes, Real, Register, U32Lanes};
+use super::{F32Register, Float, Isa, Lanes, Real, Register, Sealed, U32Lanes};
 
-/// One lane.
-#[derive(Clone, Copy)]
+/// The [`Isa`] of one lane.
+#[derive(Clone, Copy, Debug)]
 pub struct OneLane;
 
 impl Isa for OneLane {
@@ -45,6 +45,8 @@ impl Float for f64 {
 
 macro_rules! one_lane {
     ($float:ty) => {
+        impl Sealed for $float {}
+
         impl Lanes for $float {
             type Float = $float;
 
@@ -59,22 +61,22 @@ macro_rules! one_lane {
             }
 
             #[inline(always)]
-            fn larger(self, other: Self) -> Self {
+            fn fast_max(self, other: Self) -> Self {
                 if self > other { self } else { other }
             }
 
             #[inline(always)]
-            fn under(self, x: Self) -> Self {
+            fn rdiv(self, x: Self) -> Self {
                 x / self
             }
 
             #[inline(always)]
-            fn at_most(self, x: Self) -> Self {
+            fn clamp_max(self, x: Self) -> Self {
                 if self > x { x } else { self }
             }
 
             #[inline(always)]
-            fn at_least(self, x: Self) -> Self {
+            fn clamp_min(self, x: Self) -> Self {
                 if self < x { x } else { self }
             }
 
@@ -150,7 +152,7 @@ impl U32Lanes for u32 {
         x
     }
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
+    fn wrapping_add(self, other: Self) -> Self {
         self.wrapping_add(other)
     }
     #[inline(always)]
@@ -166,15 +168,15 @@ impl U32Lanes for u32 {
         self ^ other
     }
     #[inline(always)]
-    fn left(self, by: u32) -> Self {
+    fn shl(self, by: u32) -> Self {
         self << by
     }
     #[inline(always)]
-    fn right(self, by: u32) -> Self {
+    fn shr(self, by: u32) -> Self {
         self >> by
     }
     #[inline(always)]
-    fn if_below(self, limit: u32, then: Self, otherwise: Self) -> Self {
+    fn select_below(self, limit: u32, then: Self, otherwise: Self) -> Self {
         if self < limit { then } else { otherwise }
     }
 }

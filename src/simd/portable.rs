@@ -1,202 +1,198 @@
-//! Portable SIMD on the crate `wide`: the same code on every target, with the instructions that
-//! the *build* enables. Registers are 256 bits in name; a plain build for x86-64 computes each as
-//! two of 128.
+//! Portable SIMD on the crate `wide`: the same code on every target, with the instructions that the
+//! build enables. Registers have 256 bits. A plain build for x86-64 computes each as two registers
+//! of 128 bits.
+
+use core::ops::{Add, Div, Mul, Sub};
 
 use wide::{f32x8, f64x4, i16x8, u16x8, u32x8};
 
-use super::{F32Register, Isa, Lanes, Register, U32Lanes};
+use super::{F32Register, Isa, Lanes, Register, Sealed, U32Lanes};
 
-/// The registers of the crate `wide`.
+/// The [`Isa`] of the crate `wide`.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
 impl Isa for Portable {
-    type F32 = f32x8;
-    type F64 = f64x4;
+    type F32 = F32x8;
+    type F64 = F64x4;
 }
 
-impl Lanes for f32x8 {
-    type Float = f32;
+/// Declares a register of `f32` or `f64`. It wraps a type of `wide`, so that no public trait is
+/// implemented for a type of `wide`.
+macro_rules! registers {
+    ($(#[$doc:meta])* $name:ident: $float:ident, $lanes:literal, $wide:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub struct $name($wide);
 
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        f32x8::sqrt(self)
-    }
+        registers!(@operator $name, Add, add, $name, |a, b| a.0 + b.0);
+        registers!(@operator $name, Sub, sub, $name, |a, b| a.0 - b.0);
+        registers!(@operator $name, Mul, mul, $name, |a, b| a.0 * b.0);
+        registers!(@operator $name, Div, div, $name, |a, b| a.0 / b.0);
+        registers!(@operator $name, Add, add, $float, |a, x| a.0 + $wide::splat(x));
+        registers!(@operator $name, Mul, mul, $float, |a, x| a.0 * $wide::splat(x));
 
-    #[inline(always)]
-    fn abs(self) -> Self {
-        f32x8::abs(self)
-    }
+        impl Sealed for $name {}
 
-    #[inline(always)]
-    fn larger(self, other: Self) -> Self {
-        self.simd_gt(other).select(self, other)
-    }
+        impl Lanes for $name {
+            type Float = $float;
 
-    #[inline(always)]
-    fn under(self, x: f32) -> Self {
-        f32x8::splat(x) / self
-    }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                $name(self.0.sqrt())
+            }
 
-    #[inline(always)]
-    fn at_most(self, x: f32) -> Self {
-        let x = f32x8::splat(x);
-        self.simd_gt(x).select(x, self)
-    }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                $name(self.0.abs())
+            }
 
-    #[inline(always)]
-    fn at_least(self, x: f32) -> Self {
-        let x = f32x8::splat(x);
-        self.simd_lt(x).select(x, self)
-    }
+            #[inline(always)]
+            fn fast_max(self, other: Self) -> Self {
+                $name(self.0.simd_gt(other.0).select(self.0, other.0))
+            }
 
-    #[inline(always)]
-    fn sign(self) -> Self {
-        let below = self.simd_lt(f32x8::ZERO).select(-f32x8::ONE, self);
-        self.simd_gt(f32x8::ZERO).select(f32x8::ONE, below)
-    }
+            #[inline(always)]
+            fn rdiv(self, x: $float) -> Self {
+                $name($wide::splat(x) / self.0)
+            }
+
+            #[inline(always)]
+            fn clamp_max(self, x: $float) -> Self {
+                let x = $wide::splat(x);
+                $name(self.0.simd_gt(x).select(x, self.0))
+            }
+
+            #[inline(always)]
+            fn clamp_min(self, x: $float) -> Self {
+                let x = $wide::splat(x);
+                $name(self.0.simd_lt(x).select(x, self.0))
+            }
+
+            #[inline(always)]
+            fn sign(self) -> Self {
+                let below = self.0.simd_lt($wide::ZERO).select(-$wide::ONE, self.0);
+                $name(self.0.simd_gt($wide::ZERO).select($wide::ONE, below))
+            }
+        }
+
+        impl Register for $name {
+            type Isa = Portable;
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            fn load(_: Portable, from: &[$float]) -> Self {
+                $name(bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LANES])))
+            }
+
+            #[inline(always)]
+            fn store(self, to: &mut [$float]) {
+                to[..Self::LANES].copy_from_slice(self.0.as_array());
+            }
+        }
+    };
+    (@operator $name:ident, $Op:ident, $op:ident, $other:ty, |$a:ident, $b:ident| $result:expr) => {
+        impl $Op<$other> for $name {
+            type Output = Self;
+
+            #[inline(always)]
+            fn $op(self, other: $other) -> Self {
+                let ($a, $b) = (self, other);
+                $name($result)
+            }
+        }
+    };
 }
 
-impl Register for f32x8 {
-    type Isa = Portable;
-    const LANES: usize = 8;
+registers!(
+    /// Eight lanes of `f32`.
+    F32x8: f32, 8, f32x8
+);
+
+registers!(
+    /// Four lanes of `f64`.
+    F64x4: f64, 4, f64x4
+);
+
+/// The bits of an [`F32x8`].
+#[derive(Clone, Copy)]
+pub struct U32x8(u32x8);
+
+impl F32Register for F32x8 {
+    type Bits = U32x8;
 
     #[inline(always)]
-    fn load(_: Portable, from: &[f32]) -> Self {
-        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LANES]))
+    fn to_bits(self) -> U32x8 {
+        U32x8(bytemuck::cast(self.0))
     }
 
     #[inline(always)]
-    fn store(self, to: &mut [f32]) {
-        to[..Self::LANES].copy_from_slice(self.as_array());
-    }
-}
-
-impl F32Register for f32x8 {
-    type Bits = u32x8;
-
-    #[inline(always)]
-    fn to_bits(self) -> u32x8 {
-        bytemuck::cast(self)
+    fn from_bits(bits: U32x8) -> Self {
+        F32x8(bytemuck::cast(bits.0))
     }
 
     #[inline(always)]
-    fn from_bits(bits: u32x8) -> Self {
-        bytemuck::cast(bits)
+    fn unless_nan(self, bits: U32x8) -> U32x8 {
+        U32x8(bytemuck::cast::<_, u32x8>(self.0.simd_ne(self.0)) | bits.0)
     }
 
     #[inline(always)]
-    fn unless_nan(self, bits: u32x8) -> u32x8 {
-        bytemuck::cast::<_, u32x8>(self.simd_ne(self)) | bits
+    fn iota(_: Portable) -> U32x8 {
+        U32x8(u32x8::new([0, 1, 2, 3, 4, 5, 6, 7]))
     }
 
     #[inline(always)]
-    fn iota(_: Portable) -> u32x8 {
-        u32x8::new([0, 1, 2, 3, 4, 5, 6, 7])
-    }
-
-    #[inline(always)]
-    fn load_lower(_: Portable, from: &[u16]) -> u32x8 {
+    fn load_lower(_: Portable, from: &[u16]) -> U32x8 {
         let halves: u16x8 =
             bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LANES]));
-        u32x8::from(halves)
+        U32x8(u32x8::from(halves))
     }
 
     #[inline(always)]
-    fn store_lower(bits: u32x8, to: &mut [u16]) {
-        let halves: [u16; 8] = bytemuck::cast(i16x8::from_i32x8_truncate(bytemuck::cast(bits)));
+    fn store_lower(bits: U32x8, to: &mut [u16]) {
+        let halves: [u16; 8] = bytemuck::cast(i16x8::from_i32x8_truncate(bytemuck::cast(bits.0)));
         to[..Self::LANES].copy_from_slice(&halves);
     }
 }
 
-impl U32Lanes for u32x8 {
+impl U32Lanes for U32x8 {
     #[inline(always)]
     fn splat(self, x: u32) -> Self {
-        u32x8::splat(x)
+        U32x8(u32x8::splat(x))
     }
+
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        self + other
+    fn wrapping_add(self, other: Self) -> Self {
+        U32x8(self.0 + other.0)
     }
+
     #[inline(always)]
     fn and(self, other: Self) -> Self {
-        self & other
+        U32x8(self.0 & other.0)
     }
+
     #[inline(always)]
     fn or(self, other: Self) -> Self {
-        self | other
+        U32x8(self.0 | other.0)
     }
+
     #[inline(always)]
     fn xor(self, other: Self) -> Self {
-        self ^ other
-    }
-    #[inline(always)]
-    fn left(self, by: u32) -> Self {
-        self << by
-    }
-    #[inline(always)]
-    fn right(self, by: u32) -> Self {
-        self >> by
-    }
-    #[inline(always)]
-    fn if_below(self, limit: u32, then: Self, otherwise: Self) -> Self {
-        self.simd_lt(u32x8::splat(limit)).select(then, otherwise)
-    }
-}
-
-impl Lanes for f64x4 {
-    type Float = f64;
-
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        f64x4::sqrt(self)
+        U32x8(self.0 ^ other.0)
     }
 
     #[inline(always)]
-    fn abs(self) -> Self {
-        f64x4::abs(self)
+    fn shl(self, by: u32) -> Self {
+        U32x8(self.0 << by)
     }
 
     #[inline(always)]
-    fn larger(self, other: Self) -> Self {
-        self.simd_gt(other).select(self, other)
+    fn shr(self, by: u32) -> Self {
+        U32x8(self.0 >> by)
     }
 
     #[inline(always)]
-    fn under(self, x: f64) -> Self {
-        f64x4::splat(x) / self
-    }
-
-    #[inline(always)]
-    fn at_most(self, x: f64) -> Self {
-        let x = f64x4::splat(x);
-        self.simd_gt(x).select(x, self)
-    }
-
-    #[inline(always)]
-    fn at_least(self, x: f64) -> Self {
-        let x = f64x4::splat(x);
-        self.simd_lt(x).select(x, self)
-    }
-
-    #[inline(always)]
-    fn sign(self) -> Self {
-        let below = self.simd_lt(f64x4::ZERO).select(-f64x4::ONE, self);
-        self.simd_gt(f64x4::ZERO).select(f64x4::ONE, below)
-    }
-}
-
-impl Register for f64x4 {
-    type Isa = Portable;
-    const LANES: usize = 4;
-
-    #[inline(always)]
-    fn load(_: Portable, from: &[f64]) -> Self {
-        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&from[..Self::LANES]))
-    }
-
-    #[inline(always)]
-    fn store(self, to: &mut [f64]) {
-        to[..Self::LANES].copy_from_slice(self.as_array());
+    fn select_below(self, limit: u32, then: Self, otherwise: Self) -> Self {
+        U32x8(self.0.simd_lt(u32x8::splat(limit)).select(then.0, otherwise.0))
     }
 }

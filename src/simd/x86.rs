@@ -1,4 +1,5 @@
-//! AVX2 and AVX-512: what they have beside `pulp`'s methods to widen, narrow and compare.
+//! AVX2 and AVX-512: widening, narrowing, rounding and comparing, for which `pulp`'s trait `Simd`
+//! has no methods.
 
 use super::native::NativeSimd;
 
@@ -11,12 +12,12 @@ impl NativeSimd for pulp::x86::V3 {
     }
 
     #[inline(always)]
-    fn smaller_words(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
+    fn umin(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
         bytemuck::cast(self.avx2._mm256_min_epu32(bytemuck::cast(a), bytemuck::cast(b)))
     }
 
     #[inline(always)]
-    fn larger_words(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
+    fn umax(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
         bytemuck::cast(self.avx2._mm256_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
     }
 
@@ -29,14 +30,14 @@ impl NativeSimd for pulp::x86::V3 {
     #[inline(always)]
     fn narrow(self, words: pulp::u32x8) -> pulp::u16x8 {
         let words = bytemuck::cast(words);
-        // Within each half of the register, then the two halves to the bottom.
+        // Packs within each half of the register, then moves the two results to the lower half.
         let packed = self.avx2._mm256_packus_epi32(words, words);
         let packed: [pulp::u16x8; 2] =
             bytemuck::cast(self.avx2._mm256_permute4x64_epi64::<0b1000>(packed));
         packed[0]
     }
 
-    /// As with AVX-512, by a comparison with signs.
+    /// The same as for AVX-512, but with a signed comparison: AVX2 has no unsigned one.
     #[inline(always)]
     fn nearest_pair(self, even: pulp::u32x8, odd: pulp::u32x8) -> pulp::u32x8 {
         const ODD_WORDS: i32 = 0xAA;
@@ -51,7 +52,7 @@ impl NativeSimd for pulp::x86::V3 {
         bytemuck::cast(avx2._mm256_sub_epi16(upper, up))
     }
 
-    /// Two instructions; a selection is three more.
+    /// Takes two instructions. A select takes three more.
     #[inline(always)]
     fn unless_nan(self, a: pulp::f32x8, words: pulp::u32x8) -> pulp::u32x8 {
         const UNORDERED: i32 = 3;
@@ -70,12 +71,12 @@ impl NativeSimd for pulp::x86::V4 {
     }
 
     #[inline(always)]
-    fn smaller_words(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
+    fn umin(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
         bytemuck::cast(self.avx512f._mm512_min_epu32(bytemuck::cast(a), bytemuck::cast(b)))
     }
 
     #[inline(always)]
-    fn larger_words(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
+    fn umax(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
         bytemuck::cast(self.avx512f._mm512_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
     }
 
@@ -90,7 +91,7 @@ impl NativeSimd for pulp::x86::V4 {
         self.convert_u32x16_to_u16x16(words)
     }
 
-    /// One permutation, where widening and shifting are two.
+    /// Takes one permutation. Widening and shifting take two instructions.
     #[inline(always)]
     fn widen_upper(self, halves: pulp::u16x16) -> pulp::u32x16 {
         let spread = bytemuck::cast(
@@ -100,7 +101,7 @@ impl NativeSimd for pulp::x86::V4 {
         bytemuck::cast(self.avx512bw._mm512_maskz_permutexvar_epi16(0xAAAA_AAAA, spread, halves))
     }
 
-    /// One permutation, where shifting and narrowing are three.
+    /// Takes one permutation. Shifting and narrowing take three instructions.
     #[inline(always)]
     fn narrow_upper(self, words: pulp::u32x16) -> pulp::u16x16 {
         let mut odd = [0_u16; 32];
@@ -112,8 +113,9 @@ impl NativeSimd for pulp::x86::V4 {
         bytemuck::cast::<_, [pulp::u16x16; 2]>(upper)[0]
     }
 
-    /// In 16 bits for both registers at once: a number is rounded up if its lower half, and 1 if
-    /// the upper one is odd, are more than a half. A sum that would overflow is no less.
+    /// Rounds both registers at once, in 16-bit lanes. A number is rounded up if its lower half,
+    /// plus 1 if the upper half is odd, is more than 0x8000. The addition saturates, so that a sum
+    /// that would overflow is also more than 0x8000.
     #[inline(always)]
     fn nearest_pair(self, even: pulp::u32x16, odd: pulp::u32x16) -> pulp::u32x16 {
         const ODD_WORDS: u32 = 0xAAAA_AAAA;

@@ -1,7 +1,8 @@
-//! A step on one thread or on many: rows are stepped whole, or cut into chunks that any thread
-//! takes.
+//! A step on one thread or on many. The rows are stepped as a whole, or are cut into chunks that
+//! any thread takes.
 //!
-//! Where the cuts fall never shows in the bits, since no element looks at another.
+//! The position of the cuts does not affect the bits, because each element is computed
+//! independently.
 
 #[cfg(feature = "parallel")]
 use core::num::NonZeroUsize;
@@ -10,28 +11,32 @@ use crate::elements::rows::Rows;
 #[cfg(feature = "parallel")]
 use crate::threads::share::{self, Queue};
 
-/// On which threads a step runs, and how it is cut. The bits are the same for all of them.
+/// The threads that a step runs on, and how it is cut. The results have the same bits for all
+/// variants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
-pub enum Schedule {
-    /// Long buffers in chunks on the threads of the caller's rayon pool (or on others, by
-    /// `on_threads`), short ones on the calling thread; without the feature `parallel` always on
-    /// the calling thread. The default.
+pub enum Parallelism {
+    /// The default. Cuts long buffers into chunks and runs them on the threads of the caller's
+    /// rayon pool, or on those given to `on_threads`. Buffers of less than 1 MiB of θ run on the
+    /// calling thread. Without the feature `parallel`, everything runs on the calling thread.
     ///
-    /// A caller that is in no pool works too, beside the global one, and the step ends when that
-    /// has had its turn: where the pool is busy with long jobs, a pool for steps or
-    /// [`Serial`](Self::Serial) serves better.
+    /// If the caller is not in a rayon pool, it works together with the global pool, and the step
+    /// ends only after the global pool has run its share. If that pool is busy with long jobs, use
+    /// a separate pool for steps, or [`Serial`](Self::Serial).
     #[default]
     Auto,
-    /// On the calling thread.
+    /// Runs on the calling thread.
     Serial,
-    /// In chunks of this many elements on the same threads, however short the buffers.
+    /// Cuts the buffers into chunks of this many elements of θ, however short they are, and runs
+    /// them on the same threads as [`Auto`](Self::Auto).
     #[cfg(feature = "parallel")]
     Chunks(NonZeroUsize),
 }
 
-impl Schedule {
-    /// Steps all rows by `step`, whole or in chunks.
+impl Parallelism {
+    /// Calls `step` on all rows, as a whole or in chunks.
     #[inline(always)]
     pub(super) fn each<'a, const N: usize>(
         self,
@@ -47,13 +52,13 @@ impl Schedule {
         step(rows);
     }
 
-    /// Rows in a chunk; none for the calling thread alone.
+    /// The number of rows in a chunk, or `None` for the calling thread alone.
     #[cfg(feature = "parallel")]
     fn chunk<const N: usize>(self, rows: &Rows<'_, N>) -> Option<usize> {
         match self {
-            Schedule::Serial => None,
-            Schedule::Chunks(chunk) => Some(chunk.get()),
-            Schedule::Auto => {
+            Parallelism::Serial => None,
+            Parallelism::Chunks(chunk) => Some(chunk.get()),
+            Parallelism::Auto => {
                 let bytes = rows.theta.dtype().bytes();
                 share::chunk_bytes(rows.len() * bytes).map(|chunk| chunk / bytes)
             }
@@ -61,7 +66,7 @@ impl Schedule {
     }
 }
 
-/// Steps chunks of `chunk` rows, the last one shorter.
+/// Steps chunks of `chunk` rows each. The last one may be shorter.
 #[cfg(feature = "parallel")]
 fn in_chunks<'a, const N: usize>(
     chunk: usize,

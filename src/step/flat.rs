@@ -1,13 +1,15 @@
-//! The owner of one flat buffer's state, for those who do not want to keep it themselves.
+//! An owner of the states of one flat buffer.
 
 use super::{
-    Scalars, Schedule, Step, advance_scalars, check_same_states, check_scalars, scalars_after,
+    Parallelism, Scalars, Step, advance_scalars, check_same_states, check_scalars,
+    next_step_number, scalars_after,
 };
 use crate::elements::rounding::Rounding;
 use crate::elements::{Element, Half};
 use crate::error::Error;
 use crate::rules::{Rule, State};
 use crate::simd::dispatch::Backend;
+use crate::step::grad_scale::GradScale;
 
 /// A rule, its state for one flat buffer of parameters, and the number of steps taken.
 ///
@@ -25,26 +27,28 @@ use crate::simd::dispatch::Backend;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 ///
-/// `S` is what the states are stored in.
+/// `S` is the element type of the states.
 #[derive(Clone, Debug)]
 pub struct Flat<R, S> {
     rule: R,
     t: u64,
     state: Vec<Vec<S>>,
-    /// What the states are.
+    /// The states that `state` holds.
     declared: &'static [State],
     scalars: Scalars,
-    /// What the scalars will be after the step under way: kept for its memory.
+    /// The scalars after the step in progress. Kept to reuse its memory.
     next_scalars: Scalars,
     backend: Backend,
-    schedule: Schedule,
+    parallelism: Parallelism,
     rounding: Rounding,
     offset: u64,
+    scale: GradScale,
 }
 
 impl<R: Rule, S: Element> Flat<R, S> {
-    /// State for `len` parameters, as it is before the first step: zeros, unless the rule says
-    /// otherwise. This is the only allocation: steps make none.
+    /// Creates the states for `len` parameters, with the values before the first step: zeros,
+    /// unless the rule sets another [initial value](Rule::initial_state). Steps allocate nothing
+    /// more, except as [`Step`] says.
     ///
     /// # Errors
     ///
@@ -52,7 +56,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Panics
     ///
-    /// As [`Vec`] does, if so much memory cannot be had.
+    /// If the memory cannot be allocated, as for [`Vec`].
     pub fn new(rule: R, len: usize) -> Result<Self, Error> {
         rule.check()?;
         let state = (0..rule.states().len())
@@ -61,12 +65,12 @@ impl<R: Rule, S: Element> Flat<R, S> {
         Self::resume(rule, 0, state)
     }
 
-    /// Goes on after step `t` with the states that [`Rule::states`] names, in that order: what
-    /// [`into_parts`](Self::into_parts) gave.
+    /// Resumes after step `t` with the states that [`Rule::states`] names, in that order, as
+    /// returned by [`into_parts`](Self::into_parts).
     ///
     /// # Errors
     ///
-    /// [`Error::HyperParameter`]. Whether `state` fits is checked on each step.
+    /// [`Error::HyperParameter`]. The number and lengths of the states are checked on each step.
     pub fn resume(rule: R, t: u64, state: Vec<Vec<S>>) -> Result<Self, Error> {
         rule.check()?;
         let (declared, scalars) = (rule.states(), scalars_after(&rule, t));
@@ -78,23 +82,25 @@ impl<R: Rule, S: Element> Flat<R, S> {
             next_scalars: scalars.clone(),
             scalars,
             backend: Backend::default(),
-            schedule: Schedule::default(),
+            parallelism: Parallelism::default(),
             rounding: Rounding::default(),
             offset: 0,
+            scale: GradScale::NONE,
         })
     }
 
-    /// The rule, the number of steps taken, and the states.
-    pub fn into_parts(self) -> (R, u64, Vec<Vec<S>>) {
-        (self.rule, self.t, self.state)
+    /// Returns the rule, the number of steps taken, the states and the scalars, for
+    /// [`resume`](Self::resume) and [`with_scalars`](Self::with_scalars).
+    pub fn into_parts(self) -> (R, u64, Vec<Vec<S>>, Vec<f64>) {
+        (self.rule, self.t, self.state, self.scalars.to_vec())
     }
 
-    /// Goes on with these scalars, as [`scalars`](Self::scalars) gave them. Default:
-    /// [`Rule::scalar_after`] the steps taken.
+    /// Sets the scalars, as returned by [`scalars`](Self::scalars). Default: their values after the
+    /// steps taken, [`Rule::scalar_after`].
     ///
     /// # Errors
     ///
-    /// [`Error::Scalars`] if they are not as many as the rule keeps.
+    /// [`Error::Scalars`] if their number is not that of the rule's scalars.
     pub fn with_scalars(mut self, scalars: &[f64]) -> Result<Self, Error> {
         check_scalars(self.rule.scalars(), scalars.len())?;
         self.scalars.clear();
@@ -102,41 +108,65 @@ impl<R: Rule, S: Element> Flat<R, S> {
         Ok(self)
     }
 
-    /// Asks for a backend. Default: [`Backend::Auto`].
+    /// Sets the backend. Default: [`Backend::Auto`].
     #[must_use]
     pub fn with_backend(self, backend: Backend) -> Self {
         Flat { backend, ..self }
     }
 
-    /// Asks for threads. Default: [`Schedule::Auto`].
+    /// Sets the threads that steps run on. Default: [`Parallelism::Auto`].
     #[must_use]
-    pub fn with_schedule(self, schedule: Schedule) -> Self {
-        Flat { schedule, ..self }
+    pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
+        Flat { parallelism, ..self }
     }
 
-    /// Asks for a rounding of what is stored in 16 bits. Default: [`Rounding::Nearest`].
+    /// Sets the rounding of values that are stored in 16 bits. Default: [`Rounding::Nearest`].
     #[must_use]
     pub fn with_rounding(self, rounding: Rounding) -> Self {
         Flat { rounding, ..self }
     }
 
-    /// Says that the first element is number `first` of a whole, for stochastic rounding: see
-    /// [`Step::offset`]. Default: 0.
+    /// Sets the index of the first element in the whole tensor, for stochastic rounding: see
+    /// [`Step::with_offset`]. Default: 0.
     #[must_use]
     pub fn with_offset(self, first: u64) -> Self {
         Flat { offset: first, ..self }
     }
 
-    /// Takes the next step: updates `theta` in place from `grad`, both of the type of the states.
+    /// Multiplies every gradient by `factor` before the rule uses it: see
+    /// [`Step::with_grad_scale`]. Default: 1.
+    #[must_use]
+    pub fn with_grad_scale(mut self, factor: f64) -> Self {
+        self.set_grad_scale(factor);
+        self
+    }
+
+    /// Clamps every gradient to ±`bound` after it has been scaled: see [`Step::with_clip_value`].
+    /// Default: infinity, which clamps nothing.
+    #[must_use]
+    pub fn with_clip_value(mut self, bound: f64) -> Self {
+        self.scale.bound = bound;
+        self
+    }
+
+    /// Changes the factor of [`with_grad_scale`](Self::with_grad_scale) between steps. It is
+    /// checked on the next step.
+    pub fn set_grad_scale(&mut self, factor: f64) {
+        self.scale.factor = factor;
+    }
+
+    /// Takes the next step: updates `theta` in place from `grad`. Both have the element type of the
+    /// states.
     ///
     /// # Errors
     ///
-    /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
+    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
     pub fn step(&mut self, theta: &mut [S], grad: &[S]) -> Result<(), Error> {
         self.step_mixed(theta, grad)
     }
 
-    /// Takes the next step on types that go with that of the states: see [`Step::run_mixed`].
+    /// Takes the next step with `theta` and `grad` of element types that can be combined with that
+    /// of the states: see [`Step::run_mixed`].
     ///
     /// ```
     /// use fused_adam::{AdamW, Flat, bf16};
@@ -149,7 +179,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
+    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
     pub fn step_mixed<T: Element<Float = S::Float>, G: Element<Float = S::Float>>(
         &mut self,
         theta: &mut [T],
@@ -158,12 +188,12 @@ impl<R: Rule, S: Element> Flat<R, S> {
         self.count(|step, state| step.run_on(theta, grad, state, None))
     }
 
-    /// Takes the next step on master weights, and stores the new `theta` a second time in `copy`:
-    /// see [`Step::run_with_copy`].
+    /// Takes the next step on `f32` master weights, and stores the new `theta` also in `copy`: see
+    /// [`Step::run_with_copy`].
     ///
     /// # Errors
     ///
-    /// Those of [`Step::run`]; then neither the state nor the number of steps has changed.
+    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
     pub fn step_with_copy<G: Element<Float = f32>, H: Half>(
         &mut self,
         theta: &mut [f32],
@@ -176,25 +206,24 @@ impl<R: Rule, S: Element> Flat<R, S> {
         self.count(|step, state| step.run_on(theta, grad, state, Some(H::column_mut(copy))))
     }
 
-    /// Lets `run` take the next step, and counts it.
+    /// Calls `run` to take the next step, and counts it.
     #[inline(always)]
     fn count(
         &mut self,
         run: impl FnOnce(Step<'_, R>, &mut [Vec<S>]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let t = self.t.checked_add(1).ok_or(Error::StepNumber {
-            t: self.t,
-            expected: "less than u64::MAX for another step to follow",
-        })?;
+        let t = next_step_number(self.t)?;
         check_same_states(self.rule.states(), self.declared)?;
         self.rule.check()?;
         advance_scalars(&self.rule, t, &self.scalars, &mut self.next_scalars);
         let step = Step::new(&self.rule, t)
-            .scalars(&self.next_scalars)
-            .backend(self.backend)
-            .schedule(self.schedule)
-            .rounding(self.rounding)
-            .offset(self.offset);
+            .with_scalars(&self.next_scalars)
+            .with_backend(self.backend)
+            .with_parallelism(self.parallelism)
+            .with_rounding(self.rounding)
+            .with_offset(self.offset)
+            .with_grad_scale(self.scale.factor)
+            .with_clip_value(self.scale.bound);
         run(step, &mut self.state)?;
         self.t = t;
         core::mem::swap(&mut self.scalars, &mut self.next_scalars);
@@ -211,13 +240,13 @@ impl<R: Rule, S: Element> Flat<R, S> {
         &self.rule
     }
 
-    /// The rule, to be changed between steps: its `lr`, say. It is checked on the next step, and
-    /// if it then keeps other states than before, that step is refused.
+    /// The rule, to change between steps, such as its `lr`. It is checked on the next step. If it
+    /// then keeps other states than before, that step fails.
     pub fn rule_mut(&mut self) -> &mut R {
         &mut self.rule
     }
 
-    /// The state of this name, such as `m`, if the rule keeps one.
+    /// The state with this name, such as `m`, or `None` if the rule does not keep it.
     pub fn state(&self, name: &str) -> Option<&[S]> {
         let i = self.declared.iter().position(|state| state.name() == name)?;
         self.state.get(i).map(Vec::as_slice)

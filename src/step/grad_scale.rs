@@ -1,5 +1,5 @@
-//! What is done to a gradient before a rule sees it, in the same pass: it is multiplied by a
-//! factor and held within a bound. The buffer itself is not written.
+//! Scaling and clipping of the gradient before the rule uses it, in the same pass. The gradient's
+//! buffer is not written.
 
 use crate::error::Error;
 use crate::rules::{Kernel, check, check_at_least_0, round_coefficient};
@@ -9,7 +9,7 @@ use crate::simd::{Float, Lanes};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct GradScale {
     pub factor: f64,
-    /// Infinity for none.
+    /// Infinity for no bound.
     pub bound: f64,
 }
 
@@ -24,7 +24,8 @@ impl GradScale {
         check("clip_value", self.bound, self.bound > 0.0, "a number above 0")
     }
 
-    /// `kernel`, with this done first. The factor and the bound are rounded to `F` once.
+    /// Returns `kernel` with the gradient scaled and clamped first. The factor and the bound are
+    /// rounded to `F` once.
     pub fn before<K, F: Float>(self, kernel: K) -> Result<Scaled<K, F>, Error> {
         let change = match self {
             Self::NONE => Change::None,
@@ -35,7 +36,7 @@ impl GradScale {
             Change::ScaleAndClip => {
                 let bound: F = round_coefficient(self.bound, "clip_value", self.bound)?;
                 let above_0 = bound.to_f64() > 0.0;
-                let expected = "above 0 once rounded to the element type";
+                let expected = "above 0 once rounded to the type computed with";
                 check("clip_value", self.bound, above_0, expected)?;
                 bound
             }
@@ -53,7 +54,7 @@ enum Change {
     ScaleAndClip,
 }
 
-/// A kernel that sees the gradient scaled.
+/// A kernel that scales and clamps the gradient, then calls the kernel inside.
 #[derive(Clone, Copy)]
 pub(crate) struct Scaled<K, F> {
     kernel: K,
@@ -70,7 +71,9 @@ impl<F: Float, K: Kernel<F, N>, const N: usize> Kernel<F, N> for Scaled<K, F> {
         let grad = match self.change {
             Change::None => grad,
             Change::Scale => grad * self.factor,
-            Change::ScaleAndClip => (grad * self.factor).at_most(self.bound).at_least(-self.bound),
+            Change::ScaleAndClip => {
+                (grad * self.factor).clamp_max(self.bound).clamp_min(-self.bound)
+            }
         };
         self.kernel.update(theta, grad, state)
     }

@@ -1,18 +1,19 @@
-//! One step on plain slices: everything is checked, then the rule's kernel runs.
+//! One step on plain slices: check all arguments, then run the rule's kernel.
 //!
-//! The way of the data, one file each: [`Step`] here checks the slices and makes [`Rows`] of them;
-//! [`chunks`] cuts these for threads; [`sweep`] finds the loop of their types; [`vector`] is that
-//! loop, and [`tiles`] the one for types that have none; [`grad_scale`] goes before the rule's
-//! arithmetic. [`flat`] owns the states of one buffer.
+//! The data flow, one file per stage: [`Step`], in this file, checks the slices and builds [`Rows`]
+//! from them. [`chunks`] cuts the rows for threads. [`select`] selects the loop for the element
+//! types. [`vector`] is that loop, and [`tiles`] is the loop for types without their own.
+//! [`grad_scale`] scales and clips the gradient before the rule's arithmetic. [`flat`] owns the
+//! states of one buffer.
 
 mod chunks;
 mod flat;
 pub(crate) mod grad_scale;
-pub(crate) mod sweep;
+pub(crate) mod select;
 mod tiles;
 mod vector;
 
-pub use chunks::Schedule;
+pub use chunks::Parallelism;
 pub use flat::Flat;
 
 use core::marker::PhantomData;
@@ -25,28 +26,33 @@ use crate::elements::rows::Rows;
 use crate::elements::{Element, Half};
 use crate::error::Error;
 use crate::rules::state::{State, names};
-use crate::rules::{Kernel, Rule, WithKernel};
+use crate::rules::{Kernel, KernelVisitor, Rule};
 use crate::simd::dispatch::{Backend, Engine};
 use grad_scale::GradScale;
 
-/// One step of a rule, to be taken on plain slices. Nothing is allocated, but for rayon's job of
-/// some dozen bytes when a parallel step is called from outside of any pool.
+/// One step of a rule on plain slices.
+///
+/// A step allocates only in three cases: rayon allocates a job of a few dozen bytes when a parallel
+/// step is called from outside any pool; a rule with more than four states needs a list of them;
+/// and so does a rule with more than two scalars, unless you set them with
+/// [`with_scalars`](Self::with_scalars).
 ///
 /// ```
-/// use fused_adam::{AdamW, Backend, Schedule, Step};
+/// use fused_adam::{AdamW, Backend, Parallelism, Step};
 ///
 /// let adamw = AdamW { lr: 1e-2, amsgrad: true, ..AdamW::default() };
 /// let (mut theta, grad) = (vec![0.5_f32; 1000], vec![1.0_f32; 1000]);
 /// let (mut m, mut v, mut v_max) = (vec![0.0; 1000], vec![0.0; 1000], vec![0.0; 1000]);
 /// Step::new(&adamw, 1)
-///     .backend(Backend::Wide)
-///     .schedule(Schedule::Serial)
+///     .with_backend(Backend::Wide)
+///     .with_parallelism(Parallelism::Serial)
 ///     .run(&mut theta, &grad, &mut [&mut m, &mut v, &mut v_max])?;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 ///
-/// The step is elementwise. So any part of the buffers may be stepped alone, say the shard that
-/// this machine owns, and gets the bits that it would get in a step of the whole:
+/// The step is elementwise. You can step any part of the buffers alone, such as one machine's
+/// shard, and get the same bits as in a step of the whole. With stochastic rounding, set
+/// [`with_offset`](Self::with_offset):
 ///
 /// ```
 /// # use fused_adam::{AdamW, Step};
@@ -63,7 +69,7 @@ pub struct Step<'r, R> {
     rule: &'r R,
     t: u64,
     backend: Backend,
-    schedule: Schedule,
+    parallelism: Parallelism,
     rounding: Rounding,
     offset: u64,
     scale: GradScale,
@@ -71,15 +77,15 @@ pub struct Step<'r, R> {
 }
 
 impl<'r, R: Rule> Step<'r, R> {
-    /// Step number `t` of `rule`, from 1 on. The number enters the step's coefficients (bias
-    /// corrections and schedules) and its random bits, and nothing else: it may stand still, jump
-    /// or go backwards, and the caller is trusted with it.
+    /// Step number `t` ≥ 1 of `rule`. The step number only affects the step's coefficients (bias
+    /// corrections and schedules) and its random bits. It is not checked that `t` increases: it may
+    /// repeat, skip numbers or decrease.
     pub fn new(rule: &'r R, t: u64) -> Self {
         Step {
             rule,
             t,
             backend: Backend::default(),
-            schedule: Schedule::default(),
+            parallelism: Parallelism::default(),
             rounding: Rounding::default(),
             offset: 0,
             scale: GradScale::NONE,
@@ -87,87 +93,97 @@ impl<'r, R: Rule> Step<'r, R> {
         }
     }
 
-    /// Asks for a backend. Default: [`Backend::Auto`].
-    pub fn backend(self, backend: Backend) -> Self {
+    /// Sets the backend. Default: [`Backend::Auto`].
+    pub fn with_backend(self, backend: Backend) -> Self {
         Step { backend, ..self }
     }
 
-    /// Asks for threads. Default: [`Schedule::Auto`].
-    pub fn schedule(self, schedule: Schedule) -> Self {
-        Step { schedule, ..self }
+    /// Sets the threads that the step runs on. Default: [`Parallelism::Auto`].
+    pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
+        Step { parallelism, ..self }
     }
 
-    /// Asks for a rounding of what is stored in 16 bits. Default: [`Rounding::Nearest`].
-    pub fn rounding(self, rounding: Rounding) -> Self {
+    /// Sets the rounding of values that are stored in 16 bits. Default: [`Rounding::Nearest`].
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
         Step { rounding, ..self }
     }
 
-    /// Says that the first element of `theta` is number `first` of a whole, of which this is a
-    /// part. It concerns stochastic rounding alone, whose random bits belong to the whole. Default:
-    /// 0.
-    pub fn offset(self, first: u64) -> Self {
+    /// Sets the index of the first element of `theta` in the whole tensor, for a step on a part of
+    /// it. It only affects stochastic rounding, whose random bits depend on the index in the whole.
+    /// Default: 0.
+    pub fn with_offset(self, first: u64) -> Self {
         Step { offset: first, ..self }
     }
 
-    /// Has every gradient multiplied by `factor` before the rule sees it, in the same pass: one
-    /// over a loss scale, say, or what clips a norm. `grad` itself is not written. The factor, from
-    /// 0 up, is rounded to the type that is computed with, and the product once. Default: 1.
+    /// Multiplies every gradient by `factor` before the rule uses it, in the same pass. Use it to
+    /// undo a loss scale or to clip a norm. `grad` itself is not written. The factor must be finite
+    /// and ≥ 0. It is rounded to the compute type (`f64` for `f64` buffers, otherwise `f32`), and
+    /// the product is rounded once. Default: 1.
     ///
     /// ```
     /// use fused_adam::{AdamW, Step};
     ///
     /// let (mut theta, mut m, mut v) = ([1.0_f32], [0.0], [0.0]);
-    /// let grad = [512.0]; // of a loss that was multiplied by 1024
+    /// let grad = [512.0]; // the loss was multiplied by 1024
     /// Step::new(&AdamW::default(), 1)
-    ///     .grad_scale(1.0 / 1024.0)
+    ///     .with_grad_scale(1.0 / 1024.0)
     ///     .run(&mut theta, &grad, &mut [&mut m, &mut v])?;
     /// assert!((grad, m[0]) == ([512.0], 0.1 * 0.5));
     /// # Ok::<(), fused_adam::Error>(())
     /// ```
-    pub fn grad_scale(self, factor: f64) -> Self {
+    pub fn with_grad_scale(self, factor: f64) -> Self {
         Step { scale: GradScale { factor, ..self.scale }, ..self }
     }
 
-    /// Has every gradient, after it has been scaled, held within ±`bound`, in the same pass; NaN
-    /// stays. The bound, above 0, is rounded to the type that is computed with. Default: infinity,
-    /// which is none.
-    pub fn clip_value(self, bound: f64) -> Self {
+    /// Clamps every gradient to ±`bound` after it has been scaled, in the same pass. NaN stays NaN.
+    /// The bound must be > 0. It is rounded to the compute type. Default: infinity, which clamps
+    /// nothing.
+    pub fn with_clip_value(self, bound: f64) -> Self {
         Step { scale: GradScale { bound, ..self.scale }, ..self }
     }
 
-    /// The scalars that the rule keeps beside its states, as they are after this step:
-    /// [`Rule::advance_scalars`] makes them of those before it. Default: what they are after `t`
-    /// steps with these hyper-parameters, [`Rule::scalar_after`].
+    /// The scalars that the rule keeps beside its states, with their values after this step, as
+    /// [`Rule::advance_scalars`] computes them from those before it. Default:
+    /// [`Rule::scalar_after`] `t`, the values after `t` steps with the current hyper-parameters.
     ///
     /// ```
     /// use fused_adam::{NAdam, Rule, Step};
     ///
     /// let (mut theta, mut m, mut v) = ([1.0_f64], [0.0], [0.0]);
-    /// let (mut nadam, mut scalars) = (NAdam::default(), [1.0]); // the product of no momenta
+    /// let (mut nadam, mut scalars) = (NAdam::default(), [1.0]); // the empty product
     /// for t in 1..=10 {
     ///     nadam.beta1 = 0.9 + 0.005 * t as f64; // a schedule
     ///     nadam.advance_scalars(t, &mut scalars);
     ///     Step::new(&nadam, t)
-    ///         .scalars(&scalars)
+    ///         .with_scalars(&scalars)
     ///         .run(&mut theta, &[1.0], &mut [&mut m, &mut v])?;
     /// }
     /// # Ok::<(), fused_adam::Error>(())
     /// ```
-    pub fn scalars(self, scalars: &'r [f64]) -> Self {
+    pub fn with_scalars(self, scalars: &'r [f64]) -> Self {
         Step { scalars: Some(scalars), ..self }
     }
 
-    /// Takes the step: updates `theta` and each state in place, from `grad`, all of one element
-    /// type.
+    /// Takes the step: updates `theta` and each state in place from `grad`. All have the same
+    /// element type.
     ///
-    /// `state` holds the buffers that [`Rule::states`] names, in that order. All slices are
-    /// equally long; empty ones are fine. NaN and infinities in them follow IEEE 754.
+    /// `state` holds the buffers that [`Rule::states`] names, in that order. All slices must have
+    /// the same length, which may be 0. NaN and infinities in them propagate as IEEE 754 says.
     ///
     /// # Errors
     ///
-    /// All are found before anything is written: [`Error::HyperParameter`],
-    /// [`Error::StepNumber`] for t = 0, [`Error::Length`], [`Error::MissingState`],
-    /// [`Error::SuperfluousState`], [`Error::Scalars`] and [`Error::BackendNotAvailable`].
+    /// Nothing is written if the step fails. In this order:
+    ///
+    /// - [`Error::StepNumber`] for `t` = 0;
+    /// - [`Error::HyperParameter`] for a hyper-parameter, the gradient scale or the clip value
+    ///   outside its range;
+    /// - [`Error::MissingState`] or [`Error::SuperfluousState`] for a wrong number of states;
+    /// - [`Error::Length`] for a slice whose length is not that of `theta`;
+    /// - [`Error::BackendNotAvailable`];
+    /// - [`Error::Scalars`] for a wrong number of scalars;
+    /// - [`Error::HyperParameter`] for a coefficient that the compute type cannot hold;
+    /// - [`Error::KernelStates`] if the rule's kernel keeps another number of states than the rule
+    ///   names. No rule of this crate does.
     pub fn run<E: Element>(
         &self,
         theta: &mut [E],
@@ -177,19 +193,19 @@ impl<'r, R: Rule> Step<'r, R> {
         self.run_on(theta, grad, state, None)
     }
 
-    /// Takes the step with a gradient, or states, of another type than `theta`: `f64` goes with
-    /// `f64` alone, and `f32`, `bf16` and `f16` go together in any mixture. What is stored in 16
-    /// bits is computed in `f32`, and rounded as [`rounding`](Self::rounding) says.
+    /// Takes the step with `theta`, `grad` and states of different element types. `f64` can only be
+    /// combined with `f64`. `f32`, `bf16` and `f16` can be combined freely. 16-bit values are
+    /// computed in `f32` and rounded as set by [`with_rounding`](Self::with_rounding).
     ///
     /// ```
     /// use fused_adam::{AdamW, Rounding, Step, bf16};
     ///
-    /// // Everything in 16 bits but the moments.
+    /// // θ and the gradient in 16 bits, the states in 32.
     /// let mut theta = vec![bf16::ONE; 1000];
     /// let grad = vec![bf16::from_f32(0.1); 1000];
     /// let (mut m, mut v) = (vec![0.0_f32; 1000], vec![0.0_f32; 1000]);
     /// Step::new(&AdamW::default(), 1)
-    ///     .rounding(Rounding::Stochastic { seed: 7 })
+    ///     .with_rounding(Rounding::Stochastic { seed: 7 })
     ///     .run_mixed(&mut theta, &grad, &mut [&mut m, &mut v])?;
     /// # Ok::<(), fused_adam::Error>(())
     /// ```
@@ -206,8 +222,8 @@ impl<'r, R: Rule> Step<'r, R> {
         self.run_on(theta, grad, state, None)
     }
 
-    /// Takes the step on master weights: stores the new `theta` a second time, in `copy`, rounded
-    /// to the nearest 16-bit number, in the same pass.
+    /// Takes the step on `f32` master weights, and in the same pass stores the new `theta` also in
+    /// `copy`, rounded to nearest in 16 bits.
     ///
     /// ```
     /// use fused_adam::{AdamW, Step, bf16};
@@ -235,7 +251,8 @@ impl<'r, R: Rule> Step<'r, R> {
         self.run_on(theta, grad, state, Some(H::column_mut(copy)))
     }
 
-    /// The step on states of any type that is a slice underneath, and perhaps with a copy of θ.
+    /// The step with states in any type that dereferences to a slice, and optionally with a copy of
+    /// θ.
     #[inline]
     pub(crate) fn run_on<T, G, S, B>(
         &self,
@@ -250,7 +267,7 @@ impl<'r, R: Rule> Step<'r, R> {
         S: Element<Float = T::Float>,
         B: AsMut<[S]>,
     {
-        // A rule of more states than have room here costs an allocation.
+        // A rule with more than four states needs an allocation.
         let (mut few, mut many) = ([(); 4].map(|()| ColumnMut::default()), Vec::new());
         let columns = state.iter_mut().map(|state| S::column_mut(state.as_mut()));
         let state = match few.get_mut(..columns.len()) {
@@ -264,15 +281,15 @@ impl<'r, R: Rule> Step<'r, R> {
             }
         };
         let (theta, grad) = (T::column_mut(theta), G::column(grad));
-        // Types that have no loop of their own share the code of `f32`, which finds tiles for them.
-        if const { sweep::is_fused::<T, G, S>() } {
+        // Types without their own loop share the code of `f32`, which uses tiles for them.
+        if const { select::is_fused::<T, G, S>() } {
             self.run_columns::<T, G, S>(theta, grad, state, copy)
         } else {
             self.run_columns::<f32, f32, f32>(theta, grad, state, copy)
         }
     }
 
-    /// Checks everything, then runs the kernel by code for the types `T`, `G` and `S`.
+    /// Checks all arguments, then runs the kernel with the code for the types `T`, `G` and `S`.
     #[inline(always)]
     fn run_columns<T, G, S>(
         &self,
@@ -287,9 +304,7 @@ impl<'r, R: Rule> Step<'r, R> {
         S: Element<Float = T::Float>,
     {
         let (rule, t, len) = (self.rule, self.t, theta.len());
-        if t == 0 {
-            return Err(Error::StepNumber { t: 0, expected: "1 for the first step" });
-        }
+        check_step_number(t)?;
         rule.check()?;
         self.scale.check()?;
         let states = rule.states();
@@ -307,7 +322,7 @@ impl<'r, R: Rule> Step<'r, R> {
         };
         let run = Run {
             engine: self.backend.resolve()?,
-            schedule: self.schedule,
+            parallelism: self.parallelism,
             scale: self.scale,
             states,
             theta,
@@ -320,18 +335,18 @@ impl<'r, R: Rule> Step<'r, R> {
         match self.scalars {
             Some(scalars) => {
                 check_scalars(rule.scalars(), scalars.len())?;
-                rule.with_kernel(t, scalars, run)
+                rule.visit_kernel(t, scalars, run)
             }
-            None if rule.scalars().is_empty() => rule.with_kernel(t, &[], run),
-            None => rule.with_kernel(t, &scalars_after(rule, t), run),
+            None if rule.scalars().is_empty() => rule.visit_kernel(t, &[], run),
+            None => rule.visit_kernel(t, &scalars_after(rule, t), run),
         }
     }
 }
 
-/// A step, waiting for its kernel.
+/// The visitor that runs the step with the kernel it receives.
 struct Run<'a, 's, Types> {
     engine: Engine,
-    schedule: Schedule,
+    parallelism: Parallelism,
     scale: GradScale,
     states: &'static [State],
     theta: ColumnMut<'a>,
@@ -342,22 +357,22 @@ struct Run<'a, 's, Types> {
     types: PhantomData<Types>,
 }
 
-impl<T, G, S> WithKernel<T::Float> for Run<'_, '_, (T, G, S)>
+impl<T, G, S> KernelVisitor<T::Float> for Run<'_, '_, (T, G, S)>
 where
     T: Element,
     G: Element<Float = T::Float>,
     S: Element<Float = T::Float>,
 {
     #[inline]
-    fn with<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let Run { engine, schedule, scale, states, theta, grad, state, copy, noise, .. } = self;
+    fn visit<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+        let Run { engine, parallelism, scale, states, theta, grad, state, copy, noise, .. } = self;
         let Ok(state) = <&mut [ColumnMut<'_>; N]>::try_from(state) else {
             return Err(Error::KernelStates { kernel: N, names: names(states) });
         };
         let state = state.each_mut().map(ColumnMut::reborrow);
         let kernel = scale.before(*kernel)?;
         let rows = Rows { theta, grad, state, copy, noise };
-        schedule.each(rows, |rows| sweep::sweep::<T, G, S, _, N>(engine, &kernel, rows));
+        parallelism.each(rows, |rows| select::step_rows::<T, G, S, _, N>(engine, &kernel, rows));
         Ok(())
     }
 }
@@ -365,13 +380,14 @@ where
 /// The scalars of one parameter.
 pub(crate) type Scalars = SmallVec<[f64; 2]>;
 
-/// The scalars of a rule after `t` steps with its present hyper-parameters.
+/// The scalars of a rule after `t` steps with its current hyper-parameters.
 pub(crate) fn scalars_after(rule: &impl Rule, t: u64) -> Scalars {
     (0..rule.scalars().len()).map(|i| rule.scalar_after(i, t)).collect()
 }
 
-/// Sets `next` to the scalars after step `t`, from those before it; where these are not as many as the
-/// rule keeps, since it is another rule now, from those after `t` − 1 steps of it.
+/// Sets `next` to the scalars after step `t`, computed from those before it. If their number is not
+/// that of the rule, because the rule has been replaced, they are computed from the values after
+/// `t` − 1 steps of the current rule.
 pub(crate) fn advance_scalars(rule: &impl Rule, t: u64, before: &[f64], next: &mut Scalars) {
     if before.len() == rule.scalars().len() {
         next.clear();
@@ -382,7 +398,7 @@ pub(crate) fn advance_scalars(rule: &impl Rule, t: u64, before: &[f64], next: &m
     rule.advance_scalars(t, next);
 }
 
-/// That so many states are those of a rule.
+/// Checks the number of states.
 #[inline]
 pub(crate) fn check_states(states: &'static [State], given: usize) -> Result<(), Error> {
     if given == states.len() { Ok(()) } else { Err(other_states(states, given)) }
@@ -397,7 +413,7 @@ fn other_states(states: &'static [State], given: usize) -> Error {
     }
 }
 
-/// That a rule keeps the states that were made for it.
+/// Checks that a rule still keeps the states that were made for it.
 #[inline]
 pub(crate) fn check_same_states(
     states: &'static [State],
@@ -414,7 +430,20 @@ fn check_same_names(states: &'static [State], made: &'static [State]) -> Result<
     }
 }
 
-/// That so many scalars are those of a rule.
+/// Checks that a step number is at least 1.
+#[inline]
+pub(crate) fn check_step_number(t: u64) -> Result<(), Error> {
+    if t == 0 { Err(Error::StepNumber { t, expected: "1 for the first step" }) } else { Ok(()) }
+}
+
+/// The number of the step that follows step `t`.
+#[inline]
+pub(crate) fn next_step_number(t: u64) -> Result<u64, Error> {
+    let expected = "less than u64::MAX for another step to follow";
+    t.checked_add(1).ok_or(Error::StepNumber { t, expected })
+}
+
+/// Checks the number of scalars.
 pub(crate) fn check_scalars(expected: &'static [&'static str], given: usize) -> Result<(), Error> {
     if given == expected.len() {
         return Ok(());
@@ -429,13 +458,13 @@ fn check_length(name: &'static str, len: usize, expected: usize) -> Result<(), E
 macro_rules! step_of_rules {
     ($($name:ident: $Rule:ident),* $(,)?) => {$(
         impl crate::rules::$Rule {
-            /// Takes step number `t` ≥ 1 on plain slices, with the backend and the threads chosen
-            /// automatically; see [`Step`] to choose them. `states` are those that
-            /// [`states`](Rule::states) names, in that order.
+            /// Takes step number `t` ≥ 1 on plain slices, with the default backend, threads and
+            /// rounding. Use [`Step`] to set them. `states` are those that [`states`](Rule::states)
+            /// names, in that order.
             ///
             /// # Errors
             ///
-            /// Those of [`Step::run`].
+            /// As for [`Step::run`].
             pub fn step<E: Element, const N: usize>(
                 &self,
                 t: u64,

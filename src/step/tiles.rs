@@ -1,10 +1,11 @@
-//! Steps on rows of any types: a tile at a time, each 16-bit column is widened to `f32` on the
-//! stack, the tile is stepped like any buffers, and what has changed is narrowed back.
+//! Steps on rows of any element types, one tile at a time. Each 16-bit column of the tile is
+//! widened to `f32` on the stack, the tile is stepped like any buffers, and the columns that
+//! changed are narrowed back.
 //!
-//! A tile stays in the first cache, so this is still one pass over memory. Columns that are stored
-//! as they are computed are stepped in place. The conversions do not depend on the rule: they are
-//! compiled once for each instruction set, in this crate, and a rule costs its caller no more code
-//! for all the combinations of types than for `f32` alone.
+//! A tile stays in the L1 cache, so this is still one pass over memory. Columns that are stored in
+//! the compute type are stepped in place. The conversions do not depend on the rule. They are
+//! compiled once for each instruction set, in this crate, so all combinations of types add no more
+//! code to the caller than `f32` alone.
 
 use core::ops::Range;
 
@@ -18,10 +19,10 @@ use crate::simd::Float;
 use crate::simd::dispatch::Engine;
 use crate::simd::native::prefetch_lines;
 
-/// Elements in a tile.
+/// The number of elements in a tile.
 const TILE: usize = 512;
 
-/// A column of a tile, as it is computed with.
+/// A column of a tile in the compute type.
 #[repr(align(64))]
 struct Scratch<F>([F; TILE]);
 
@@ -30,15 +31,15 @@ impl<F: Float> Scratch<F> {
         Scratch([F::zeroed(); TILE])
     }
 
-    /// Its first elements as `f32`, which 16-bit columns are computed with.
+    /// The first `len` elements as `f32`, the compute type of 16-bit columns.
     fn singles(&mut self, len: usize) -> &mut [f32] {
         &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
     }
 }
 
-/// Steps all rows on this thread. `F` is what all columns are computed with.
+/// Steps all rows on this thread. `F` is the compute type of all columns.
 #[inline(never)]
-pub(super) fn sweep<F, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
+pub(super) fn step<F, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
 where
     F: Float + Element<Float = F>,
     K: Kernel<F, N>,
@@ -67,7 +68,7 @@ where
             state: staged,
             copy: None,
         };
-        vector::sweep(engine, kernel, buffers);
+        vector::step(engine, kernel, buffers);
 
         if let Some(noise) = noise {
             let words = random.each_mut().map(|words| &mut words[..rows.len()]);
@@ -97,7 +98,7 @@ where
     }
 }
 
-/// Rows of a column: in place, or widened to `scratch`.
+/// The rows of a column: in place, or widened to `scratch`.
 fn stage<'a, F: Float + Element<Float = F>>(
     engine: Engine,
     column: Column<'a>,
@@ -113,7 +114,7 @@ fn stage<'a, F: Float + Element<Float = F>>(
     &scratch.0[..len]
 }
 
-/// The same, to be written.
+/// The same, mutable.
 fn stage_mut<'a, F: Float + Element<Float = F>>(
     engine: Engine,
     column: &'a mut ColumnMut<'_>,
@@ -128,7 +129,7 @@ fn stage_mut<'a, F: Float + Element<Float = F>>(
     &mut scratch.0[..len]
 }
 
-/// Stores `from` in rows of a 16-bit column.
+/// Stores `from` in the rows of a 16-bit column.
 fn narrow(
     engine: Engine,
     from: &[f32],
@@ -140,7 +141,7 @@ fn narrow(
     convert::narrow(engine, from, column, random);
 }
 
-/// Asks for rows that will be needed next.
+/// Prefetches the rows of the next tile.
 fn prefetch(column: Column<'_>, rows: Range<usize>) {
     match column {
         Column::F32(slice) => prefetch_lines(&slice[rows]),

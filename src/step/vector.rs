@@ -1,38 +1,38 @@
-//! The vector loop: the one loop that takes a step in registers.
+//! The vector loop: the loop that takes a step in registers.
 //!
 //! ```text
 //! for each block of LANES elements of θ, g and the states:
-//!     prefetch what lies 1 or 2 KiB ahead in each of them
+//!     prefetch 1 or 2 KiB ahead in each buffer
 //!     load g, the states and θ, each into U registers
 //!     (θ, states) = kernel.update(θ, g, states)
-//!     store θ and the states, and θ once more if there is a copy
+//!     store θ and the states, and the copy of θ if there is one
 //! ```
 //!
 //! Everything is inlined into this loop: the rule's arithmetic, the conversions of 16-bit elements,
-//! the scaling of the gradient. Branches on coefficients are the same for all blocks and cost
-//! nothing beside a square root. The shape has these reasons:
+//! the scaling of the gradient. Branches on coefficients go the same way for all blocks and cost
+//! nothing compared with a square root. The reasons for this shape:
 //!
-//! 1. **A block is U registers of each buffer, not one.** A step of Adam waits for the unit that
-//!    computes square roots and divisions. It takes a fixed number of cycles for each register, and
-//!    its next result can begin before the last one has come only if the two do not depend on each
-//!    other. U = 4 keeps it busy; U = 2 where 16-bit elements are converted, which is work enough.
-//!    (U is part of the [`Isa`]: see [`Unrolled`].)
-//! 2. **Blocks begin where θ is on a cache line.** A 512-bit register that lies across two lines
-//!    costs two accesses. The other buffers are aligned too wherever all were allocated alike.
-//!    Short buffers are stepped as they are: it takes some tens of nanoseconds to get to the
-//!    boundary.
-//! 3. **Memory is asked for ahead.** The CPU's own prefetchers stop at each page, and its
-//!    out-of-order window is full of pending divisions and does not see that far. With fewer states
-//!    a block takes less time, and the same time is further ahead.
-//! 4. **What is not a whole block goes register by register, then element by element,** through
-//!    this same loop with other [`Isa`]s. So there is no tail that rounds otherwise than the body,
-//!    which is why no split of the buffers shows in the bits.
-//! 5. **Elements may be loaded in any order where all buffers are of one type.** No element looks
-//!    at another, so the order of lanes does not matter as long as it is the same in all buffers.
-//!    For `bf16` the even and the odd elements are then cheaper to take apart than to widen in
+//! 1. **A block is U registers of each buffer, not one.** A step of Adam is limited by the unit for
+//!    square roots and divisions. An operation takes a fixed number of cycles per register, and the
+//!    unit can start the next one early only if the two are independent. U = 4 keeps the unit busy.
+//!    U = 2 is used where 16-bit elements are converted, which adds enough other work. (U is part
+//!    of the [`Isa`]: see [`Unrolled`].)
+//! 2. **Blocks begin where θ is aligned to a cache line.** A 512-bit access that crosses two lines
+//!    costs two accesses. The other buffers are aligned too if all were allocated with the same
+//!    alignment. Short buffers are not aligned: reaching the boundary takes some tens of
+//!    nanoseconds.
+//! 3. **Memory is prefetched.** The CPU's own prefetchers stop at each page, and its out-of-order
+//!    window is full of pending divisions and does not reach that far. With fewer states a block
+//!    takes less time, so the same time corresponds to a longer distance.
+//! 4. **The elements outside whole blocks go register by register, then element by element,**
+//!    through this same loop with other [`Isa`]s. Head and tail therefore round like the body, and
+//!    splitting the buffers does not change the bits.
+//! 5. **Elements may be loaded in any order if all buffers have one type.** Each element is
+//!    computed independently, so the order of lanes does not matter as long as it is the same in
+//!    all buffers. For `bf16`, splitting the even from the odd elements is cheaper than widening in
 //!    order.
-//! 6. **Nothing is a closure, and nothing uses the methods of arrays.** Either may be left as a
-//!    call, and would then be compiled without the instruction set.
+//! 6. **There are no closures and no array methods.** The compiler may leave either as a call,
+//!    which is then compiled without the instruction set.
 
 use crate::elements::{Element, RegisterOf};
 use crate::rules::Kernel;
@@ -42,18 +42,18 @@ use crate::simd::one::OneLane;
 use crate::simd::portable::Portable;
 use crate::simd::{Isa, Register};
 
-/// The slices of one step, all equally long: θ of type `T`, g of type `G`, and the `N` states of
-/// the rule, of type `S`.
+/// The slices of one step, all of the same length: θ of type `T`, g of type `G`, and the `N` states
+/// of the rule, of type `S`.
 pub(super) struct Buffers<'a, T, G, S, const N: usize> {
     pub theta: &'a mut [T],
     pub grad: &'a [G],
     pub state: [&'a mut [S]; N],
-    /// Where θ is stored once more, rounded to nearest.
+    /// The copy of θ, rounded to nearest.
     pub copy: Option<&'a mut [G]>,
 }
 
-/// Steps all of `buffers` on this thread, by any engine but the scalar one.
-pub(super) fn sweep<T, G, S, K, const N: usize>(
+/// Steps all of `buffers` on this thread, with any engine but the scalar one.
+pub(super) fn step<T, G, S, K, const N: usize>(
     engine: Engine,
     kernel: &K,
     buffers: Buffers<'_, T, G, S, N>,
@@ -63,17 +63,17 @@ pub(super) fn sweep<T, G, S, K, const N: usize>(
     S: Element<Float = T::Float>,
     K: Kernel<T::Float, N>,
 {
-    if let Err(sweep) = engine.vectorize(Sweep { kernel: *kernel, buffers }) {
-        sweep.portable();
+    if let Err(step) = engine.vectorize(VectorStep { kernel: *kernel, buffers }) {
+        step.portable();
     }
 }
 
-struct Sweep<'a, T, G, S, K, const N: usize> {
+struct VectorStep<'a, T, G, S, K, const N: usize> {
     kernel: K,
     buffers: Buffers<'a, T, G, S, N>,
 }
 
-impl<T, G, S, K, const N: usize> WithSimd for Sweep<'_, T, G, S, K, N>
+impl<T, G, S, K, const N: usize> WithSimd for VectorStep<'_, T, G, S, K, N>
 where
     T: Element,
     G: Element<Float = T::Float>,
@@ -84,7 +84,7 @@ where
 
     #[inline(always)]
     fn with<P: NativeSimd>(self, simd: P) {
-        // A constant, so that only one of the two is compiled.
+        // A constant condition, so that only one of the two is compiled.
         if const { size_of::<G>() == size_of::<T::Float>() } {
             self.aligned(Unrolled::<P, UNROLL>(simd), simd);
         } else {
@@ -93,24 +93,24 @@ where
     }
 }
 
-/// Blocks begin where θ is aligned to this: a cache line.
+/// The alignment of θ where blocks begin: a cache line.
 const ALIGN_BYTES: usize = 64;
 
-/// Buffers of fewer blocks are stepped as they are.
+/// Buffers of fewer blocks than this are not aligned.
 const ALIGN_BLOCKS: usize = 64;
 
-impl<T, G, S, K, const N: usize> Sweep<'_, T, G, S, K, N>
+impl<T, G, S, K, const N: usize> VectorStep<'_, T, G, S, K, N>
 where
     T: Element,
     G: Element<Float = T::Float>,
     S: Element<Float = T::Float>,
     K: Kernel<T::Float, N>,
 {
-    /// Steps blocks from a boundary of θ on, and what lies before and after them by single
-    /// registers.
+    /// Steps blocks from the first aligned element of θ on, and the elements before and after them
+    /// in single registers.
     #[inline(always)]
     fn aligned<I: Isa, P: NativeSimd>(self, isa: I, simd: P) {
-        let Sweep { kernel, buffers } = self;
+        let VectorStep { kernel, buffers } = self;
         let block = const { lanes::<T, I>() };
         if buffers.theta.len() < block {
             return single_registers(simd, kernel, buffers);
@@ -120,9 +120,10 @@ where
             head = 0;
         }
         let (head, rest) = buffers.split_at(head);
-        // A copy in memory, which the compiler takes for another one. With the same coefficients it
-        // keeps those of single numbers, which only the ends use, in registers through the loop:
-        // there are not enough of these, and the loop is 5 % slower on AVX2.
+        // A copy in memory, which the compiler must treat as a different kernel. If both used the
+        // same coefficients, it would keep the scalar ones, which only the ends use, in registers
+        // through the loop. There are not enough registers for that: the loop is 5 % slower on
+        // AVX2.
         let of_ends = core::hint::black_box(kernel);
         let tail = whole_blocks(isa, kernel, rest);
         for end in [head, tail] {
@@ -154,8 +155,8 @@ fn single_registers<P, T, G, S, K, const N: usize>(
     whole_blocks(OneLane, kernel, rest);
 }
 
-/// The loop: steps as many whole blocks as `buffers` hold, and returns the rest of the buffers,
-/// shorter than one block.
+/// The loop: steps all whole blocks in `buffers`, and returns the rest, which is shorter than one
+/// block.
 #[inline(always)]
 fn whole_blocks<'a, I, T, G, S, K, const N: usize>(
     isa: I,
@@ -193,7 +194,7 @@ where
             store::<I, T, G, S, _>(new, &mut state[range.clone()]);
         }
         if let Some(copy) = &mut copy {
-            // Not prefetched: it is not read.
+            // Not prefetched, because it is not read.
             store::<I, T, G, S, _>(new_theta, &mut copy[range]);
         }
     }
@@ -205,18 +206,18 @@ const fn lanes<T: Element, I: Isa>() -> usize {
     <RegisterOf<T, I> as Register>::LANES
 }
 
-/// How far ahead of the computation memory is asked for, in a step with so many states.
+/// The prefetch distance in bytes for a step with this many states.
 const fn prefetch_bytes(states: usize) -> usize {
     if states < 2 { 2 << 10 } else { 1 << 10 }
 }
 
-/// Asks for the block that lies so many bytes after the one at `start`.
+/// Prefetches the block that lies `ahead` bytes after the one at `start`.
 #[inline(always)]
 fn prefetch<I: Isa, E>(buffer: &[E], start: usize, block: usize, ahead: usize) {
     I::prefetch(buffer, start + ahead / size_of::<E>(), block);
 }
 
-/// Whether all buffers are of one type, so that their elements may be in any order.
+/// Whether all buffers have one type, so that their elements may be loaded in any order.
 const fn is_one_type<T: Element, G: Element, S: Element>() -> bool {
     T::DTYPE as u8 == G::DTYPE as u8 && G::DTYPE as u8 == S::DTYPE as u8
 }

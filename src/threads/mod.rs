@@ -1,11 +1,11 @@
-//! Threads that are not rayon's: those of a framework, which already has some awake, or of a
-//! program that keeps its own.
+//! Threads other than rayon's: those of a framework, which already has some awake, or of a program
+//! that has its own thread pool.
 
 pub(crate) mod share;
 
 use core::cell::Cell;
 
-/// Threads for long steps to run on, within [`on_threads`].
+/// Threads that [`on_threads`] runs long steps on.
 ///
 /// ```
 /// use fused_adam::{AdamW, Threads, on_threads};
@@ -33,16 +33,17 @@ use core::cell::Cell;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 pub trait Threads: Sync {
-    /// How many there are, with the calling one if it works too.
+    /// The number of threads, including the calling thread if it works too.
     fn count(&self) -> usize;
 
-    /// Calls `work` on `count` threads, or on fewer, and returns when all of them have. `work` does
-    /// not panic.
+    /// Calls `work` on `count` threads, or on fewer, and returns when all calls have returned.
+    /// `work` does not panic.
     ///
-    /// Every call takes what there is to do piece by piece until nothing is left. So it is best to
-    /// have all begin at once, and a thread that comes late finds less to do; the calling thread
-    /// does at last what nobody has. A long step that is taken in here on the calling thread comes
-    /// here again.
+    /// Each call of `work` takes parts of the step until none is left. So it is best if all calls
+    /// begin at once. A call that begins late finds less to do. After `run` has returned, the
+    /// calling thread does what is left.
+    ///
+    /// If `run` itself takes a long step on the calling thread, that step calls `run` again.
     fn run(&self, count: usize, work: &(dyn Fn() + Sync));
 }
 
@@ -50,12 +51,16 @@ thread_local! {
     static OF_CALLER: Cell<Option<&'static dyn Threads>> = const { Cell::new(None) };
 }
 
-/// Calls `work`, in which the steps that this thread takes run on `threads` and not on rayon's:
-/// short ones on the calling thread, as ever. The bits are the same. Another rayon pool that is
-/// entered within `work` comes before them; and what a thread of rayon's takes up while it waits
-/// within `work` counts as within too.
+/// Calls `work`, and runs the long steps that it takes on `threads` instead of a rayon pool.
 ///
-/// Threads that are not in a `static` are to be kept for good, by `Box::leak`.
+/// This applies to steps that `work` takes on the calling thread. Short steps run on the calling
+/// thread, as always. The bits are the same.
+///
+/// - If `work` enters another rayon pool, the steps within run on that pool.
+/// - If the calling thread belongs to a rayon pool and takes another job while it waits within
+///   `work`, the steps of that job run on `threads` too.
+///
+/// `threads` must live forever. If your threads are not in a `static`, use `Box::leak`.
 pub fn on_threads<T>(threads: &'static dyn Threads, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<&'static dyn Threads>);
 
@@ -69,7 +74,7 @@ pub fn on_threads<T>(threads: &'static dyn Threads, work: impl FnOnce() -> T) ->
     work()
 }
 
-/// Those of the [`on_threads`] that the calling thread is in.
+/// The threads of the innermost [`on_threads`] that the calling thread is in.
 pub(crate) fn of_caller() -> Option<&'static dyn Threads> {
     OF_CALLER.get()
 }

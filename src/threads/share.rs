@@ -1,30 +1,30 @@
-//! Work that is shared by many threads: pieces wait in a queue, and every free thread of the pool
-//! takes the next one until none is left.
+//! Work that is shared by many threads. Pieces wait in a queue. Every free thread of the pool takes
+//! the next piece until none is left.
 //!
-//! This runs in the pool that the caller is in: the global one, or that of a `ThreadPool::install`.
-//! A caller that is in no pool works too, in place of one of the global pool's threads. It could
-//! pass all to the pool and sleep, but to wake a thread takes tens of microseconds, and then it
-//! would be woken after the others, and they one after the other. A caller may also bring threads
-//! of its own ([`on_threads`](super::on_threads)).
+//! The work runs in the rayon pool that the caller is in: the global pool, or that of a
+//! `ThreadPool::install`. A caller that is in no pool works too, in place of one of the global
+//! pool's threads. It could pass all work to the pool and sleep instead. But waking a thread takes
+//! tens of microseconds. The pool's threads are woken one after the other, and the caller would be
+//! woken last. A caller may also pass threads of its own to [`on_threads`](super::on_threads).
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use super::Threads;
 
-/// Work that any thread may take the next piece of.
+/// A queue of work. Any thread may take the next piece.
 pub(crate) struct Queue<T, F> {
     rest: Mutex<Option<T>>,
     next: F,
 }
 
 impl<T, P, F: Fn(&mut Option<T>) -> Option<P>> Queue<T, F> {
-    /// `next` takes a piece off what is left.
+    /// A queue of the pieces of `all`. `next` takes a piece from the work that is left.
     pub fn new(all: T, next: F) -> Self {
         Queue { rest: Mutex::new(Some(all)), next }
     }
 
-    /// Does pieces for as long as there are any.
+    /// Calls `work` with one piece after the other until the queue is empty.
     pub fn each(&self, mut work: impl FnMut(P)) {
         let next = || (self.next)(&mut self.rest.lock().unwrap_or_else(PoisonError::into_inner));
         while let Some(piece) = next() {
@@ -33,15 +33,15 @@ impl<T, P, F: Fn(&mut Option<T>) -> Option<P>> Queue<T, F> {
     }
 }
 
-/// Calls `work` on as many threads as the pool has, but no more than there are pieces, or on fewer
-/// if others are busy. Each call takes its share of what there is to do, until nothing is left.
+/// Calls `work` on all threads of the pool, but on no more threads than there are pieces, and on
+/// fewer if some are busy. Each call of `work` takes pieces until none is left.
 pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
     let threads = num_threads().min(pieces);
     if let Some(own) = super::of_caller() {
         if threads > 1 {
             on_own(own, threads, work);
         }
-        // What they may have left.
+        // The threads may have left some pieces.
         return work();
     }
     if rayon::current_thread_index().is_some() || threads <= 1 {
@@ -53,7 +53,8 @@ pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
     });
 }
 
-/// A panic is passed on to the caller, whatever its threads do with panics.
+/// Calls `work` on the caller's own threads. Passes a panic of `work` on to the caller, whatever
+/// the threads do with panics.
 fn on_own(own: &dyn Threads, threads: usize, work: &(impl Fn() + Sync)) {
     let panic = Mutex::new(None);
     own.run(threads, &|| {
@@ -66,10 +67,12 @@ fn on_own(own: &dyn Threads, threads: usize, work: &(impl Fn() + Sync)) {
     }
 }
 
+/// The number of threads that a step of the caller may run on.
 pub(crate) fn num_threads() -> usize {
     super::of_caller().map_or_else(rayon::current_num_threads, |own| own.count())
 }
 
+/// Calls `work` on this many threads of the rayon pool that the caller is in.
 fn fork(threads: usize, work: &(impl Fn() + Sync)) {
     if threads <= 1 {
         return work();
@@ -77,19 +80,21 @@ fn fork(threads: usize, work: &(impl Fn() + Sync)) {
     rayon::join(|| fork(threads / 2, work), || fork(threads - threads / 2, work));
 }
 
-/// Below this many bytes of θ, waking another thread costs more than it saves.
+/// Below this many bytes of θ, a step runs on one thread: waking another costs more than it saves.
 const SERIAL_BYTES: usize = 1 << 20;
 
-/// The most bytes of θ in a chunk, so that a thread that is held up leaves work to others.
+/// The largest size of a chunk, in bytes of θ. If a thread is held up, others take its work.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The fewest, so that a chunk is worth its turn in the queue.
+/// The smallest size of a chunk, in bytes of θ. A smaller one would not be worth its turn in the
+/// queue.
 const LEAST_CHUNK_BYTES: usize = 64 << 10;
 
-/// Chunks for each thread: one that is woken late, or is slower, takes fewer.
+/// The number of chunks for each thread. A thread that is woken late, or is slower, takes fewer.
 const CHUNKS_PER_THREAD: usize = 4;
 
-/// Bytes of θ in a chunk, of `bytes` in all: whole cache lines; none for a single thread.
+/// The size of a chunk in bytes of θ, a multiple of the cache line of 64 bytes, if θ has `bytes`
+/// bytes. None if the step is to run on one thread.
 pub(crate) fn chunk_bytes(bytes: usize) -> Option<usize> {
     let threads = if bytes < SERIAL_BYTES { 1 } else { num_threads() };
     (threads > 1).then(|| {

@@ -1,4 +1,4 @@
-//! What is drawn: a rule, a step number, lengths, misalignments, numbers and a rounding.
+//! Generates cases: a rule, a step number, lengths, misalignments, numbers and a rounding.
 
 use fused_adam::{AnyRule, Rounding};
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::common::random_rule::random_rule_from;
 use crate::common::{Numbers, Random};
 
-/// One step to be taken, in all that the bits may not depend on and all that they may.
+/// One step, with everything that may or may not affect its bits.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub rule: AnyRule,
@@ -15,14 +15,14 @@ pub struct Case {
     pub numbers: Numbers,
     pub seed: u64,
     pub rounding: Rounding,
-    /// What the gradient is multiplied with, and its bound.
+    /// The factor for the gradient, and its limit.
     pub grad_scale: f64,
     pub clip_value: f64,
-    /// The index of the first element, for the rounding.
+    /// The index of the first element, for stochastic rounding.
     pub first: u64,
-    /// Misalignment of θ, g and the states, in elements.
+    /// The misalignment of θ, g and the states, in elements.
     pub offsets: [usize; 5],
-    /// Elements in a chunk, and which of the pools takes them, or none of them.
+    /// The number of elements in a chunk, and the index of a pool, or none.
     #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no chunks"))]
     pub chunk: usize,
     #[cfg_attr(not(feature = "parallel"), expect(dead_code, reason = "there are no pools"))]
@@ -43,7 +43,7 @@ pub fn case(rule: &str) -> impl Strategy<Value = Case> + use<> {
             (t, numbers, seed, offsets, chunk, pool),
         )| {
             let rule = random_rule_from(&rule, &mut Random(rule_seed), t);
-            // A chunk of one element is a task of its own: enough of them, but not thousands.
+            // A chunk of one element is a separate task. Use enough of them, but not thousands.
             let len = len.min(chunk * 500);
             let offsets = offsets.map(|offset| usize::from(offset % 16));
             Case {
@@ -64,8 +64,8 @@ pub fn case(rule: &str) -> impl Strategy<Value = Case> + use<> {
     )
 }
 
-/// 0, 1, everything up to the widest block and its tail, around its multiples, and sums of powers
-/// of two.
+/// 0, 1, all lengths up to the largest block and its tail, lengths around its multiples, and sums
+/// of powers of two.
 fn len() -> impl Strategy<Value = usize> {
     let around = (1..=40_usize, prop_oneof![Just(4), Just(8), Just(16), Just(64)], 0..3_usize)
         .prop_map(|(times, width, more)| (times * width + more).saturating_sub(1));
@@ -74,12 +74,12 @@ fn len() -> impl Strategy<Value = usize> {
     prop_oneof![2 => 0..=150_usize, 2 => around, 2 => powers]
 }
 
-/// From 1 to 10^9, each order of magnitude alike.
+/// From 1 to 10^9, each order of magnitude with the same probability.
 fn step_number() -> impl Strategy<Value = u64> {
     prop_oneof![1..=10_u64, (0.0..9.0_f64).prop_map(|x| 10_f64.powf(x) as u64), Just(1_000_000_000)]
 }
 
-/// Either rounding; and the first index, also just before it outgrows 32 bits, or 64.
+/// Either rounding, and the first index, also just below 2^32 and 2^64.
 fn rounding() -> impl Strategy<Value = (Rounding, u64)> {
     let stochastic = any::<u64>().prop_map(|seed| Rounding::Stochastic { seed });
     let border = (prop_oneof![Just(1_u64 << 32), Just(0)], 0..1000_u64);
@@ -91,7 +91,7 @@ fn rounding() -> impl Strategy<Value = (Rounding, u64)> {
     (prop_oneof![Just(Rounding::Nearest), stochastic], first)
 }
 
-/// A factor for the gradient and a bound, or neither.
+/// A factor for the gradient and a limit, or neither.
 fn scale() -> impl Strategy<Value = (f64, f64)> {
     let factor = prop_oneof![2 => Just(1.0), 1 => Just(0.0), 2 => 1e-6..1e3_f64];
     (factor, prop_oneof![2 => Just(f64::INFINITY), 1 => 1e-3..2.0_f64])

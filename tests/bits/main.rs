@@ -1,11 +1,11 @@
-//! Every backend, serial and parallel, against the scalar reference, to the bit.
+//! Compares every backend, serial and parallel, with the scalar reference, bit for bit.
 //!
-//! The same properties are stamped on each entry of one table: backend × schedule × rule. A
-//! backend that this CPU lacks shows up as `ignored`, by name. Each property draws its cases with
-//! proptest: the rule's options, step numbers, lengths around the widths of registers and
-//! chunks, misalignments, and numbers of every kind; and takes each case in every combination of
-//! element types that there is. `PROPTEST_CASES` sets how many cases (default 6 for each entry),
-//! `PROPTEST_RNG_SEED` repeats a run; a failure prints its seed.
+//! The same properties are tested for each entry of one table: backend × parallelism × rule. A
+//! backend that this CPU does not support is listed as `ignored`, by name. proptest generates the
+//! cases of each property: the rule's options, step numbers, lengths around the widths of registers
+//! and chunks, misalignments, and numbers of every kind. Each case runs with every combination of
+//! element types. `PROPTEST_CASES` sets the number of cases (default 6 for each entry), and
+//! `PROPTEST_RNG_SEED` repeats a run. A failure prints its seed.
 
 mod cases;
 #[path = "../common/mod.rs"]
@@ -21,14 +21,14 @@ use std::{num::NonZeroUsize, sync::LazyLock};
 
 use cases::{Case, case};
 use common::rules;
-use fused_adam::{Backend, Schedule};
+use fused_adam::{Backend, Parallelism};
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use types::{Types, Which};
 
 fn main() {
     let mut trials = Vec::new();
-    for backend in Backend::ALL {
+    for &backend in Backend::ALL {
         for &threads in Threads::ALL {
             for rule in rules::names() {
                 table(&mut trials, backend, threads, rule);
@@ -40,14 +40,15 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-/// In the machine code of this program, which has every kernel for every type and backend.
+/// Checks the machine code of this program, which has every kernel for every type and backend.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn nothing_is_fused() -> Result<(), Failed> {
     let kernels = machine_code::kernels();
     let clones = kernels.keys().filter(|name| name.contains("vectorize")).count();
     println!("{} functions looked at, {clones} of them dispatched", kernels.len());
-    // Of each rule with each set of states, at two levels, for more than one combination of types.
-    // Rules may share a kernel: there are more combinations than that.
+    // There must be clones of each rule with each set of states, for two instruction sets, for more
+    // than one combination of types. Rules can share a kernel, and there are more combinations than
+    // this.
     if clones < 2 * rules::variants().len() * 2 {
         return Err(format!("only {clones} dispatched kernels were found").into());
     }
@@ -57,7 +58,7 @@ fn nothing_is_fused() -> Result<(), Failed> {
     }
 }
 
-/// The properties of one entry of the table.
+/// Adds the properties of one entry of the table.
 fn table(trials: &mut Vec<Trial>, backend: Backend, threads: Threads, rule: &'static str) {
     let properties: [(&str, Which); 3] = [
         ("equals_the_reference", |types| types.equals_the_reference),
@@ -71,7 +72,7 @@ fn table(trials: &mut Vec<Trial>, backend: Backend, threads: Threads, rule: &'st
     }
 }
 
-/// Runs a property on many cases of a rule.
+/// Tests a property on many cases of a rule.
 fn check(backend: Backend, threads: Threads, rule: &str, property: Which) -> Result<(), Failed> {
     let mut config = Config { failure_persistence: None, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
@@ -87,16 +88,16 @@ fn check(backend: Backend, threads: Threads, rule: &str, property: Which) -> Res
         for (i, of) in types.iter().enumerate() {
             let (mut case, property) = (case.clone(), property(of));
             let result = match threads {
-                Threads::Serial => property(&case, backend, Schedule::Serial),
+                Threads::Serial => property(&case, backend, Parallelism::Serial),
                 Threads::Auto => {
                     if case.seed as usize % (2 * types.len()) == i {
                         case.len += of.long - 2;
                     }
-                    on_pool(&case, || property(&case, backend, Schedule::Auto))
+                    on_pool(&case, || property(&case, backend, Parallelism::Auto))
                 }
                 #[cfg(feature = "parallel")]
                 Threads::Chunks => {
-                    let chunks = Schedule::Chunks(NonZeroUsize::new(case.chunk).unwrap());
+                    let chunks = Parallelism::Chunks(NonZeroUsize::new(case.chunk).unwrap());
                     on_pool(&case, || property(&case, backend, chunks))
                 }
             };
@@ -111,8 +112,8 @@ fn check(backend: Backend, threads: Threads, rule: &str, property: Which) -> Res
 #[derive(Clone, Copy)]
 enum Threads {
     Serial,
-    /// As the crate chooses, every other case with buffers in one combination of types that are
-    /// long enough for many threads.
+    /// The default. In every other case, the buffers of one combination of types are large enough
+    /// for many threads.
     Auto,
     /// Chunks of any length.
     #[cfg(feature = "parallel")]
@@ -139,7 +140,7 @@ impl std::fmt::Display for Threads {
     }
 }
 
-/// Runs `f` in one of the pools, which the case chooses, or on threads that are in none.
+/// Runs `f` in the pool of the case, or on threads that are in no pool.
 #[cfg(feature = "parallel")]
 fn on_pool<T: Send>(case: &Case, f: impl FnOnce() -> T + Send) -> T {
     match POOLS.get(case.pool) {

@@ -1,6 +1,6 @@
-//! What holds of every case.
+//! The properties that hold for every case.
 
-use fused_adam::{Backend, Flat, Rule, Schedule, State, Step};
+use fused_adam::{Backend, Flat, Parallelism, Rule, State, Step};
 
 use crate::cases::Case;
 use crate::common::{Bits, Guarded, Random, difference};
@@ -12,12 +12,12 @@ struct Buffers<T, G, S, C> {
     grad: Guarded<G>,
     state: Vec<Guarded<S>>,
     copy: C,
-    /// The rule's scalars after the step, if they are to be given.
+    /// The rule's scalars after the step, if the step takes them.
     scalars: Option<Vec<f64>>,
 }
 
 impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
-    /// Those of `case`, at the misalignments given.
+    /// The buffers of `case`, with these misalignments.
     fn of(case: &Case, offsets: [usize; 5]) -> Self {
         let mut random = Random(case.seed);
         let theta = Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[0]);
@@ -29,18 +29,18 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
     }
 
     /// Takes the step of `case` on a range of the buffers.
-    fn step(&mut self, case: &Case, range: std::ops::Range<usize>, on: (Backend, Schedule)) {
+    fn step(&mut self, case: &Case, range: std::ops::Range<usize>, on: (Backend, Parallelism)) {
         let mut state: Vec<_> =
             self.state.iter_mut().map(|state| &mut state.get_mut()[range.clone()]).collect();
         let step = Step::new(&case.rule, case.t)
-            .backend(on.0)
-            .schedule(on.1)
-            .rounding(case.rounding)
-            .grad_scale(case.grad_scale)
-            .clip_value(case.clip_value)
-            .offset(case.first.wrapping_add(range.start as u64));
+            .with_backend(on.0)
+            .with_parallelism(on.1)
+            .with_rounding(case.rounding)
+            .with_grad_scale(case.grad_scale)
+            .with_clip_value(case.clip_value)
+            .with_offset(case.first.wrapping_add(range.start as u64));
         let step = match &self.scalars {
-            Some(scalars) => step.scalars(scalars),
+            Some(scalars) => step.with_scalars(scalars),
             None => step,
         };
         C::run(
@@ -53,10 +53,10 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
         .unwrap();
     }
 
-    /// The step by the reference, at no misalignment.
+    /// The step by the reference, without misalignment.
     fn reference(case: &Case) -> Self {
         let mut buffers = Self::of(case, [0; 5]);
-        buffers.step(case, 0..case.len, (Backend::Scalar, Schedule::Serial));
+        buffers.step(case, 0..case.len, (Backend::Scalar, Parallelism::Serial));
         buffers
     }
 
@@ -70,7 +70,7 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
     }
 }
 
-/// The bits of the reference, and nothing beside them.
+/// Compares with the reference, and checks that nothing was written outside the buffer.
 pub fn expect<E: Bits>(name: &str, got: &Guarded<E>, reference: &Guarded<E>) -> Result<(), String> {
     if !got.intact() {
         return Err(format!("something was written beside {name}"));
@@ -78,25 +78,25 @@ pub fn expect<E: Bits>(name: &str, got: &Guarded<E>, reference: &Guarded<E>) -> 
     difference(name, got.get(), reference.get()).map_or(Ok(()), Err)
 }
 
-/// The whole step gives the bits of the reference, leaves g as it was, and writes nothing beside
+/// The whole step is bit-identical to the reference, does not change g, and writes nothing outside
 /// its buffers.
 pub fn equals_the_reference<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
     case: &Case,
     backend: Backend,
-    schedule: Schedule,
+    parallelism: Parallelism,
 ) -> Result<(), String> {
     let mut buffers = Buffers::<T, G, S, C>::of(case, case.offsets);
-    buffers.step(case, 0..case.len, (backend, schedule));
+    buffers.step(case, 0..case.len, (backend, parallelism));
     buffers.expect(&Buffers::reference(case), case)?;
     let untouched = Buffers::<T, G, S, C>::of(case, [0; 5]);
     expect("grad", &buffers.grad, &untouched.grad)
 }
 
-/// Stepping the parts between random cuts, in any order, gives the bits of stepping the whole.
+/// Stepping the parts between random cuts, in any order, is bit-identical to stepping the whole.
 pub fn splits_do_not_show<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
     case: &Case,
     backend: Backend,
-    schedule: Schedule,
+    parallelism: Parallelism,
 ) -> Result<(), String> {
     let mut random = Random(case.seed ^ 0x51);
     let mut cuts = vec![0, case.len];
@@ -108,16 +108,16 @@ pub fn splits_do_not_show<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
 
     let mut buffers = Buffers::<T, G, S, C>::of(case, case.offsets);
     for part in parts {
-        buffers.step(case, part, (backend, schedule));
+        buffers.step(case, part, (backend, parallelism));
     }
     buffers.expect(&Buffers::reference(case), case)
 }
 
-/// Three steps by the owner of the state give the bits of three steps on slices.
+/// Three steps of `Flat` are bit-identical to three steps on slices.
 pub fn owner_equals_slices<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
     case: &Case,
     backend: Backend,
-    schedule: Schedule,
+    parallelism: Parallelism,
 ) -> Result<(), String> {
     let case = &Case { grad_scale: 1.0, clip_value: f64::INFINITY, ..case.clone() };
     let mut slices = Buffers::<T, G, S, C>::of(case, case.offsets);
@@ -127,7 +127,7 @@ pub fn owner_equals_slices<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
     let mut owner = Flat::resume(case.rule, case.t - 1, states)
         .unwrap()
         .with_backend(backend)
-        .with_schedule(schedule)
+        .with_parallelism(parallelism)
         .with_rounding(case.rounding)
         .with_offset(case.first);
     let count = case.rule.scalars().len();
@@ -136,13 +136,13 @@ pub fn owner_equals_slices<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
         let case = Case { t, ..case.clone() };
         case.rule.advance_scalars(t, &mut scalars);
         slices.scalars = Some(scalars.clone());
-        slices.step(&case, 0..case.len, (Backend::Scalar, Schedule::Serial));
+        slices.step(&case, 0..case.len, (Backend::Scalar, Parallelism::Serial));
         C::step(&mut owner, &mut theta, slices.grad.get(), &mut copy).unwrap();
     }
     if owner.scalars() != scalars {
         return Err(format!("scalars are {:?}, expected {scalars:?}", owner.scalars()));
     }
-    let (_, t, states) = owner.into_parts();
+    let (_, t, states, _) = owner.into_parts();
     if t != case.t + 2 {
         return Err(format!("counted to {t} from {} in three steps", case.t - 1));
     }

@@ -1,25 +1,25 @@
-//! The combinations of element types, and the calls that take them.
+//! The combinations of element types, and the functions that take them.
 
-use fused_adam::{AnyRule, Backend, Element, Error, Flat, Half, Schedule, Step, bf16, f16};
+use fused_adam::{AnyRule, Backend, Element, Error, Flat, Half, Parallelism, Step, bf16, f16};
 
 use crate::cases::Case;
 use crate::common::{Bits, Guarded};
 use crate::properties::{equals_the_reference, expect, owner_equals_slices, splits_do_not_show};
 
-/// From so many bytes of θ on, the automatic choice is many threads (`suite::threads` holds it to
-/// that).
+/// From this many bytes of θ on, the automatic parallelism uses many threads (`suite::threads`
+/// tests that).
 const LONG_BYTES: usize = 1 << 20;
 
-/// Takes a case and says what is wrong with the outcome.
-pub type Property = fn(&Case, Backend, Schedule) -> Result<(), String>;
+/// Takes a case and returns an error if the result is wrong.
+pub type Property = fn(&Case, Backend, Parallelism) -> Result<(), String>;
 
 /// One of the properties of a combination of element types.
 pub type Which = fn(&Types) -> Property;
 
-/// A combination of element types, and the properties for it.
+/// A combination of element types, and its properties.
 pub struct Types {
     pub name: String,
-    /// From so many elements on, the automatic choice is many threads.
+    /// From this many elements on, the automatic parallelism uses many threads.
     pub long: usize,
     pub equals_the_reference: Property,
     pub splits_do_not_show: Property,
@@ -79,7 +79,7 @@ impl Types {
     }
 }
 
-/// Where θ is stored once more, if anywhere, and the calls that do it.
+/// The copy of θ, if there is one, and the functions that write it.
 pub trait CopyOf<T, G, S>: Sized {
     fn name() -> String;
 

@@ -1,21 +1,21 @@
-//! What the compiler made of the kernels: reads the machine code of the program that runs.
+//! Reads the machine code of the kernels in the running program.
 
 use std::collections::BTreeMap;
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 use object::{Object, ObjectSection, ObjectSymbol};
 
-/// The instructions of a function that matter here, by how often they occur.
+/// The relevant instructions of a function, with their counts.
 #[derive(Default)]
 pub struct Function {
     /// Square roots and divisions: mnemonic and width in bits.
     pub units: BTreeMap<(Mnemonic, usize), usize>,
-    /// Fused multiply-adds, as they are written.
+    /// The fused multiply-adds, as text.
     pub fused: Vec<String>,
 }
 
-/// Every function of this program whose name says that it is a kernel: of this crate, of the SIMD
-/// crates, or a dispatched clone.
+/// Every function of this program that is a kernel by its name: of this crate, of the SIMD crates,
+/// or a dispatched clone.
 pub fn kernels() -> BTreeMap<String, Function> {
     let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     let file = object::File::parse(&*program).unwrap();

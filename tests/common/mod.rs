@@ -1,5 +1,5 @@
-//! What the tests share: numbers to feed in, buffers that notice writes beside them, and equality
-//! to the bit.
+//! Shared code of the tests: random numbers, buffers that detect writes outside them, and bitwise
+//! comparison.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -30,14 +30,14 @@ impl Random {
     }
 }
 
-/// An element type that the tests can take apart.
+/// An element type, with access to its bits.
 pub trait Bits: Element {
-    /// Marks memory that is not to be written: a NaN that no computation makes.
+    /// Marks memory that must not be written: a NaN that no computation produces.
     const CANARY: Self;
     fn bits(self) -> u64;
     fn any_bits(bits: u64) -> Self;
-    /// Zeros, infinities, NaN, the subnormals' and the normals' ends, and values whose square
-    /// overflows or vanishes.
+    /// Zeros, infinities, NaN, the smallest and largest subnormal and normal numbers, and values
+    /// whose square overflows or underflows.
     fn special() -> &'static [Self];
 }
 
@@ -161,13 +161,13 @@ impl Bits for f16 {
     }
 }
 
-/// The same with decoupled decay.
+/// The same with decoupled weight decay.
 pub fn decoupled(rule: Adam) -> AdamW {
     let Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction } = rule;
     AdamW { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, bias_correction }
 }
 
-/// Equal to the bit; two NaNs count as equal.
+/// Bitwise equal. Two NaNs count as equal.
 pub fn same<E: Bits>(a: E, b: E) -> bool {
     a.bits() == b.bits() || (a.to_f64().is_nan() && b.to_f64().is_nan())
 }
@@ -182,12 +182,12 @@ pub fn difference<E: Bits>(name: &str, got: &[E], expected: &[E]) -> Option<Stri
     Some(format!("{name}[{i}] is {a:?} ({:#x}), not {b:?} ({:#x})", a.bits(), b.bits()))
 }
 
-/// How the numbers of a buffer are drawn.
+/// The distribution of the numbers in a buffer.
 #[derive(Clone, Copy, Debug)]
 pub enum Numbers {
     /// As in training: within [−1, 1), some of them zero.
     Ordinary,
-    /// Every size that the type has, and what is no number.
+    /// Every magnitude of the type, infinities and NaN.
     Wild,
 }
 
@@ -207,7 +207,7 @@ impl Numbers {
     }
 }
 
-/// A buffer at a chosen misalignment, between canaries.
+/// A buffer with a given misalignment, between canaries.
 pub struct Guarded<E> {
     memory: Vec<E>,
     start: usize,
@@ -217,7 +217,7 @@ pub struct Guarded<E> {
 const GUARD: usize = 80;
 
 impl<E: Bits> Guarded<E> {
-    /// Holds `values`, `offset` elements past a boundary of 64 bytes.
+    /// Stores `values`, `offset` elements after a 64-byte boundary.
     pub fn new(values: &[E], offset: usize) -> Self {
         let line = 64 / size_of::<E>();
         let mut memory = vec![E::CANARY; values.len() + 2 * GUARD + 2 * line];
@@ -234,7 +234,7 @@ impl<E: Bits> Guarded<E> {
         &mut self.memory[self.start..self.start + self.len]
     }
 
-    /// Whether nothing beside the buffer has been written.
+    /// Whether nothing outside the buffer was written.
     pub fn intact(&self) -> bool {
         let (before, rest) = self.memory.split_at(self.start);
         let canary = |e: &E| e.bits() == E::CANARY.bits();

@@ -1,12 +1,12 @@
-//! Rules with any hyper-parameters and options.
+//! Rules with random hyper-parameters and options.
 
-use fused_adam::{AnyRule, Element, Rule, Schedule, Step};
+use fused_adam::{AnyRule, Element, Parallelism, Rule, Step};
 use serde_json::Value;
 
 use super::{Random, rules};
 
-/// A rule of this name with its hyper-parameters drawn one after the other, in any order. A change
-/// is kept if the rule takes it beside the ones before, and `fits` does.
+/// A rule with this name whose hyper-parameters are drawn one after the other, in random order. A
+/// change is kept if the rule accepts it together with the previous ones, and `fits` does.
 pub fn random_rule(name: &str, random: &mut Random, fits: impl Fn(&AnyRule) -> bool) -> AnyRule {
     let mut rule = rules::default(name);
     let defaults = rules::fields(&rule);
@@ -14,7 +14,7 @@ pub fn random_rule(name: &str, random: &mut Random, fits: impl Fn(&AnyRule) -> b
     for i in (1..left.len()).rev() {
         left.swap(i, random.below(i + 1));
     }
-    // What is refused is drawn again later, when another change may have made it possible.
+    // A rejected change is drawn again later, when another change may have made it valid.
     for _ in 0..3 {
         left.retain(|field| {
             let value = draw(&defaults[*field], random);
@@ -26,20 +26,20 @@ pub fn random_rule(name: &str, random: &mut Random, fits: impl Fn(&AnyRule) -> b
     rule
 }
 
-/// One that allows steps from number `t` on, some of them.
+/// A rule that allows some steps from number `t` on.
 pub fn random_rule_from(name: &str, random: &mut Random, t: u64) -> AnyRule {
     random_rule(name, random, |rule| (t..=t + 3).all(|t| has_kernels(rule, t)))
 }
 
-/// Any value of the kind that the default is.
+/// A random value of the default's type.
 fn draw(default: &Value, random: &mut Random) -> Value {
-    /// Each order of magnitude alike.
+    /// Each order of magnitude with the same probability.
     fn between(low: f64, high: f64, random: &mut Random) -> f64 {
         low * (high / low).powf(random.uniform().abs())
     }
     match default {
         Value::Bool(_) => (random.below(2) == 1).into(),
-        // As large as f64 holds them exactly, in which other languages hand them over.
+        // Up to the largest integers that are exact in f64, because bindings pass them as f64.
         Value::Number(number) if !number.is_f64() => match random.below(4) {
             0 => default.clone(),
             1 => random.below(2).into(),
@@ -61,12 +61,12 @@ fn draw(default: &Value, random: &mut Random) -> Value {
     }
 }
 
-/// Whether the coefficients of step `t` can be held in both types that are computed with.
+/// Whether the coefficients of step `t` are representable in both computation types.
 fn has_kernels(rule: &AnyRule, t: u64) -> bool {
     fn of<E: Element>(rule: &AnyRule, t: u64) -> bool {
         let mut states: Vec<&mut [E]> = Vec::new();
         states.resize_with(rule.states().len(), Default::default);
-        let step = Step::new(rule, t).schedule(Schedule::Serial);
+        let step = Step::new(rule, t).with_parallelism(Parallelism::Serial);
         step.run::<E>(&mut [], &[], &mut states).is_ok()
     }
     of::<f32>(rule, t) && of::<f64>(rule, t)

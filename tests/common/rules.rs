@@ -1,5 +1,5 @@
-//! The crate's rules and their hyper-parameters, as their serialised forms have them. No rule is
-//! written out here: a new one is found by its name in `AnyRule::NAMES`.
+//! The crate's rules and their hyper-parameters, from their serialized forms. No rule is listed
+//! here: a new one is found by its name in `AnyRule::NAMES`.
 
 #![allow(dead_code, reason = "each program uses its part")]
 
@@ -11,12 +11,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     AnyRule::NAMES.iter().copied()
 }
 
-/// The rule of this name with its defaults.
+/// The rule with this name and its defaults.
 pub fn default(name: &str) -> AnyRule {
     name.parse().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The hyper-parameters by name: numbers, whole numbers and truth values.
+/// The hyper-parameters by name: numbers, integers and booleans.
 pub fn fields(rule: &AnyRule) -> Map<String, Value> {
     let fields = serde_json::to_value(rule).map(|mut whole| whole[rule.name()].take());
     match fields {
@@ -25,7 +25,7 @@ pub fn fields(rule: &AnyRule) -> Map<String, Value> {
     }
 }
 
-/// The rule with some hyper-parameters changed, if it takes the values and they go together.
+/// The rule with some hyper-parameters changed, if they are valid and consistent.
 pub fn with<'a>(
     rule: &AnyRule,
     changes: impl IntoIterator<Item = (&'a str, Value)>,
@@ -37,7 +37,7 @@ pub fn with<'a>(
     rule.check().is_ok().then_some(rule)
 }
 
-/// The rule with a hyper-parameter changed, if it has it.
+/// The rule with one hyper-parameter changed, if the rule has it.
 pub fn with_if_any(rule: AnyRule, name: &str, value: impl Into<Value>) -> AnyRule {
     if !fields(&rule).contains_key(name) {
         return rule;
@@ -46,8 +46,8 @@ pub fn with_if_any(rule: AnyRule, name: &str, value: impl Into<Value>) -> AnyRul
     with(&rule, [(name, value.clone())]).unwrap_or_else(|| panic!("`{rule}` with {name} {value}"))
 }
 
-/// The rule with this step size, and so every other step size that it has: AdaBound's last one is
-/// called `final_lr`.
+/// The rule with this learning rate, including its other learning rates, such as AdaBound's
+/// `final_lr`.
 pub fn with_step_size(rule: AnyRule, lr: f64) -> AnyRule {
     let others = fields(&rule).into_iter().filter(|(name, _)| name.ends_with("_lr"));
     let others: Vec<(String, Value)> = others.map(|(name, _)| (name, lr.into())).collect();
@@ -55,8 +55,8 @@ pub fn with_step_size(rule: AnyRule, lr: f64) -> AnyRule {
     with(&rule, all.chain([("lr", lr.into())])).unwrap_or_else(|| panic!("{rule} with lr {lr}"))
 }
 
-/// The rule with weight decay, and with every truth value changed that goes together with the ones
-/// before and leaves its states as they are.
+/// The rule with weight decay, and with every boolean changed that can be changed without changing
+/// the states.
 pub fn switched(rule: AnyRule) -> AnyRule {
     let states = rule.states();
     let decays = with(&rule, [("weight_decay", 0.1.into())]).unwrap_or(rule);
@@ -66,13 +66,13 @@ pub fn switched(rule: AnyRule) -> AnyRule {
     })
 }
 
-/// Every rule with its defaults, and with each option or pair of options that changes which states
-/// it keeps. Each has a name, such as `rmsprop-centered-momentum`.
+/// Every rule with its defaults, and with each option or pair of options that changes its states.
+/// Each has a name, such as `rmsprop-centered-momentum`.
 pub fn variants() -> Vec<(String, AnyRule)> {
     variants_by(Rule::states)
 }
 
-/// The same, and with what changes the numbers that the states begin with.
+/// The same, and with options that change the initial values of the states.
 pub fn variants_with_other_starts() -> Vec<(String, AnyRule)> {
     variants_by(|rule| {
         let names = rule.states();
@@ -108,8 +108,8 @@ fn variants_by<K: PartialEq>(states: impl Fn(&AnyRule) -> K) -> Vec<(String, Any
     variants
 }
 
-/// The other choice that a hyper-parameter offers: the other truth value, or for a number that is
-/// 0, as momentum may be, another one, and 0 for one that is not.
+/// The other choice of a hyper-parameter: the other boolean, or for a number that is 0, such as
+/// momentum, a different one, and 0 for one that is not.
 fn option<'a>(field: &'a str, default: &Value) -> Option<(String, &'a str, Value)> {
     match default {
         Value::Bool(false) => Some((field.to_owned(), field, Value::Bool(true))),

@@ -1,5 +1,5 @@
-//! Checkpoints: that a run that was stopped goes on to the bit, and that no
-//! file does harm.
+//! Checkpoints: a resumed run is bit-identical to one that was not stopped, and no file causes
+//! harm.
 
 use std::fmt::Debug;
 use std::fs;
@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use fused_adam::{
-    Adam, AdamW, AnyRule, CheckpointError, CheckpointReader, GroupId, Lion, LossScale, Optimizer,
-    Rounding, Rule, Schedule, Sgd, Tensor, bf16,
+    Adam, AdamW, AnyRule, CheckpointError, CheckpointReader, GradScaler, GroupId, Lion, Optimizer,
+    Parallelism, Rounding, Rule, Sgd, Tensor, bf16,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::common::{Bits, Numbers, Random, difference, rules};
 
-/// A small model in three types, in two groups.
+/// A small model with three types, in two groups.
 struct Model<R> {
     opt: Optimizer<R>,
     a: Vec<f32>,
@@ -28,22 +28,22 @@ struct Model<R> {
 const LENS: [usize; 3] = [1000, 37, 5];
 
 impl<R: Rule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
-    fn new(rules: &[R; 2], schedule: Schedule, seed: u64) -> Self {
+    fn new(rules: &[R; 2], parallelism: Parallelism, seed: u64) -> Self {
         let mut opt = Optimizer::new(rules[0].clone()).unwrap();
         let second = opt.add_group(rules[1].clone()).unwrap();
         opt.add::<f32>(GroupId::default(), "layer.a", LENS[0]).unwrap();
         opt.add_mixed::<bf16, bf16, f32>(second, "layer.b", LENS[1]).unwrap();
         opt.add::<f64>(second, "c", LENS[2]).unwrap();
-        opt.options.schedule = schedule;
+        opt.options.parallelism = parallelism;
         opt.options.rounding = Rounding::Stochastic { seed };
-        opt.loss_scale = Some(LossScale { growth_interval: 2, ..LossScale::default() });
+        opt.grad_scaler = Some(GradScaler { growth_interval: 2, ..GradScaler::default() });
         let random = &mut Random(seed);
         let a = Numbers::Ordinary.fill(random, LENS[0]);
         let b = Numbers::Ordinary.fill(random, LENS[1]);
         Model { opt, a, b, c: Numbers::Ordinary.fill(random, LENS[2]) }
     }
 
-    /// Step number `step` of the run: some parameters have no gradient, some gradients are not
+    /// Step number `step` of the run. Some parameters have no gradient, and some gradients are not
     /// finite.
     fn step(&mut self, seed: u64, step: u64) {
         let random = &mut Random(seed ^ step << 20);
@@ -65,7 +65,12 @@ impl<R: Rule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
 
     fn save(&self, path: &Path) {
         let checkpoint = self.opt.checkpoint();
-        checkpoint.with("a", &self.a).with("b", &self.b).with("c", &self.c).save(path).unwrap();
+        checkpoint
+            .with_tensor("a", &self.a)
+            .with_tensor("b", &self.b)
+            .with_tensor("c", &self.c)
+            .save(path)
+            .unwrap();
     }
 
     fn load(&mut self, path: &Path) -> Result<(), fused_adam::CheckpointError> {
@@ -84,8 +89,8 @@ impl<R: Rule + Serialize + DeserializeOwned + PartialEq + Debug> Model<R> {
         same("b", &self.b, &other.b);
         same("c", &self.c, &other.c);
         assert_eq!(
-            (self.opt.steps(), self.opt.loss_scale),
-            (other.opt.steps(), other.opt.loss_scale)
+            (self.opt.steps(), self.opt.grad_scaler),
+            (other.opt.steps(), other.opt.grad_scaler)
         );
         for name in ["layer.a", "layer.b", "c"] {
             let (a, b) = (self.opt.id(name).unwrap(), other.opt.id(name).unwrap());
@@ -106,9 +111,14 @@ pub fn temporary() -> (tempfile::TempDir, PathBuf) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 16,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
-    /// Stopped, saved, loaded and resumed is not stopped; with other threads too.
+    /// A run that is stopped, saved, loaded and resumed is bit-identical to one that is not, also
+    /// with another number of threads.
     #[test]
     fn resumed_is_not_stopped(seed: u64, before in 0..6_u64, after in 1..5_u64, maximize: bool) {
         let adamw = AdamW { lr: 1.0 / 3.0, maximize, ..AdamW::default() };
@@ -124,13 +134,13 @@ where
     R: Rule + Serialize + DeserializeOwned + PartialEq + Debug,
 {
     let (_dir, path) = temporary();
-    let mut whole = Model::new(rules, Schedule::Auto, seed);
+    let mut whole = Model::new(rules, Parallelism::Auto, seed);
     (0..before).for_each(|step| whole.step(seed, step));
     whole.save(&path);
-    // Other hyper-parameters, to be replaced by those of the file.
+    // Different hyper-parameters, which the file replaces.
     let mut other = rules.clone();
     other.iter_mut().for_each(|rule| rule.set_lr(9.0));
-    let mut resumed = Model::new(&other, Schedule::Serial, seed);
+    let mut resumed = Model::new(&other, Parallelism::Serial, seed);
     resumed.load(&path).unwrap();
     resumed.expect(&whole);
     assert_eq!(resumed.opt.rule(GroupId::default()), Some(&rules[0]));
@@ -141,7 +151,7 @@ where
     resumed.expect(&whole);
 }
 
-/// The hyper-parameters of every rule, with every bit.
+/// All bits of the hyper-parameters of every rule.
 #[test]
 fn every_rule_is_written_and_read() {
     let (_dir, path) = temporary();
@@ -179,7 +189,7 @@ pub fn load(path: &Path, opt: &mut Optimizer) -> Result<(), String> {
     file.load(opt).map_err(|error| error.to_string())
 }
 
-/// What does not fit is said, and changes nothing.
+/// What does not fit is an error, and changes nothing.
 #[test]
 fn what_does_not_fit() {
     let (_dir, path) = temporary();
@@ -226,31 +236,31 @@ fn what_does_not_fit() {
     assert_eq!(file.names(), ["w.m", "w.v"]);
 }
 
-/// A tensor that is kept under the name of a state which its parameter does not have so far would
-/// be taken for that.
+/// A tensor that is saved under the name of a state that its parameter does not have yet would be
+/// mistaken for the state.
 #[test]
 fn kept_tensors_are_no_states() {
     let (_dir, path) = temporary();
     let kept = [7.0_f32; 4];
     for name in ["w.m", "w.v"] {
         let opt = adamw(4);
-        let error = opt.checkpoint().with(name, &kept).save(&path).unwrap_err().to_string();
+        let error = opt.checkpoint().with_tensor(name, &kept).save(&path).unwrap_err().to_string();
         let why = format!("a tensor has the name of a parameter's state, `{name}`");
         assert_eq!(error, format!("{}: {why}", path.display()));
         assert!(!path.exists());
     }
     for name in ["w.exp_avg", "w.exp_avg_sq", "w.step"] {
-        let error = adamw(4).torch_checkpoint().with(name, &kept).save(&path).unwrap_err();
+        let error = adamw(4).torch_checkpoint().with_tensor(name, &kept).save(&path).unwrap_err();
         assert!(error.to_string().contains("the name of a parameter's state"), "{error}");
     }
-    adamw(4).checkpoint().with("w", &kept).with("w.step", &kept).save(&path).unwrap();
+    adamw(4).checkpoint().with_tensor("w", &kept).with_tensor("w.step", &kept).save(&path).unwrap();
     let mut loaded = stepped(4);
     load(&path, &mut loaded).unwrap();
     let w = loaded.id("w").unwrap();
-    assert_eq!((loaded.t(w), loaded.state::<f32>(w, "m")), (0, None));
+    assert_eq!((loaded.t(w), loaded.state::<f32>(w, "m")), (Some(0), None));
 }
 
-/// Metadata that were tampered with, one value at a time.
+/// Metadata with one manipulated value at a time.
 #[test]
 fn metadata_are_checked() {
     let (_dir, path) = temporary();
@@ -275,7 +285,7 @@ fn metadata_are_checked() {
     }
 }
 
-/// Every beginning of a file is refused, and so is a longer one.
+/// Every prefix of a file is an error, and so is a longer file.
 #[test]
 fn files_that_are_not_whole() {
     let (_dir, path) = temporary();
@@ -289,7 +299,7 @@ fn files_that_are_not_whole() {
     assert!(load(&path, &mut adamw(4)).is_err());
     fs::write(&path, &good).unwrap();
     load(&path, &mut adamw(4)).unwrap();
-    // Headers that would take all memory.
+    // Headers that would allocate all memory.
     for len in [u64::MAX, 1 << 40, good.len() as u64 - 7] {
         let mut bad = good.clone();
         bad[..8].copy_from_slice(&len.to_le_bytes());
@@ -300,7 +310,7 @@ fn files_that_are_not_whole() {
     assert!(load(&path.join("nowhere"), &mut adamw(4)).is_err());
 }
 
-/// A file that cannot be written leaves the old one as it was, and nothing beside it.
+/// If a file cannot be written, the old one does not change, and no other file is left.
 #[test]
 fn the_old_file_stays() {
     let (dir, path) = temporary();
@@ -308,18 +318,19 @@ fn the_old_file_stays() {
     let old = fs::read(&path).unwrap();
     let twice = [0.0_f32];
     let opt = stepped(4);
-    let error = opt.checkpoint().with("x", &twice).with("x", &twice).save(&path).unwrap_err();
+    let error =
+        opt.checkpoint().with_tensor("x", &twice).with_tensor("x", &twice).save(&path).unwrap_err();
     assert!(error.to_string().ends_with("there are two tensors `x`"), "{error}");
-    // Under one name in another type, and under the name of the metadata.
+    // Under the same name with another type, and under the name of the metadata.
     let other = [bf16::ONE];
-    let error = opt.checkpoint().with("w.m", &other).save(&path).unwrap_err();
+    let error = opt.checkpoint().with_tensor("w.m", &other).save(&path).unwrap_err();
     assert!(error.to_string().ends_with("there are two tensors `w.m`"), "{error}");
-    assert!(opt.checkpoint().with("__metadata__", &twice).save(&path).is_err());
+    assert!(opt.checkpoint().with_tensor("__metadata__", &twice).save(&path).is_err());
     // What could not be loaded again is not saved.
     for spoil in [
         |opt: &mut Optimizer| opt.rule_mut(GroupId::default()).unwrap().lr = f64::NAN,
         |opt: &mut Optimizer| opt.rule_mut(GroupId::default()).unwrap().amsgrad = true,
-        |opt: &mut Optimizer| opt.loss_scale = Some(LossScale::constant(f64::INFINITY)),
+        |opt: &mut Optimizer| opt.grad_scaler = Some(GradScaler::constant(f64::INFINITY)),
     ] {
         let mut opt = stepped(4);
         spoil(&mut opt);
@@ -331,13 +342,14 @@ fn the_old_file_stays() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
-/// Elements of the parameter that is saved and killed.
+/// The number of elements of the parameter in the process that is killed.
 const KILLED: usize = 1 << 16;
 
-/// The variable that makes this program the process to be killed.
+/// The environment variable that turns this program into the process that is killed.
 const VICTIM: &str = "FUSED_ADAM_SAVES_TO";
 
-/// Not a test: saves for ever, and a step between, each with θ and states that are all one number.
+/// Not a test: saves forever, with one step between saves. After each step all elements of θ and
+/// the states are equal.
 #[test]
 fn victim() {
     let Some(path) = std::env::var_os(VICTIM) else { return };
@@ -345,12 +357,11 @@ fn victim() {
     let mut theta = vec![0.0_f32; KILLED];
     loop {
         opt.step([Tensor::new("w", &mut theta, &vec![1.0_f32; KILLED])]).unwrap();
-        opt.checkpoint().with("theta", &theta).save(&path).unwrap();
+        opt.checkpoint().with_tensor("theta", &theta).save(&path).unwrap();
     }
 }
 
-/// A process that is killed at any point of saving leaves a file that is whole: an old one or a new
-/// one.
+/// A process that is killed while it saves leaves a complete file: an old one or a new one.
 #[test]
 fn killed_while_saving() {
     let (_dir, path) = temporary();
@@ -374,7 +385,7 @@ fn killed_while_saving() {
         let mut file = CheckpointReader::open(&path).unwrap_or_else(|e| panic!("kill {kill}: {e}"));
         file.load(&mut opt).unwrap();
         file.read("theta", &mut theta).unwrap();
-        // θ and states are those of one step, which is the one that was counted.
+        // θ and the states are from the same step, which is the one in the file's step number.
         let mut twin = adamw(1);
         let mut one = [0.0_f32];
         for _ in 0..opt.steps() {

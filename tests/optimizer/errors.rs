@@ -1,7 +1,7 @@
-//! What an optimizer refuses, to the letter, and that nothing has changed after it.
+//! The errors of an optimizer: their exact messages, and that they change nothing.
 
 use fused_adam::{
-    AdamW, ClipNorm, Error, Flat, GroupId, LossScale, LrSchedule, Optimizer, RmsProp, Tensor, bf16,
+    AdamW, ClipNorm, Error, Flat, GradScaler, GroupId, LrSchedule, Optimizer, RmsProp, Tensor, bf16,
 };
 
 fn two() -> Optimizer {
@@ -11,11 +11,11 @@ fn two() -> Optimizer {
     opt
 }
 
-/// The message of a step that is refused after a good tensor; nothing has been written.
+/// The message of a step with a bad tensor after a good one. Nothing was written.
 fn refusal<'a>(opt: &mut Optimizer, bad: Tensor<'a>) -> String {
     let mut theta = [0.5_f64; 2];
     let error = opt.step([Tensor::new("d", &mut theta, &[1.0_f64; 2]), bad]).unwrap_err();
-    assert_eq!((theta, opt.steps(), opt.t(opt.id("d").unwrap())), ([0.5; 2], 0, 0));
+    assert_eq!((theta, opt.steps(), opt.t(opt.id("d").unwrap())), ([0.5; 2], 0, Some(0)));
     assert_eq!(opt.state::<f64>(opt.id("d").unwrap(), "m"), None);
     error.to_string()
 }
@@ -74,7 +74,7 @@ fn options_outside_their_range() {
         "`clip_value` is 0.0, expected a finite number above 0",
     );
     check(
-        &|opt| opt.loss_scale = Some(LossScale::constant(f64::NAN)),
+        &|opt| opt.grad_scaler = Some(GradScaler::constant(f64::NAN)),
         "`loss_scale` is NaN, expected a finite number above 0",
     );
     check(
@@ -89,7 +89,7 @@ fn options_outside_their_range() {
     );
     check(
         &|opt| opt.rule_mut(GroupId::default()).unwrap().eps = 1e-60,
-        "`eps` is 1e-60, expected above 0 once rounded to the element type",
+        "`eps` is 1e-60, expected above 0 once rounded to the type computed with",
     );
 }
 
@@ -107,7 +107,7 @@ fn registering_twice_or_in_no_group() {
     assert!(Optimizer::new(bad).is_err());
 }
 
-/// As many states under other names are other states.
+/// The same number of states with other names are other states.
 #[test]
 fn states_under_other_names() {
     let momentum = RmsProp { momentum: 0.9, ..RmsProp::default() };
@@ -122,21 +122,24 @@ fn states_under_other_names() {
     *flat.rule_mut() = centered;
     let before = theta;
     let error = opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 2])]).unwrap_err();
-    assert_eq!(flat.step(&mut theta, &[1.0; 2]).unwrap_err(), error);
-    assert!(matches!(error, Error::MissingState { .. }), "{error}");
+    assert_eq!(&flat.step(&mut theta, &[1.0; 2]).unwrap_err(), error.cause());
+    assert!(matches!(error.cause(), Error::MissingState { .. }), "{error}");
     assert_eq!(theta, before);
 }
 
-/// A bound that vanishes in the element type would stop all training.
+/// A limit that rounds to zero in the element type would stop all training.
 #[test]
 fn bounds_that_vanish() {
     let opt = &mut two();
     opt.options.clip_value = Some(1e-60);
     let message = refusal(opt, Tensor::new("w", &mut [0.5_f32; 2], &[1.0_f32; 2]));
-    assert_eq!(message, "`clip_value` is 1e-60, expected above 0 once rounded to the element type");
+    assert_eq!(
+        message,
+        "`clip_value` is 1e-60, expected above 0 once rounded to the type computed with"
+    );
 }
 
-/// A rule that comes to keep other states than its parameters have is refused.
+/// A rule that changes to other states than its parameters have is an error.
 #[test]
 fn states_of_another_rule() {
     let mut opt = Optimizer::new(AdamW::default()).unwrap();
@@ -146,6 +149,17 @@ fn states_of_another_rule() {
     opt.rule_mut(GroupId::default()).unwrap().amsgrad = true;
     let before = theta;
     let error = opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 2])]).unwrap_err();
-    assert!(matches!(error, Error::MissingState { name: "v_max", .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        r#"parameter `w`: state `v_max` is missing, expected the 3 states ["m", "v", "v_max"]"#
+    );
     assert_eq!(theta, before);
+
+    let mut opt = two();
+    let group = opt.add_group(AdamW::default()).unwrap();
+    opt.add::<f32>(group, "x", 2).unwrap();
+    opt.rule_mut(group).unwrap().lr = -1.0;
+    let error = opt.step([Tensor::new("x", &mut theta, &[1.0_f32; 2])]).unwrap_err();
+    let message = "group 1: `lr` is -1.0, expected a finite number of at least 0";
+    assert_eq!(error.to_string(), message);
 }

@@ -1,8 +1,8 @@
-//! What is done to gradients before a step, and what a step says of them.
+//! How a step changes its gradients, and its report.
 
 use fused_adam::{
-    Adam, AdamW, AnyRule, Backend, ClipNorm, GradNorm, GroupId, LossScale, Optimizer, ParamId,
-    Report, RmsProp, Schedule, Sgd, Tensor, bf16,
+    Adam, AdamW, AnyRule, Backend, ClipNorm, GradNorm, GradScaler, GroupId, Optimizer, Parallelism,
+    ParamId, Report, RmsProp, Sgd, Tensor, bf16,
 };
 
 use crate::common::{Bits, Numbers, Random};
@@ -18,19 +18,19 @@ fn step(opt: &mut Optimizer<Sgd>, theta: &mut [f32], grad: &[f32]) -> Report {
     opt.step([Tensor::new("w", theta, grad)]).unwrap()
 }
 
-/// Backends differ in how they add squares, and schedules in how a gradient is cut.
+/// Backends add squares in different ways, and parallelism cuts gradients in different ways.
 #[test]
 fn every_backend_and_cut_has_the_bits_of_one_norm() {
     fn check<E: Bits>() {
-        // With tensors without elements, a short one, and one that is cut.
+        // With empty tensors, a short one, and one that is cut.
         let lens = [0, 5, 300_001, 0, 3000];
         let all: Vec<E> = Numbers::Ordinary.fill(&mut Random(4), lens.iter().sum());
         let mut whole = GradNorm::new();
         whole.add(&all);
-        for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
-            for schedule in [Schedule::Serial, chunks(1), chunks(13), chunks(5000)] {
+        for backend in Backend::ALL.iter().copied().filter(|backend| backend.is_available()) {
+            for parallelism in [Parallelism::Serial, chunks(1), chunks(13), chunks(5000)] {
                 let mut opt = Optimizer::new(Sgd { lr: 1.0, ..Sgd::default() }).unwrap();
-                (opt.options.backend, opt.options.schedule) = (backend, schedule);
+                (opt.options.backend, opt.options.parallelism) = (backend, parallelism);
                 opt.options.report_norm = true;
                 let mut rest = &all[..];
                 let mut theta = lens.map(|len| vec![E::from_f64(0.0); len]);
@@ -43,7 +43,11 @@ fn every_backend_and_cut_has_the_bits_of_one_norm() {
                 let tensors: Vec<_> = tensors.collect();
                 let norm = opt.step(tensors).unwrap().grad_norm.unwrap();
                 let (what, expected) = (E::NAME, whole.two_norm());
-                assert_eq!(norm.to_bits(), expected.to_bits(), "{what}, {backend}, {schedule:?}");
+                assert_eq!(
+                    norm.to_bits(),
+                    expected.to_bits(),
+                    "{what}, {backend}, {parallelism:?}"
+                );
             }
         }
     }
@@ -67,16 +71,16 @@ fn norms_clip_together() {
 
     opt.options.clip_norm = Some(ClipNorm::Two(5.0));
     assert_eq!(step(&mut opt, &mut [0.0; 2], &[3.0, -4.0]).clip_factor, 1.0);
-    // A norm of zero is not divided by.
+    // A norm of zero is not a divisor.
     opt.options.clip_norm = Some(ClipNorm::Two(0.0));
     assert_eq!(step(&mut opt, &mut [0.0; 2], &[0.0, 0.0]).clip_factor, 1.0);
 }
 
-/// The loss scale is divided out of the norm, and values are clipped last.
+/// The norm is divided by the loss scale, and values are clipped last.
 #[test]
 fn scale_then_norm_then_values() {
     let (mut opt, _) = sgd(2);
-    opt.loss_scale = Some(LossScale::constant(1024.0));
+    opt.grad_scaler = Some(GradScaler::constant(1024.0));
     opt.options.clip_norm = Some(ClipNorm::Two(2.5));
     opt.options.clip_value = Some(1.75);
     let mut theta = [0.0; 2];
@@ -88,23 +92,23 @@ fn scale_then_norm_then_values() {
 #[test]
 fn what_is_not_finite_is_skipped() {
     let (mut opt, id) = sgd(3);
-    opt.loss_scale = Some(LossScale { growth_interval: 2, ..LossScale::default() });
+    opt.grad_scaler = Some(GradScaler { growth_interval: 2, ..GradScaler::default() });
     let mut theta = [1.0; 3];
     for bad in [f32::NAN, f32::INFINITY] {
         let mut grad = [1.0, bad, 1.0];
-        let report = opt.step([Tensor::zeroing(id, &mut theta, &mut grad)]).unwrap();
+        let report = opt.step([Tensor::zero_grad(id, &mut theta, &mut grad)]).unwrap();
         assert!(report.skipped);
         assert_eq!((report.nonfinite, theta, grad), (Some(1), [1.0; 3], [0.0; 3]));
     }
-    assert_eq!((opt.steps(), opt.t(id)), (0, 0));
-    assert_eq!(opt.loss_scale.unwrap().scale, 16384.0);
+    assert_eq!((opt.steps(), opt.t(id)), (0, Some(0)));
+    assert_eq!(opt.grad_scaler.unwrap().scale, 16384.0);
     for _ in 0..2 {
         assert!(!step(&mut opt, &mut theta, &[0.0; 3]).skipped);
     }
-    assert_eq!((opt.steps(), opt.loss_scale.unwrap().scale), (2, 32768.0));
+    assert_eq!((opt.steps(), opt.grad_scaler.unwrap().scale), (2, 32768.0));
 }
 
-/// Without the wish to skip, NaN goes where IEEE says.
+/// Without skipping, NaN propagates as in IEEE 754.
 #[test]
 fn what_is_not_finite_is_stepped() {
     let (mut opt, _) = sgd(3);
@@ -125,7 +129,7 @@ fn the_largest_update() {
     assert_eq!(step(&mut opt, &mut vec![0.0; 10_000], &grad).largest_update, None);
 }
 
-/// Nothing that was not asked for is measured.
+/// Only what the options need is measured.
 #[test]
 fn a_plain_report() {
     let (mut opt, _) = sgd(2);
@@ -135,44 +139,44 @@ fn a_plain_report() {
     assert_eq!(step(&mut opt, &mut [0.0; 2], &[3.0, 4.0]).grad_norm, Some(5.0));
 }
 
-/// torch's GradScaler: what it does over a run of finite and other steps.
+/// Compares with torch's GradScaler over a sequence of finite and other steps.
 #[test]
 fn the_scale_follows() {
-    let mut scale = LossScale { growth_interval: 3, scale: 8.0, ..LossScale::default() };
+    let mut scale = GradScaler { growth_interval: 3, scale: 8.0, ..GradScaler::default() };
     let mut scales = Vec::new();
     for finite in [true, true, true, true, false, true, true, true, false, false] {
         scale.update(finite);
         scales.push(scale.scale);
     }
     assert_eq!(scales, [8.0, 8.0, 16.0, 16.0, 8.0, 8.0, 8.0, 16.0, 8.0, 4.0]);
-    let mut large = LossScale { scale: 3e38, growth_interval: 1, ..LossScale::default() };
+    let mut large = GradScaler { scale: 3e38, growth_interval: 1, ..GradScaler::default() };
     large.update(true);
     assert_eq!(large.scale, 3e38);
 }
 
-/// However long gradients are not finite, steps are skipped, and the first finite one is taken.
+/// Steps are skipped as long as gradients are not finite, and the first finite one is taken.
 #[test]
 fn the_scale_stays_a_scale() {
     let (mut opt, _) = sgd(2);
-    opt.loss_scale = Some(LossScale::default());
+    opt.grad_scaler = Some(GradScaler::default());
     let mut theta = [1.0; 2];
     for _ in 0..300 {
         assert!(step(&mut opt, &mut theta, &[f32::NAN; 2]).skipped);
     }
-    let scale = opt.loss_scale.unwrap().scale;
+    let scale = opt.grad_scaler.unwrap().scale;
     assert_eq!(scale, f64::from(f32::MIN_POSITIVE));
     assert!(!step(&mut opt, &mut theta, &[scale as f32; 2]).skipped);
     assert_eq!(theta, [0.0; 2]);
 
-    let never = LossScale { growth_interval: 0, ..LossScale::default() };
-    opt.loss_scale = Some(never);
+    let never = GradScaler { growth_interval: 0, ..GradScaler::default() };
+    opt.grad_scaler = Some(never);
     let id = opt.id("w").unwrap();
     let error = opt.step([Tensor::new(id, &mut theta, &[1.0_f32; 2])]).unwrap_err();
     assert_eq!(error.to_string(), "`growth_interval` is 0.0, expected at least 1");
-    assert_eq!((theta, opt.loss_scale), ([0.0; 2], Some(never)));
+    assert_eq!((theta, opt.grad_scaler), ([0.0; 2], Some(never)));
 }
 
-/// States are found by the names under which they were made, also while the rule has others.
+/// States are found by the names with which they were made, even if the rule has others now.
 #[test]
 fn states_keep_their_names() {
     let mut opt = Optimizer::<AnyRule>::new(Adam::default().into()).unwrap();
@@ -188,7 +192,8 @@ fn states_keep_their_names() {
     assert_eq!(states(&opt), before);
 }
 
-/// Frozen parameters keep their state and their count, and need none before their first gradient.
+/// Frozen parameters keep their state and their step number, and have no state before their first
+/// gradient.
 #[test]
 fn frozen_parameters_stay() {
     let mut opt = Optimizer::new(AdamW::default()).unwrap();
@@ -199,7 +204,7 @@ fn frozen_parameters_stay() {
     opt.step([Tensor::new(b, &mut theta_b, &[1.0_f32; 2])]).unwrap();
     let m = opt.state::<f32>(a, "m").unwrap().to_vec();
     opt.step([Tensor::new(b, &mut theta_b, &[1.0_f32; 2])]).unwrap();
-    assert_eq!((opt.t(a), opt.t(b), opt.steps()), (1, 2, 3));
+    assert_eq!((opt.t(a), opt.t(b), opt.steps()), (Some(1), Some(2), 3));
     assert_eq!(opt.state::<f32>(a, "m"), Some(&m[..]));
     assert_eq!(opt.state::<f64>(a, "m"), None);
     assert_eq!(opt.state::<f32>(a, "v_max"), None);

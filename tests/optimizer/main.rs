@@ -1,5 +1,5 @@
-//! The optimizer of many tensors: against stepping each tensor alone with the reference, and what
-//! it refuses, clips, skips and schedules.
+//! The optimizer of many tensors: comparison with the reference on each tensor, errors, clipping,
+//! skipping and schedules.
 
 mod checkpoints;
 #[path = "../common/mod.rs"]
@@ -7,7 +7,7 @@ mod common;
 mod equality;
 mod errors;
 mod gradients;
-mod lent;
 mod outside;
 mod schedules;
+mod step_all;
 mod torchs_layout;

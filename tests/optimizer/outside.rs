@@ -1,17 +1,17 @@
-//! Rules from outside the crate, with more states than a tensor has room for in place, and with
-//! scalars: the same bits in a step on slices, an owner, an optimizer, and from a checkpoint.
+//! Rules from outside the crate, with more states than a tensor stores inline, and with scalars:
+//! the same bits with slices, `Flat`, an optimizer, and a checkpoint.
 
 use fused_adam::{
-    AnyRule, CheckpointReader, Element, Error, Flat, Float, GroupId, Kernel, Lanes, Lent, NAdam,
-    Optimizer, Rule, State, Step, StepOptions, Tensor, WithKernel, step_all,
+    AnyRule, CheckpointReader, Element, Error, Flat, Float, GroupId, Kernel, KernelVisitor, Lanes,
+    NAdam, Optimizer, ParamMut, Rule, State, Step, StepOptions, Tensor, step_all,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::common::{Bits, difference};
 use crate::equality::chunks;
 
-/// Five averages of the gradient, each of the one before, and a step size that is the sum of all
-/// those so far. It is called as one of the crate's rules is.
+/// Five averages, each of the one before and the first of the gradient, and a learning rate that is
+/// the sum of all previous ones. It has the name of one of the crate's rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Five {
     lr: f64,
@@ -63,13 +63,13 @@ impl Rule for Five {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         scalars: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        then.with(&FiveKernel { sum: F::from_f64(scalars[0]), steps: F::from_f64(scalars[1]) })
+        visitor.visit(&FiveKernel { sum: F::from_f64(scalars[0]), steps: F::from_f64(scalars[1]) })
     }
 }
 
@@ -98,12 +98,12 @@ fn grad<E: Element>(t: u64) -> Vec<E> {
     (0..LEN).map(|i| E::from_f64((i as f64 + t as f64).sin())).collect()
 }
 
-/// The step size of step `t`: a schedule.
+/// The learning rate of step `t`: a schedule.
 fn lr(t: u64) -> f64 {
     1e-3 / t as f64
 }
 
-/// θ and the states after some steps of a rule on plain slices, whose scalars the caller keeps.
+/// θ and the states after some steps of a rule on slices, with scalars that the caller stores.
 fn on_slices<E: Element, R: Rule>(
     rule: &R,
     schedule: fn(&mut R, u64),
@@ -118,13 +118,14 @@ fn on_slices<E: Element, R: Rule>(
         schedule(&mut rule, t);
         rule.advance_scalars(t, &mut scalars);
         let mut slices: Vec<&mut [E]> = states.iter_mut().map(Vec::as_mut_slice).collect();
-        let step = Step::new(&rule, t).backend(fused_adam::Backend::Scalar).scalars(&scalars);
+        let step =
+            Step::new(&rule, t).with_backend(fused_adam::Backend::Scalar).with_scalars(&scalars);
         step.run(&mut theta, &grad(t), &mut slices).unwrap();
     }
     (theta, states, scalars)
 }
 
-/// The same bits by each owner of states, with a schedule that moves the rule.
+/// The same bits with each way to store states, with a schedule that changes the rule.
 fn every_owner<E: Bits, R>(rule: R, schedule: fn(&mut R, u64))
 where
     R: Rule + Serialize + for<'a> Deserialize<'a>,
@@ -141,19 +142,19 @@ where
         flat.step(&mut own, &grad(t)).unwrap();
         if t == 3 {
             let scalars = flat.scalars().to_vec();
-            let (rule, t, states) = flat.into_parts();
+            let (rule, t, states, _) = flat.into_parts();
             flat = Flat::resume(rule, t, states).unwrap().with_scalars(&scalars).unwrap();
         }
     }
     expect("theta of the owner", &own, &theta);
     assert_eq!(flat.scalars(), scalars);
 
-    // Cut into many pieces, and saved and loaded on the way.
+    // Cut into many pieces, and saved and loaded in between.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("states");
     let optimizer = || {
         let mut opt = Optimizer::new(rule.clone()).unwrap();
-        opt.options.schedule = chunks(100);
+        opt.options.parallelism = chunks(100);
         opt.add::<E>(GroupId::default(), "w", LEN).unwrap();
         opt.add::<E>(GroupId::default(), "never", 3).unwrap();
         opt
@@ -171,25 +172,25 @@ where
     }
     expect("theta of the optimizer", &own, &theta);
     let w = opt.id("w").unwrap();
-    assert_eq!(opt.scalars(w), scalars);
+    assert_eq!(opt.scalars(w), Some(&scalars[..]));
     for (state, expected) in rule.states().iter().zip(&states) {
         expect(state.name(), opt.state::<E>(w, state.name()).unwrap(), expected);
     }
 
-    // With states of the caller's, in a list.
+    // With `step_all` and states that the caller stores.
     let mut rule = rule;
     let mut own = vec![E::from_f64(1.0); LEN];
     let initial = |i| vec![E::from_f64(rule.initial_state(i)); LEN];
-    let mut lent: Vec<Vec<E>> = (0..rule.states().len()).map(initial).collect();
+    let mut borrowed: Vec<Vec<E>> = (0..rule.states().len()).map(initial).collect();
     let mut scalars: Vec<f64> =
         (0..rule.scalars().len()).map(|i| rule.scalar_after(i, 0)).collect();
-    let options = StepOptions { schedule: chunks(100), ..StepOptions::default() };
+    let options = StepOptions { parallelism: chunks(100), ..StepOptions::default() };
     for t in 1..=STEPS {
         schedule(&mut rule, t);
         rule.advance_scalars(t, &mut scalars);
         let grad = grad::<E>(t);
-        let one = Lent::new(0, t, &mut own, &grad).scalars(&scalars);
-        let one = lent.iter_mut().fold(one, |one, state| one.state(state));
+        let one = ParamMut::new(0, t, &mut own, &grad).with_scalars(&scalars);
+        let one = borrowed.iter_mut().fold(one, |one, state| one.with_state(state));
         step_all(std::slice::from_ref(&rule), &options, [one]).unwrap();
     }
     expect("theta of the list", &own, &theta);
@@ -201,7 +202,7 @@ fn five_states_and_scalars() {
     every_owner::<f64, _>(Five { lr: 1e-3 }, |rule, t| rule.lr = lr(t));
 }
 
-/// NAdam's product of momenta is that of the steps that were taken, whatever moves its betas.
+/// NAdam's product of momenta is that of the steps taken, however its betas change.
 #[test]
 fn nadam_under_a_schedule_of_betas() {
     let schedule = |rule: &mut NAdam, t: u64| rule.beta1 = 0.5 + 0.08 * t as f64;
@@ -209,7 +210,7 @@ fn nadam_under_a_schedule_of_betas() {
     every_owner::<f64, _>(NAdam::default(), schedule);
 }
 
-/// A rule that takes another's place has the scalars of as many steps of its own.
+/// A rule that replaces another has the scalars after the same number of its own steps.
 #[test]
 fn rules_that_change_places() {
     let rules = ["adam", "nadam", "adam", "adam", "nadam", "nadam"].map(|name| {
@@ -229,7 +230,7 @@ fn rules_that_change_places() {
         flat.step(&mut thetas[1], &grad).unwrap();
         Step::new(&rule, t).run(&mut thetas[2], &grad, &mut [&mut m, &mut v]).unwrap();
         let expected = rule.scalars().len();
-        assert_eq!((opt.scalars(w).len(), flat.scalars().len()), (expected, expected));
+        assert_eq!((opt.scalars(w).unwrap().len(), flat.scalars().len()), (expected, expected));
         for theta in &thetas[..2] {
             let off = (theta[0] - thetas[2][0]).abs();
             assert!(off < 1e-14, "step {t} of {rule}: {theta:?} for {:?}", thetas[2]);
@@ -237,7 +238,7 @@ fn rules_that_change_places() {
     }
 }
 
-/// A rule from outside is no rule of torch's, whatever it calls itself and its states.
+/// A rule from outside is not one of torch's rules, whatever its name and the names of its states.
 #[test]
 fn a_name_does_not_make_a_rule_torchs() {
     let dir = tempfile::tempdir().unwrap();
@@ -249,7 +250,7 @@ fn a_name_does_not_make_a_rule_torchs() {
     assert_eq!(CheckpointReader::open(&path).unwrap().names(), Vec::<String>::new());
 }
 
-/// The wrong number of scalars, and of states, is said with their names; nothing has changed.
+/// A wrong number of scalars or states is an error with their names. Nothing has changed.
 #[test]
 fn scalars_and_states_that_do_not_fit() {
     let rule = Five { lr: 1e-3 };
@@ -257,23 +258,24 @@ fn scalars_and_states_that_do_not_fit() {
     let (mut theta, grad) = ([1.0_f32; 2], [1.0_f32; 2]);
     let mut states = [[0.0_f32; 2]; 5];
     let mut slices: Vec<&mut [f32]> = states.iter_mut().map(|state| &mut state[..]).collect();
-    let error = Step::new(&rule, 1).scalars(&[0.0]).run(&mut theta, &grad, &mut slices);
+    let error = Step::new(&rule, 1).with_scalars(&[0.0]).run(&mut theta, &grad, &mut slices);
     assert_eq!(error.unwrap_err().to_string(), message);
-    let lend = |count: usize, states: &mut [[f32; 2]], theta: &mut [f32]| {
-        let one = Lent::new(0, 1, theta, &grad);
-        let one = states[..count].iter_mut().fold(one, |one, state| one.state(state));
+    let reborrow = |count: usize, states: &mut [[f32; 2]], theta: &mut [f32]| {
+        let one = ParamMut::new(0, 1, theta, &grad);
+        let one = states[..count].iter_mut().fold(one, |one, state| one.with_state(state));
         step_all(std::slice::from_ref(&rule), &StepOptions::default(), [one]).map(|_| ())
     };
-    let error = lend(4, &mut states, &mut theta).unwrap_err();
-    assert!(matches!(error, Error::MissingState { name: "e", expected: 5, .. }), "{error}");
-    assert_eq!(lend(5, &mut states, &mut theta), Ok(()));
+    let error = reborrow(4, &mut states, &mut theta).unwrap_err();
+    let cause = error.cause();
+    assert!(matches!(cause, Error::MissingState { name: "e", expected: 5, .. }), "{error}");
+    assert_eq!(reborrow(5, &mut states, &mut theta), Ok(()));
     assert!(theta[0] < 1.0);
     let error = Flat::<_, f32>::new(rule.clone(), 2).unwrap().with_scalars(&[0.0]).unwrap_err();
     assert_eq!(error.to_string(), message);
 }
 
-/// A first step that is refused or skipped leaves no scalars; wrong hyper-parameters are refused
-/// before anything is made of them, whatever the step number.
+/// A first step that fails or is skipped leaves no scalars. Wrong hyper-parameters are an error
+/// before any use of them, for every step number.
 #[test]
 fn scalars_of_steps_that_are_not_taken() {
     let mut opt = Optimizer::new(NAdam::default()).unwrap();
@@ -281,14 +283,16 @@ fn scalars_of_steps_that_are_not_taken() {
     let (mut theta, bad) = ([1.0_f32; 2], [f32::NAN; 2]);
     opt.options.clip_norm = Some(fused_adam::ClipNorm::Two(1.0));
     assert!(opt.step([Tensor::new(w, &mut theta, &bad)]).is_err());
-    assert_eq!(opt.scalars(w), [0.0; 0]);
+    assert_eq!(opt.scalars(w), Some(&[][..]));
     opt.options.skip_nonfinite = true;
     assert!(opt.step([Tensor::new(w, &mut theta, &bad)]).unwrap().skipped);
-    assert_eq!(opt.scalars(w), [0.0; 0]);
+    assert_eq!(opt.scalars(w), Some(&[][..]));
 
     let rule = NAdam { momentum_decay: f64::NAN, ..NAdam::default() };
     let (mut m, mut v) = ([0.0_f32; 2], [0.0_f32; 2]);
-    let one = Lent::new(0, u64::MAX / 2, &mut theta, &[1.0_f32; 2]).state(&mut m).state(&mut v);
+    let one = ParamMut::new(0, u64::MAX / 2, &mut theta, &[1.0_f32; 2])
+        .with_state(&mut m)
+        .with_state(&mut v);
     let error = step_all(&[rule], &StepOptions::default(), [one]).unwrap_err();
     assert!(matches!(error, Error::HyperParameter { name: "momentum_decay", .. }), "{error}");
 }

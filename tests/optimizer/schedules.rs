@@ -1,10 +1,10 @@
-//! Schedules: against torch's values, and in an optimizer.
+//! Learning rate schedules: compared with torch's values, and in an optimizer.
 
 use std::collections::HashMap;
 
 use fused_adam::{GroupId, LrSchedule, Optimizer, Sgd, Tensor};
 
-/// What `lr_schedules.py` wrote.
+/// The output of `lr_schedules.py`.
 const TORCH: &str = include_str!("../vectors/lr_schedules.json");
 
 fn schedule(name: &str) -> LrSchedule {
@@ -36,7 +36,7 @@ fn values_are_torchs() {
         let schedule = schedule(&name);
         for (step, value) in values.into_iter().enumerate() {
             let factor = schedule.factor(step as u64);
-            // torch multiplies step by step, and so rounds as often.
+            // torch multiplies once per step, with one rounding each.
             let error = (factor - value).abs();
             assert!(error <= 1e-14, "{name}, step {step}: {factor}, torch has {value}");
         }
@@ -53,7 +53,8 @@ fn a_plateau_between_lines() {
     assert_eq!(factors[7..], decay);
 }
 
-/// None of them panics or is not finite at any step number or with empty phases.
+/// No schedule panics or returns a number that is not finite, for any step number and with empty
+/// phases.
 #[test]
 fn ends_of_the_range() {
     let names = [
@@ -89,7 +90,7 @@ fn ends_of_the_range() {
     }
 }
 
-/// The factor multiplies each group's own step size, and counts steps that were taken.
+/// The factor multiplies the learning rate of each group, and counts the steps that were taken.
 #[test]
 fn groups_keep_their_proportions() {
     let mut opt = Optimizer::new(Sgd { lr: 1.0, ..Sgd::default() }).unwrap();

@@ -1,5 +1,5 @@
-//! Checkpoints in torch's layout: its states are read, ours are written so that nothing is lost,
-//! and a file of something else is refused.
+//! Checkpoints in torch's layout: reads torch's states, writes ours without loss, and returns an
+//! error for other files.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,8 @@ use safetensors::SafeTensors;
 
 use crate::checkpoints::{adamw, load, stepped, temporary};
 
-/// The states of torch's Adam after three steps lead where torch was after five.
+/// From the states of torch's Adam after three steps, two more steps reach torch's result after
+/// five.
 #[test]
 fn torchs_states_are_read() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/torch_adam.safetensors");
@@ -22,7 +23,7 @@ fn torchs_states_are_read() {
     opt.add::<f64>(GroupId::default(), "b", 3).unwrap();
     opt.add::<f64>(GroupId::default(), "new", 3).unwrap();
     CheckpointReader::open(&path).unwrap().load_torch(&mut opt).unwrap();
-    assert_eq!([opt.t(opt.id("w").unwrap()), opt.t(opt.id("new").unwrap())], [3, 0]);
+    assert_eq!([opt.t(opt.id("w").unwrap()), opt.t(opt.id("new").unwrap())], [Some(3), Some(0)]);
     for name in ["w", "b"] {
         let mut theta = tensor(&format!("{name}.theta3"));
         for t in [4, 5] {
@@ -33,7 +34,7 @@ fn torchs_states_are_read() {
         }
     }
 
-    // There and back again.
+    // Writes and reads it again.
     let (_dir, path) = temporary();
     opt.torch_checkpoint().save(&path).unwrap();
     let mut back = Optimizer::new(adam).unwrap();
@@ -43,7 +44,7 @@ fn torchs_states_are_read() {
     let [w, same] =
         [&opt, &back].map(|opt| opt.state::<f64>(opt.id("w").unwrap(), "v_max").unwrap());
     assert_eq!(w, same);
-    assert_eq!(back.t(back.id("w").unwrap()), 5);
+    assert_eq!(back.t(back.id("w").unwrap()), Some(5));
     let mut narrow = Optimizer::new(AdamW::default()).unwrap();
     narrow.add::<f32>(GroupId::default(), "w", 12).unwrap();
     let error = file.load_torch(&mut narrow).unwrap_err().to_string();
@@ -61,7 +62,7 @@ fn bytemuck_pod(bytes: &[u8]) -> Vec<f64> {
     fused_adam::bytemuck::pod_collect_to_vec(bytes)
 }
 
-/// A file of something else is not one in which nothing has been stepped.
+/// A file of something else is not mistaken for one without any steps.
 #[test]
 fn what_is_not_torchs() {
     let (_dir, path) = temporary();
@@ -71,7 +72,7 @@ fn what_is_not_torchs() {
         let m = opt.state::<f32>(w, "m").unwrap().to_vec();
         let error = CheckpointReader::open(&path).unwrap().load_torch(&mut opt).unwrap_err();
         assert_eq!(error.to_string(), format!("{}: {why}", path.display()));
-        assert_eq!((opt.t(w), opt.state::<f32>(w, "m")), (1, Some(&m[..])));
+        assert_eq!((opt.t(w), opt.state::<f32>(w, "m")), (Some(1), Some(&m[..])));
     };
     let none = "has no tensor `<param>.step` of a parameter";
     stepped(4).checkpoint().save(&path).unwrap();
@@ -87,14 +88,15 @@ fn what_is_not_torchs() {
     safetensors::serialize_to_file([view("w.exp_avg"), view("w.exp_avg_sq")], None, &path).unwrap();
     refused("lacks the tensor `w.step`");
 
-    // One that is written here may hold no states.
-    adamw(4).torch_checkpoint().with("w", &[1.0_f32; 4]).save(&path).unwrap();
+    // A file that this crate writes may have no states.
+    adamw(4).torch_checkpoint().with_tensor("w", &[1.0_f32; 4]).save(&path).unwrap();
     let mut opt = stepped(4);
     CheckpointReader::open(&path).unwrap().load_torch(&mut opt).unwrap();
-    assert_eq!((opt.t(opt.id("w").unwrap()), opt.steps()), (0, 0));
+    assert_eq!((opt.t(opt.id("w").unwrap()), opt.steps()), (Some(0), 0));
 }
 
-/// Steps that an `f32` cannot count are written with more digits, and refused where `f64` ends.
+/// Step numbers that are not exact in `f32` are written with more digits. Those that are not exact
+/// in `f64` are an error.
 #[test]
 fn torchs_step_numbers() {
     let (_dir, path) = temporary();
@@ -110,7 +112,7 @@ fn torchs_step_numbers() {
         let mut opt = adamw(4);
         load(&path, &mut opt).unwrap();
         let w = opt.id("w").unwrap();
-        assert_eq!(opt.t(w), t);
+        assert_eq!(opt.t(w), Some(t));
         let saved = opt.torch_checkpoint().save(&path);
         if t >= 9_000_000_000_000_000 {
             let error = saved.unwrap_err().to_string();
@@ -120,6 +122,6 @@ fn torchs_step_numbers() {
         saved.unwrap();
         let mut back = adamw(4);
         CheckpointReader::open(&path).unwrap().load_torch(&mut back).unwrap();
-        assert_eq!(back.t(w), t);
+        assert_eq!(back.t(w), Some(t));
     }
 }

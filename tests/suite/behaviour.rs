@@ -1,4 +1,4 @@
-//! What is known of each rule: identities between rules, limits, and that all of them descend.
+//! Known properties of each rule: identities between rules, limits, and that all of them descend.
 
 use fused_adam::{
     AdaBound, AdaGrad, Adam, AdamW, AnyRule, Flat, NAdam, RAdam, RmsProp, Rule, Sgd, Step,
@@ -6,7 +6,7 @@ use fused_adam::{
 
 use crate::common::{Random, difference, rules};
 
-/// Gradients without pattern, in [−1, 1).
+/// Random gradients in [−1, 1).
 fn gradients(steps: usize, len: usize) -> Vec<Vec<f64>> {
     let mut random = Random(12);
     (0..steps).map(|_| (0..len).map(|_| random.uniform()).collect()).collect()
@@ -28,7 +28,7 @@ fn largest_difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     both.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// Adam whose v is held at 1 divides by 1 + ε: what is left is the averaged momentum.
+/// Adam with v fixed at 1 divides by 1 + ε. What remains is averaged momentum.
 #[test]
 fn adam_with_v_held_is_momentum() {
     let adam = Adam { beta2: 0.0, eps: 1e-300, bias_correction: false, ..Adam::default() };
@@ -37,7 +37,7 @@ fn adam_with_v_held_is_momentum() {
     let mut other = Flat::new(sgd, 40).unwrap();
     let mut other_theta = vec![0.0; 40];
     for (t, grad) in (1..).zip(gradients(50, 40)) {
-        // With β2 = 0 the new v is g², so gradients of size 1 hold it at 1.
+        // With β2 = 0 the new v is g², so gradients of magnitude 1 keep it at 1.
         let grad: Vec<f64> = grad.iter().map(|g| g.signum()).collect();
         let mut v = vec![1.0; 40];
         Step::new(&adam, t).run(&mut theta, &grad, &mut [&mut m, &mut v]).unwrap();
@@ -75,7 +75,7 @@ fn amsgrads_largest_moment_never_falls() {
     assert!(v_fell, "nothing was put to the test");
 }
 
-/// Late in a run the bounds have met, and AdaBound is SGD with averaged momentum at `final_lr`.
+/// Late in a run the bounds meet, and AdaBound is SGD with averaged momentum at `final_lr`.
 #[test]
 fn adabound_tends_to_sgd() {
     let adabound = AdaBound { final_lr: 0.1, ..AdaBound::default() };
@@ -96,8 +96,8 @@ fn adabound_tends_to_sgd() {
     assert!(distance_at(1_000_000_000_000) < 1e-9);
 }
 
-/// Until the variance can be told, which takes five steps at β2 = 0.999, RAdam is momentum with its
-/// correction; from the sixth on it is not.
+/// RAdam is momentum with bias correction until the variance is defined. That takes five steps at
+/// β2 = 0.999; from the sixth step on the two differ.
 #[test]
 fn radams_first_steps_are_momentum() {
     let gradients = gradients(6, 20);
@@ -113,7 +113,8 @@ fn radams_first_steps_are_momentum() {
     }
 }
 
-/// One conventions' buffer is the other's times 1 − μ: the same path at an lr in proportion.
+/// The buffer of one convention is that of the other times 1 − μ: the same path with a proportional
+/// lr.
 #[test]
 fn both_conventions_of_momentum_agree_at_lrs_in_proportion() {
     for nesterov in [false, true] {
@@ -125,8 +126,8 @@ fn both_conventions_of_momentum_agree_at_lrs_in_proportion() {
     }
 }
 
-/// The variance that a centred RMSProp keeps is the textbook's E[g²] − E[g]², and never negative,
-/// also where the gradient hardly varies and the textbook's form in f32 fails.
+/// The variance of a centred RMSProp is the textbook's E[g²] − E[g]². It is never negative, even if
+/// the gradient hardly varies and the textbook's form fails in f32.
 #[test]
 fn the_centred_variance_is_that_of_the_textbook() {
     let rule = RmsProp { centered: true, alpha: 0.9, ..RmsProp::default() };
@@ -158,7 +159,7 @@ fn the_centred_variance_is_that_of_the_textbook() {
     assert!(textbook_failed, "nothing was put to the test");
 }
 
-/// AdaGrad's sum starts where it is told to.
+/// AdaGrad's sum starts at its initial value.
 #[test]
 fn adagrad_starts_at_its_initial_value() {
     let rule = AdaGrad { lr: 1.0, initial_accumulator_value: 16.0, ..AdaGrad::default() };
@@ -169,8 +170,8 @@ fn adagrad_starts_at_its_initial_value() {
     assert!((theta[0] + 3.0 / 5.0_f64).abs() < 1e-10);
 }
 
-/// The schedule of momentum that goes into NAdam's coefficients, far beyond where its product can
-/// be computed factor by factor: late steps are those of a product of zero.
+/// The momentum schedule in NAdam's coefficients, for step numbers at which the product cannot be
+/// computed factor by factor: the coefficients of late steps are those of a product of zero.
 #[test]
 fn nadam_takes_any_step_number() {
     for momentum_decay in [0.0, 4e-3, 1.0, 1e300] {
@@ -185,7 +186,7 @@ fn nadam_takes_any_step_number() {
     }
 }
 
-/// Momenta that were others before: those of torch, which multiplies them up.
+/// Momenta that were different before: compares with torch, which multiplies them.
 #[test]
 fn nadam_goes_on_from_other_momenta() {
     let [mut theta, mut m, mut v] = [[1.0_f64], [0.0], [0.0]];
@@ -196,7 +197,7 @@ fn nadam_goes_on_from_other_momenta() {
         let rule = NAdam { beta1, ..NAdam::default() };
         rule.advance_scalars(t, &mut scalars);
         let grad = (t as f64).cos();
-        let step = Step::new(&rule, t).scalars(&scalars);
+        let step = Step::new(&rule, t).with_scalars(&scalars);
         step.run(&mut theta, &[grad], &mut [&mut m, &mut v]).unwrap();
 
         let mu = |t: u64| beta1 * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * rule.momentum_decay));
@@ -208,12 +209,12 @@ fn nadam_goes_on_from_other_momenta() {
         expected -= rule.lr * mu(t + 1) / (1.0 - product * mu(t + 1)) * mean / root;
         assert!((theta[0] - expected).abs() < 1e-13, "{t}: {} for {expected}", theta[0]);
     }
-    // Where they were the same there is no difference.
+    // If they were the same, there is no difference.
     let rule = NAdam::default();
     let mut scalars = [rule.scalar_after(0, 9)];
     rule.advance_scalars(10, &mut scalars);
     let step = Step::new(&rule, 10);
-    let [one, other] = [step.clone(), step.scalars(&scalars)].map(|step| {
+    let [one, other] = [step.clone(), step.with_scalars(&scalars)].map(|step| {
         let mut theta = [1.0_f64];
         step.run(&mut theta, &[0.1], &mut [&mut [0.1], &mut [0.01]]).unwrap();
         theta[0]
@@ -221,7 +222,7 @@ fn nadam_goes_on_from_other_momenta() {
     assert!((one - other).abs() < 1e-15, "{one} for {other}");
 }
 
-/// A landscape of two parameters, its gradient, a start, and where it is lowest.
+/// A test function of two parameters, its gradient, a start, and its minimum.
 struct Landscape {
     gradient: fn([f64; 2]) -> [f64; 2],
     start: [f64; 2],
@@ -242,7 +243,7 @@ const LANDSCAPES: [Landscape; 3] = [
         minimum: [0.0, 0.0],
     },
     Landscape {
-        // Rosenbrock's valley.
+        // Rosenbrock's function.
         gradient: |[x, y]| [-2.0 * (1.0 - x) - 400.0 * x * (y - x * x), 200.0 * (y - x * x)],
         start: [-1.2, 1.0],
         minimum: [1.0, 1.0],
@@ -250,8 +251,8 @@ const LANDSCAPES: [Landscape; 3] = [
 ];
 
 impl Landscape {
-    /// How far from the minimum a rule ends after so many steps. The step size falls linearly to
-    /// nothing over the second half. Who climbs is given the landscape upside down.
+    /// The distance from the minimum after this many steps. The learning rate decreases linearly to
+    /// zero over the second half. A rule that maximizes gets the negated function.
     fn distance(&self, rule: AnyRule, steps: usize) -> f64 {
         let sign = if rules::fields(&rule)["maximize"] == true { -1.0 } else { 1.0 };
         let mut theta = self.start;
@@ -268,7 +269,7 @@ impl Landscape {
 }
 
 /// The rules without weight decay, which pulls away from the minimum: with the options that change
-/// their states, and each of those with each of its truth values changed.
+/// their states, and each of those with each of its booleans changed.
 fn undecayed() -> Vec<AnyRule> {
     let mut all = Vec::new();
     for (_, rule) in rules::variants() {
@@ -288,7 +289,7 @@ fn undecayed() -> Vec<AnyRule> {
     distinct
 }
 
-/// With one step size for all landscapes, the first of a few candidates that serves.
+/// With one learning rate for all functions, the first of a few candidates that works.
 #[test]
 fn every_rule_finds_the_minimum() {
     const STEPS: usize = 40_000;
@@ -314,4 +315,30 @@ fn names_lead_to_their_rules() {
     let names: Vec<&str> = rules::names().collect();
     let message = format!("there is no rule `adamm`, expected one of {}", names.join(", "));
     assert_eq!("adamm".parse::<AnyRule>().unwrap_err().to_string(), message);
+}
+
+/// `Flat` scales and clips gradients as a step does, and the factor may change.
+#[test]
+fn flat_scales_and_clips_its_gradients() {
+    let (rule, grad) = (AdamW::default(), [3.0_f32, -200.0, 0.5]);
+    let (mut theta, mut m, mut v) = ([1.0_f32; 3], [0.0; 3], [0.0; 3]);
+    let mut opt = Flat::new(rule, 3).unwrap().with_grad_scale(0.5).with_clip_value(4.0);
+    let mut own = theta;
+    for (t, factor) in [(1, 0.5), (2, 0.25)] {
+        opt.set_grad_scale(factor);
+        opt.step(&mut own, &grad).unwrap();
+        Step::new(&rule, t)
+            .with_grad_scale(factor)
+            .with_clip_value(4.0)
+            .run(&mut theta, &grad, &mut [&mut m, &mut v])
+            .unwrap();
+        assert_eq!(own.map(f32::to_bits), theta.map(f32::to_bits));
+        assert_eq!(opt.state("m").unwrap(), m);
+    }
+    assert!(m[1] >= -4.0, "{}", m[1]);
+
+    opt.set_grad_scale(-1.0);
+    let error = opt.step(&mut own, &grad).unwrap_err();
+    assert_eq!(error.to_string(), "`grad_scale` is -1.0, expected a finite number of at least 0");
+    assert_eq!((opt.t(), own), (2, theta));
 }

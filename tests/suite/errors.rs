@@ -1,19 +1,19 @@
-//! Every wrong call: the error it gives, to the letter, and that nothing has changed after it.
+//! Every wrong call: its exact error message, and that it changes nothing.
 
 use fused_adam::{
-    AdaBound, Adam, AdamW, AnyRule, Backend, Error, Flat, Float, Kernel, Lanes, RmsProp, Rule, Sgd,
-    State, Step, WithKernel,
+    AdaBound, Adam, AdamW, AnyRule, Backend, Error, Flat, Float, Kernel, KernelVisitor, Lanes,
+    RmsProp, Rule, Sgd, State, Step,
 };
 
 const SOME: [f32; 4] = [0.1, -0.2, 0.3, -0.4];
 
-/// Takes step `t` with buffers of the lengths given, and hands back the error's message after
-/// having seen that it left them as they were.
+/// Takes step `t` with buffers of these lengths, checks that it does not change them, and returns
+/// the error message.
 fn refusal<R: Rule>(rule: &R, t: u64, backend: Backend, lens: &[usize]) -> String {
     let mut buffers: Vec<Vec<f32>> = lens.iter().map(|&len| SOME[..len].to_vec()).collect();
     let [theta, grad, states @ ..] = &mut buffers[..] else { panic!("θ and g at least") };
     let mut states: Vec<&mut [f32]> = states.iter_mut().map(Vec::as_mut_slice).collect();
-    let result = Step::new(rule, t).backend(backend).run(theta, grad, &mut states);
+    let result = Step::new(rule, t).with_backend(backend).run(theta, grad, &mut states);
     for (buffer, &len) in buffers.iter().zip(lens) {
         assert_eq!(buffer, &SOME[..len], "something was written before the error");
     }
@@ -73,7 +73,7 @@ fn options_of_sgd_that_exclude_each_other() {
     }
 }
 
-/// States that a rule keeps with some options and not with others.
+/// States that a rule has with some options and not with others.
 #[test]
 fn states_of_every_rule() {
     let states =
@@ -93,18 +93,18 @@ fn states_of_every_rule() {
     assert_eq!(refusal(&Sgd::default(), 1, Backend::Auto, &[4, 4, 4]), superfluous);
 }
 
-/// Found before memory is asked for.
+/// Found before memory is allocated.
 #[test]
 fn an_owner_is_checked_before_it_allocates() {
     let adam = Adam { lr: -1.0, ..Adam::default() };
     assert!(Flat::<_, f32>::new(adam, usize::MAX).is_err());
 }
 
-/// In its range as an f64, but of no use as an f32.
+/// Within its range as an f64, but not usable as an f32.
 #[test]
 fn hyper_parameters_that_the_element_type_cannot_hold() {
     let tiny = Adam { eps: 1e-60, ..Adam::default() };
-    let message = "`eps` is 1e-60, expected above 0 once rounded to the element type";
+    let message = "`eps` is 1e-60, expected above 0 once rounded to the type computed with";
     assert_eq!(refusal(&tiny, 1, Backend::Auto, &PLAIN), message);
     let huge = Adam { lr: 1e38, ..Adam::default() };
     let message = "`lr` is 1e38, expected a value whose coefficient is finite in the element type";
@@ -113,10 +113,10 @@ fn hyper_parameters_that_the_element_type_cannot_hold() {
     let message = "`eps` is 1e39, expected a value whose coefficient is finite in the element type";
     assert_eq!(refusal(&dense, 1, Backend::Auto, &PLAIN), message);
     let decay = AdamW { lr: 1e30, weight_decay: 1e10, ..AdamW::default() };
-    let message = "`weight_decay` is 10000000000.0, expected a value whose coefficient is finite in \
-                   the element type";
+    let message = "`weight_decay` is 10000000000.0, expected a value whose coefficient is finite \
+                   in the element type";
     assert_eq!(refusal(&decay, 1, Backend::Auto, &PLAIN), message);
-    // The first two are fine in f64.
+    // The first two are valid in f64.
     let (mut theta, grad, mut m, mut v) = ([1.0_f64], [1.0], [0.0], [0.0]);
     tiny.step(1, &mut theta, &grad, [&mut m, &mut v]).unwrap();
     huge.step(1, &mut theta, &grad, [&mut m, &mut v]).unwrap();
@@ -157,7 +157,7 @@ fn lengths_that_differ() {
             assert_eq!(refusal(&adam, 1, Backend::Auto, &lens), message);
         }
     }
-    // A longer buffer is no better than a shorter one.
+    // A longer buffer is an error, as a shorter one is.
     let message = "`grad` has 4 elements, expected 3 as in `theta`";
     assert_eq!(refusal(&adam, 1, Backend::Auto, &[3, 4, 4, 4, 4]), message);
 }
@@ -172,7 +172,8 @@ fn states_that_are_missing_or_too_many() {
     let missing_both = "state `m` is missing, expected the 2 states [\"m\", \"v\"]";
     assert_eq!(refusal(&plain, 1, Backend::Auto, &[4, 4]), missing_both);
 
-    // The short form has no place for v_max, and an owner that was made without it has none.
+    // The short form does not take v_max, and a `Flat` that was made without v_max does not have
+    // it.
     let (mut theta, mut m, mut v) = (SOME, SOME, SOME);
     let error = amsgrad.step(1, &mut theta, &SOME, [&mut m, &mut v]).unwrap_err();
     assert_eq!(error.to_string(), missing);
@@ -184,7 +185,7 @@ fn states_that_are_missing_or_too_many() {
 
 #[test]
 fn backends_that_this_cpu_lacks() {
-    let lacking: Vec<_> = Backend::ALL.into_iter().filter(|b| !b.is_available()).collect();
+    let lacking: Vec<_> = Backend::ALL.iter().copied().filter(|b| !b.is_available()).collect();
     assert!(!lacking.is_empty(), "no CPU has both AVX2 and NEON");
     for backend in lacking {
         let message = refusal(&Adam::default(), 1, backend, &PLAIN);
@@ -198,7 +199,7 @@ fn backends_that_this_cpu_lacks() {
 
 #[test]
 fn names_of_backends() {
-    for backend in Backend::ALL {
+    for &backend in Backend::ALL {
         assert_eq!(backend.name().parse(), Ok(backend));
     }
     let message = "there is no backend `sse9`, expected one of auto, scalar, wide, native, avx2, \
@@ -209,14 +210,14 @@ fn names_of_backends() {
 #[test]
 fn empty_slices_are_fine() {
     let adam = Adam::default();
-    for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
-        let step = Step::new(&adam, 1).backend(backend);
+    for backend in Backend::ALL.iter().copied().filter(|backend| backend.is_available()) {
+        let step = Step::new(&adam, 1).with_backend(backend);
         assert_eq!(step.run::<f64>(&mut [], &[], &mut [&mut [], &mut []]), Ok(()));
     }
     assert_eq!(Flat::<_, f32>::new(AdamW::default(), 0).unwrap().step(&mut [], &[]), Ok(()));
 }
 
-/// A rule from outside the crate: checked like any other, and refused if it contradicts itself.
+/// A rule from outside the crate is checked like any other, and is an error if it is inconsistent.
 #[derive(Clone)]
 struct Foreign {
     states: &'static [State],
@@ -243,20 +244,20 @@ impl Rule for Foreign {
         if self.fine { Ok(()) } else { Err(error) }
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        then.with(&Add)
+        visitor.visit(&Add)
     }
 }
 
 const TWO: [State; 2] = [State::signed("s"), State::signed("t")];
 const ONE: [State; 1] = [TWO[0]];
 
-/// θ + g, with one state that stays.
+/// θ + g, with one state that does not change.
 #[derive(Clone, Copy)]
 struct Add;
 
@@ -272,10 +273,10 @@ impl<F: Float> Kernel<F, 1> for Add {
 
 #[test]
 fn rules_from_outside() {
-    for backend in Backend::ALL.into_iter().filter(|backend| backend.is_available()) {
+    for backend in Backend::ALL.iter().copied().filter(|backend| backend.is_available()) {
         let good = Foreign { states: &ONE[..], fine: true };
         let mut theta = SOME;
-        let step = Step::new(&good, 1).backend(backend);
+        let step = Step::new(&good, 1).with_backend(backend);
         step.run(&mut theta, &SOME, &mut [&mut [0.0; 4]]).unwrap();
         assert_eq!(theta, SOME.map(|x| x + x));
 
@@ -292,7 +293,7 @@ fn rules_from_outside() {
     }
 }
 
-/// An error can be handled by its kind, and sent to other threads.
+/// An error has a kind, and can be sent to other threads.
 #[test]
 fn errors_are_typed() {
     fn typed<T: std::error::Error + Send + Sync + 'static>() {}

@@ -1,5 +1,5 @@
-//! Every hyper-parameter of every rule: what its range is, and that nothing outside of it gets
-//! through. Found by the rules' serialised forms, so that a new rule is held to the same.
+//! The range of every hyper-parameter of every rule, and that no value outside of it is accepted.
+//! The hyper-parameters come from the rules' serialized forms, so new rules are tested too.
 
 use fused_adam::{AnyRule, Error, Flat, Optimizer, Rule, Step};
 use serde::de::value::{self, MapAccessDeserializer, MapDeserializer};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::common::random_rule::random_rule;
 use crate::common::{Random, rules};
 
-/// A serialised value that, unlike JSON's, may be NaN or infinite.
+/// A serialized value that, unlike JSON's, can be NaN or infinite.
 #[derive(Clone, Debug)]
 enum Given {
     Number(f64),
@@ -61,7 +61,7 @@ impl<'de> Deserializer<'de> for Given {
         }
     }
 
-    /// The name of a variant, and what it holds.
+    /// The name of a variant, and its value.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -79,7 +79,7 @@ impl<'de> Deserializer<'de> for Given {
     }
 }
 
-/// The rule with one hyper-parameter changed, whether or not it may be that.
+/// The rule with one hyper-parameter changed, valid or not.
 fn with(rule: &AnyRule, field: &str, given: Given) -> AnyRule {
     let mut fields: Vec<(String, Given)> =
         rules::fields(rule).iter().map(|(name, value)| (name.clone(), Given::of(value))).collect();
@@ -88,7 +88,7 @@ fn with(rule: &AnyRule, field: &str, given: Given) -> AnyRule {
     AnyRule::deserialize(whole).unwrap_or_else(|error| panic!("`{rule}` with {field}: {error}"))
 }
 
-/// Every hyper-parameter that is a number, with the rule that has it.
+/// Every hyper-parameter that is a number, with its rule.
 fn numbers() -> Vec<(AnyRule, String)> {
     let of = |rule: AnyRule| {
         let fields = rules::fields(&rule);
@@ -97,7 +97,7 @@ fn numbers() -> Vec<(AnyRule, String)> {
     rules::names().map(rules::default).flat_map(of).collect()
 }
 
-/// What a hyper-parameter is refused with, and what was expected; none if it is fine.
+/// The expected range in the error for a hyper-parameter. None if it is valid.
 fn expected_of(rule: &AnyRule, field: &str) -> Option<&'static str> {
     match rule.check() {
         Err(Error::HyperParameter { name, expected, .. }) if name == field => Some(expected),
@@ -106,7 +106,7 @@ fn expected_of(rule: &AnyRule, field: &str) -> Option<&'static str> {
     }
 }
 
-/// A kind of range: what it is called, what lies outside of it, and what inside.
+/// A kind of range: its name, values outside of it, and values inside.
 struct Range {
     called: &'static str,
     outside: &'static [f64],
@@ -134,8 +134,8 @@ const AT_LEAST_0: Range = Range {
     inside: &[0.0, 5e-324, 0.3, 1.0, 1e300],
 };
 
-/// The range of a hyper-parameter: for those that many rules have, and those that were published
-/// with one, known here; for any other what the rule says it is.
+/// The range of a hyper-parameter. Ranges that are common or published are listed here; for any
+/// other, it is what the rule's error says.
 fn range(rule: &AnyRule, field: &str) -> &'static Range {
     match (rule.name(), field) {
         (_, "beta1" | "beta2") | ("rmsprop", "alpha") | ("adabound", "gamma") => &BELOW_1,
@@ -153,13 +153,12 @@ fn range(rule: &AnyRule, field: &str) -> &'static Range {
     }
 }
 
-/// A step, an owner of state and an optimizer refuse it, with this message, before anything is
-/// written.
+/// A step, `Flat` and an optimizer return an error with this message, before anything is written.
 fn is_refused(rule: &AnyRule, message: &str) {
     const SOME: [f32; 4] = [0.1, -0.2, 0.3, -0.4];
     let (mut theta, mut states) = (SOME, vec![SOME; rule.states().len()]);
-    let mut lent: Vec<&mut [f32]> = states.iter_mut().map(|state| &mut state[..]).collect();
-    let result = Step::new(rule, 1).run(&mut theta, &SOME, &mut lent);
+    let mut borrowed: Vec<&mut [f32]> = states.iter_mut().map(|state| &mut state[..]).collect();
+    let result = Step::new(rule, 1).run(&mut theta, &SOME, &mut borrowed);
     let refused = result.expect_err(message);
     assert_eq!(refused.to_string(), message, "{rule}");
     assert!(theta == SOME && states.iter().all(|state| *state == SOME), "{rule}: was written to");
@@ -189,7 +188,7 @@ fn numbers_in_their_range_are_fine() {
         let range = range(&rule, &field);
         for &value in range.inside {
             let good = with(&rule, &field, Given::Number(value));
-            // It may have to go together with another.
+            // It may have to be consistent with another.
             let refused = expected_of(&good, &field);
             assert_ne!(refused, Some(range.called), "{field} of {rule} at {value:e}");
             assert!(refused.is_some() || Flat::<_, f32>::new(good, 4).is_ok());
@@ -197,7 +196,7 @@ fn numbers_in_their_range_are_fine() {
     }
 }
 
-/// However large or small, they make a step or are refused by name.
+/// However large or small, they make a step or cause an error with their name.
 #[test]
 fn whole_numbers_of_any_size_make_a_step_or_are_refused() {
     for rule in rules::names().map(rules::default) {
@@ -206,9 +205,9 @@ fn whole_numbers_of_any_size_make_a_step_or_are_refused() {
                 let rule = with(&rule, field, Given::Whole(whole));
                 for t in [1, 2, 1000, u64::MAX] {
                     let (mut theta, mut states) = ([0.5], vec![[0.0]; rule.states().len()]);
-                    let mut lent: Vec<&mut [f64]> =
+                    let mut borrowed: Vec<&mut [f64]> =
                         states.iter_mut().map(|state| &mut state[..]).collect();
-                    match Step::new(&rule, t).run(&mut theta, &[0.1], &mut lent) {
+                    match Step::new(&rule, t).run(&mut theta, &[0.1], &mut borrowed) {
                         Ok(()) => assert!(theta[0].is_finite(), "{rule:?} at {t}: {theta:?}"),
                         Err(Error::HyperParameter { name, .. }) => assert_eq!(name, field),
                         Err(other) => panic!("{rule:?} at {t}: {other}"),
@@ -219,8 +218,8 @@ fn whole_numbers_of_any_size_make_a_step_or_are_refused() {
     }
 }
 
-/// The serialised names, which checkpoints and other languages know them by, are the fields' names,
-/// with the fields' values: as Rust shows the fields without serde.
+/// The serialized names, which checkpoints and other languages use, are the names of the fields,
+/// with their values, as Rust's `Debug` shows them.
 #[test]
 fn serialised_names_are_those_of_the_fields() {
     for name in rules::names() {

@@ -1,4 +1,4 @@
-//! The modules of `src` import from those below them alone.
+//! The modules of `src` only import from the layers below them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What a file takes from `crate::`, in code: comments do not count.
+/// The imports of a file from `crate::`, without comments.
 fn imports(source: &str) -> Vec<String> {
     let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(|line| {

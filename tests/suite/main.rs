@@ -1,6 +1,6 @@
-//! The tests that are no table: what is refused, worked examples, recorded trajectories, and
-//! vectors from another oracle. One program, since each that steps in both element types takes a
-//! while to compile.
+//! Tests that are not a table: errors, worked examples, recorded trajectories, and vectors from
+//! another oracle. They are one program, because every program that steps in both element types
+//! takes a while to compile.
 
 mod behaviour;
 #[path = "../common/mod.rs"]
@@ -10,6 +10,7 @@ mod hyper_parameters;
 mod layers;
 mod norm;
 mod random_rules;
+mod serialization;
 mod sixteen_bits;
 #[cfg(feature = "parallel")]
 mod threads;

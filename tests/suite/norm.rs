@@ -1,4 +1,4 @@
-//! The norm of gradients: against long integers, and in any order.
+//! The gradient norm: compared with big integers, and in any order.
 
 use fused_adam::{Element, GradNorm, bf16, f16};
 use num_bigint::BigUint;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::common::{Bits, Random};
 
-/// The norm of `grad` taken together.
+/// The norm of `grad`.
 fn norm<E: Element>(grad: &[E]) -> GradNorm {
     let mut norm = GradNorm::new();
     norm.add(grad);
@@ -25,7 +25,7 @@ fn square(x: f64) -> BigUint {
     BigUint::from(integer).pow(2) << (2 * exponent.saturating_sub(1))
 }
 
-/// That `got` is the number nearest to √`sum`.
+/// Checks that `got` is the number nearest to √`sum`.
 fn close(got: f64, sum: &BigUint) -> Result<(), String> {
     if *sum == BigUint::ZERO {
         return if got == 0.0 { Ok(()) } else { Err(format!("{got} of zeros")) };
@@ -34,7 +34,7 @@ fn close(got: f64, sum: &BigUint) -> Result<(), String> {
         let too_large = *sum > square(f64::MAX);
         return if too_large { Ok(()) } else { Err("infinite too early".into()) };
     }
-    // Halfway to either neighbour: twice the integer of the format, one more and one less.
+    // The midpoints to its neighbours: twice its integer significand, plus and minus one.
     let (bits, one) = (got.to_bits(), BigUint::from(1_u32));
     let exponent = (bits >> 52 & 0x7FF).saturating_sub(1);
     let integer = bits & ((1 << 52) - 1) | u64::from(bits >> 52 & 0x7FF != 0) << 52;
@@ -55,7 +55,7 @@ fn check<E: Bits>(grad: &[E]) -> Result<(), String> {
     if norm(grad).inf_norm() == largest { Ok(()) } else { Err("not the largest".into()) }
 }
 
-/// Numbers of one scale, of all scales, or of two that lie far apart.
+/// Numbers of one magnitude, of all magnitudes, or of two that are far apart.
 fn draw<E: Bits>(random: &mut Random, len: usize, spread: usize) -> Vec<E> {
     let mut number = || {
         let any = E::any_bits(random.bits());
@@ -87,7 +87,7 @@ proptest! {
         }
     }
 
-    /// Whatever the order, the cuts and the order in which the parts are put together.
+    /// For any order, any cuts and any order of merging the parts.
     #[test]
     fn order_does_not_show(seed: u64, len in 0..3000_usize, spread in 0..3_usize) {
         let random = &mut Random(seed);
@@ -113,8 +113,8 @@ proptest! {
     }
 }
 
-/// What is left of the square of a number of [2^e, 2^(e+1)) for some e of `binades` when it is
-/// rounded to a multiple of each unit in turn: the number for which most is left, with a plus.
+/// The number in [2^e, 2^(e+1)), for some e of `binades`, whose square leaves the largest positive
+/// remainder when it is rounded to a multiple of each unit in turn.
 fn hardest(binades: std::ops::Range<i32>, units: &[f64]) -> f32 {
     let numbers = binades.flat_map(|e| {
         (1_u32 << 23..1 << 24).step_by(7).map(move |k| k as f32 / (1 << 23) as f32 * 2_f32.powi(e))
@@ -126,9 +126,9 @@ fn hardest(binades: std::ops::Range<i32>, units: &[f64]) -> f32 {
     numbers.max_by(|a, b| left(*a).total_cmp(&left(*b))).unwrap()
 }
 
-/// Blocks that take all the bits there are: one element of the largest binade, 4094 that leave as
-/// much as can be left for the last part of their squares, and one whose square has the last bit
-/// that the window allows, or one just outside of it. At all scales, down to the last subnormal
+/// Blocks that need all available bits: one element of the largest binade, 4094 that leave the
+/// largest possible remainder for the last part of their squares, and one whose square has the last
+/// bit in the window, or one just outside of it. At all magnitudes, down to the last subnormal
 /// number.
 #[test]
 fn every_bit_of_a_block_counts() {
@@ -149,7 +149,7 @@ fn every_bit_of_a_block_counts() {
     }
 }
 
-/// The same for `f64`, whose squares as rounded leave up to 2^−53 of themselves.
+/// The same for `f64`, whose rounded squares leave a remainder of up to 2^−53 of their value.
 #[test]
 fn every_bit_of_a_block_of_doubles_counts() {
     let random = &mut Random(5);
@@ -179,7 +179,7 @@ fn every_bit_of_a_block_of_doubles_counts() {
     }
 }
 
-/// Gradients of every span, whose elements are of all its binades alike.
+/// Gradients of every span, with elements spread evenly over all its binades.
 #[test]
 fn every_span_is_exact() {
     fn check_all<E: Bits>(random: &mut Random) {
@@ -223,14 +223,13 @@ fn ends_of_the_range() {
     let least = f32::from_bits(1);
     assert_eq!(norm(&[least]).two_norm(), f64::from(least));
     assert_eq!(norm(&[f32::MAX; 4]).two_norm(), 2.0 * f64::from(f32::MAX));
-    // The squares of these are past f64's range, at either end.
+    // The squares of these overflow or underflow in f64.
     assert_eq!(norm(&[1e300; 4]).two_norm(), 2e300);
     assert_eq!(norm(&[f64::from_bits(1); 9]).two_norm(), f64::from_bits(3));
     assert_eq!(norm(&[f64::MAX; 4]).two_norm(), f64::INFINITY);
 }
 
-/// A subnormal norm is rounded once: (2^40 + 1, 2^20, 1) has one just below a half more than 2^40 +
-/// 1.
+/// A subnormal norm is rounded once: (2^40 + 1, 2^20, 1) has a norm just below 2^40 + 1.5.
 #[test]
 fn subnormal_norms() {
     let large = f64::from_bits((1 << 40) + 1);
@@ -240,7 +239,7 @@ fn subnormal_norms() {
     close(norm(&[f64::from_bits(1); 2]).two_norm(), &exact_sum([f64::from_bits(1); 2])).unwrap();
 }
 
-/// Counts and sums that outgrow their numbers stay at the end.
+/// Counts and sums saturate.
 #[test]
 fn no_count_starts_over() {
     let mut infinite = norm(&[f32::INFINITY]);
@@ -261,7 +260,7 @@ fn no_count_starts_over() {
     assert_eq!(small, past_all);
 }
 
-/// The same elements are the same norm, also with some that are not finite.
+/// The same elements have the same norm, also if some are not finite.
 #[test]
 fn equal_however_cut() {
     let mut grad = vec![1.0_f32; 5000];

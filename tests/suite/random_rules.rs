@@ -1,4 +1,4 @@
-//! That the rules which tests draw at random have been everywhere.
+//! Checks that the rules that tests draw at random cover all cases.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -10,7 +10,7 @@ use crate::common::{Random, rules};
 
 const DRAWS: u64 = 2000;
 
-/// The truth values among the hyper-parameters.
+/// The booleans among the hyper-parameters.
 fn truths(of: &Map<String, Value>) -> Vec<(String, bool)> {
     of.iter().filter_map(|(field, value)| Some((field.clone(), value.as_bool()?))).collect()
 }
@@ -20,8 +20,8 @@ fn kind(number: f64) -> (bool, bool) {
     (number == 0.0, number < 0.5)
 }
 
-/// Both truth values, and all of their combinations; each number at 0, below one half and above;
-/// and all sets of states. Where a rule cannot be, it need not have been.
+/// Both values of each boolean, and all their combinations; each number at 0, below one half and
+/// above; and all sets of states. Combinations that a rule does not allow are not required.
 #[test]
 fn rules_of_every_kind_are_drawn() {
     let variants = rules::variants();
@@ -61,7 +61,7 @@ fn rules_of_every_kind_are_drawn() {
             let chosen: Vec<(String, bool)> = (switches.iter().enumerate())
                 .map(|(i, (field, _))| (field.clone(), choice >> i & 1 == 1))
                 .collect();
-            // Some go together with another number than the default alone.
+            // Some are only valid together with another number than the default.
             let allows = |number: Option<&str>| {
                 let truths = chosen.iter().map(|(field, truth)| (field.as_str(), (*truth).into()));
                 let number = number.map(|field| (field, 0.9.into()));

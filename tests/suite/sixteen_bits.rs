@@ -1,14 +1,14 @@
-//! What is stored in 16 bits: conversions in every backend against the crate `half`, and that
-//! stochastic rounding is fair, repeatable, and worth having.
+//! 16-bit storage: compares conversions in every backend with the crate `half`. Stochastic rounding
+//! is unbiased, repeatable and useful.
 
 use fused_adam::{
-    Adam, AdamW, Backend, Element, Error, Flat, Float, Half, Kernel, Lanes, Real, Rounding, Rule,
-    State, Step, WithKernel, bf16, f16,
+    Adam, AdamW, Backend, Element, Error, Flat, Float, Half, Kernel, KernelVisitor, Lanes, Real,
+    Rounding, Rule, State, Step, bf16, f16,
 };
 
 use crate::common::{Bits, Random, difference};
 
-/// θ becomes g: a step that does nothing but convert.
+/// θ becomes g: a step that only converts.
 #[derive(Clone)]
 struct Take;
 
@@ -31,13 +31,13 @@ impl Rule for Take {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        then.with(&Grad)
+        visitor.visit(&Grad)
     }
 }
 
@@ -56,9 +56,9 @@ impl<F: Float> Kernel<F, 0> for Grad {
 }
 
 fn backends() -> impl Iterator<Item = Backend> {
-    let skipped = Backend::ALL.into_iter().filter(|backend| !backend.is_available());
+    let skipped = Backend::ALL.iter().copied().filter(|backend| !backend.is_available());
     skipped.for_each(|backend| println!("skipped: {backend} is not available on this CPU"));
-    Backend::ALL.into_iter().filter(|backend| backend.is_available())
+    Backend::ALL.iter().copied().filter(|backend| backend.is_available())
 }
 
 /// `from` in the type `T`.
@@ -68,7 +68,7 @@ fn converted<T: Element<Float = f32>, G: Element<Float = f32>>(
     rounding: Rounding,
 ) -> Vec<T> {
     let mut to = vec![T::from_f64(0.0); from.len()];
-    let step = Step::new(&Take, 1).backend(backend).rounding(rounding);
+    let step = Step::new(&Take, 1).with_backend(backend).with_rounding(rounding);
     step.run_mixed::<T, G, f32>(&mut to, from, &mut []).unwrap();
     to
 }
@@ -80,7 +80,7 @@ fn every_half_is_widened_exactly<H: Half + Bits>() {
     for backend in backends() {
         let wide: Vec<f32> = converted(&halves, backend, Rounding::Nearest);
         assert_eq!(difference("f32", &wide, &exact), None, "{backend}");
-        // Exact values stay, however they are rounded.
+        // Exact values do not change with either rounding.
         for rounding in [Rounding::Nearest, Rounding::Stochastic { seed: 5 }] {
             let back = converted_back::<H>(&exact, backend, rounding);
             assert_eq!(difference(H::NAME, &back, &halves), None, "{backend}, {rounding:?}");
@@ -89,10 +89,10 @@ fn every_half_is_widened_exactly<H: Half + Bits>() {
 }
 
 fn converted_back<H: Half>(from: &[f32], backend: Backend, rounding: Rounding) -> Vec<H> {
-    // By way of a state, which every type of θ can have: it becomes what θ does.
+    // Converts through a state, which is available with every type of θ. The state becomes θ.
     let mut state = vec![H::from_f64(0.0); from.len()];
     let mut theta = vec![0.0_f32; from.len()];
-    let step = Step::new(&Keep, 1).backend(backend).rounding(rounding);
+    let step = Step::new(&Keep, 1).with_backend(backend).with_rounding(rounding);
     step.run_mixed::<f32, f32, H>(&mut theta, from, &mut [&mut state]).unwrap();
     state
 }
@@ -120,13 +120,13 @@ impl Rule for Keep {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        then.with(&KeepGrad)
+        visitor.visit(&KeepGrad)
     }
 }
 
@@ -154,7 +154,7 @@ fn every_f16_is_widened_exactly() {
     every_half_is_widened_exactly::<f16>();
 }
 
-/// Every half, the middle between it and the next one (a tie), and the `f32`s beside that; and
+/// Every half, the midpoint to the next one (a tie), and the `f32`s next to the midpoint; and
 /// random bits.
 fn f32s_to_round<H: Half + Bits>() -> Vec<f32> {
     let mut all = Vec::new();
@@ -166,7 +166,7 @@ fn f32s_to_round<H: Half + Bits>() -> Vec<f32> {
     }
     let mut random = Random(3);
     all.extend((0..1 << 18).map(|_| f32::from_bits(random.bits() as u32)));
-    // Where the exponents of f16 are.
+    // In the exponent range of f16.
     all.extend((0..1 << 18).map(|_| (random.uniform() * 2.0_f64.powi(-20)) as f32));
     all
 }
@@ -190,11 +190,12 @@ fn narrowing_to_f16_is_to_nearest_even() {
     narrowing_is_to_nearest_even::<f16>();
 }
 
-/// The reference rounds by way of the crate `half`; and rounding an `f64` is right where rounding
-/// it to `f32` first would be a second rounding too many.
+/// The reference rounds with the crate `half`. It also rounds an `f64` correctly where rounding to
+/// `f32` first would be a double rounding.
 #[test]
 fn an_f64_is_rounded_once() {
-    // A hair above the middle between 1 and the next bf16: as an f32 it is that middle, a tie to 1.
+    // Slightly above the midpoint between 1 and the next bf16. As an f32 it is the midpoint, a tie
+    // that rounds to 1.
     let above_tie = 1.0 + 2.0_f64.powi(-8) + 2.0_f64.powi(-40);
     assert_eq!(<bf16 as Real>::from_f64(above_tie).to_bits(), 0x3F81);
     assert_eq!(<bf16 as Real>::from_f64(1.0 + 2.0_f64.powi(-8)).to_bits(), 0x3F80);
@@ -204,8 +205,7 @@ fn an_f64_is_rounded_once() {
     assert!(<bf16 as Real>::from_f64(f64::NAN).is_nan());
 }
 
-/// Over many seeds, the mean of what a number is rounded to is the number: within four standard
-/// errors.
+/// Over many seeds, the mean of the rounded numbers is the number, within four standard errors.
 fn stochastic_rounding_is_fair<H: Half + Bits>(numbers: &[f32]) {
     const SEEDS: u64 = 4096;
     for &x in numbers {
@@ -240,15 +240,16 @@ fn stochastic_rounding_to_f16_is_fair() {
     stochastic_rounding_is_fair::<f16>(&[1.0003, -0.3, 3.1e-6, -1e-8, 5.5e-8]);
 }
 
-/// Buffers, elements, steps and seeds have random bits of their own; the same step has the same.
+/// Buffers, elements, steps and seeds have separate random bits. The same step has the same ones.
 #[test]
 fn random_bits_belong_to_seed_step_element_and_buffer() {
     let adam = Adam::default();
     let run = |seed: u64, t: u64, first: u64| {
-        // The states are all alike, and rounded between the same neighbours.
+        // All states are equal, and are rounded between the same neighbours.
         let (mut theta, grad) = (vec![bf16::ONE; 1000], vec![bf16::from_f32(0.3); 1000]);
         let (mut m, mut v) = (vec![bf16::from_f32(0.1); 1000], vec![bf16::from_f32(0.1); 1000]);
-        let step = Step::new(&adam, t).rounding(Rounding::Stochastic { seed }).offset(first);
+        let step =
+            Step::new(&adam, t).with_rounding(Rounding::Stochastic { seed }).with_offset(first);
         step.run(&mut theta, &grad, &mut [&mut m, &mut v]).unwrap();
         let up = |x: &[bf16]| -> Vec<bool> {
             let least = x.iter().copied().fold(bf16::INFINITY, bf16::min);
@@ -266,9 +267,9 @@ fn random_bits_belong_to_seed_step_element_and_buffer() {
     assert_eq!(m[500..], run(1, 10, 500)[0][..500], "an offset is a shift");
 }
 
-/// A second moment in bf16 stalls under rounding to the nearest: its steps, a thousandth of the
-/// distance to g², are less than half a unit in its last place. Rounded stochastically, it follows
-/// its twin in f32.
+/// A second moment in bf16 stalls with rounding to nearest: its changes, a thousandth of the
+/// distance to g², are less than half a unit in its last place. With stochastic rounding, it
+/// follows its twin in f32.
 #[test]
 fn a_bf16_second_moment_follows_its_f32_twin_when_rounded_stochastically() {
     const LEN: usize = 1000;
@@ -292,7 +293,7 @@ fn a_bf16_second_moment_follows_its_f32_twin_when_rounded_stochastically() {
     assert!((followed - exact).abs() < 0.005, "{followed} is not {exact}");
 }
 
-/// A copy that is too short or too long is refused, and nothing is written.
+/// A copy that is too short or too long is an error, and nothing is written.
 #[test]
 fn copies_have_the_length_of_theta() {
     let (mut theta, grad) = ([1.0_f32; 4], [bf16::ONE; 4]);

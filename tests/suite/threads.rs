@@ -1,4 +1,4 @@
-//! On which threads a step runs: what the automatic schedule and the caller's pool promise.
+//! The threads on which a step runs, with automatic parallelism and in the caller's pool.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -6,12 +6,11 @@ use std::sync::Mutex;
 use std::thread::{self, ThreadId};
 
 use fused_adam::{
-    Backend, Error, Float, Kernel, Lanes, Rule, Schedule, State, Step, Threads, WithKernel,
+    Backend, Error, Float, Kernel, KernelVisitor, Lanes, Parallelism, Rule, State, Step, Threads,
     on_threads,
 };
 
-/// A rule that does nothing to θ and calls a function, for each element, on the thread that it runs
-/// on.
+/// A rule that does not change θ and calls a function for each element, on its thread.
 #[derive(Clone, Copy)]
 struct Spy<'a>(&'a (dyn Fn() + Sync));
 
@@ -34,13 +33,13 @@ impl Rule for Spy<'_> {
         Ok(())
     }
 
-    fn with_kernel<F: Float, W: WithKernel<F>>(
+    fn visit_kernel<F: Float, W: KernelVisitor<F>>(
         &self,
         _: u64,
         _: &[f64],
-        then: W,
+        visitor: W,
     ) -> Result<(), Error> {
-        then.with(self)
+        visitor.visit(self)
     }
 }
 
@@ -56,14 +55,14 @@ impl<F: Float> Kernel<F, 0> for Spy<'_> {
 }
 
 /// The threads that step `len` elements.
-fn threads_of(len: usize, schedule: Schedule) -> HashSet<ThreadId> {
+fn threads_of(len: usize, parallelism: Parallelism) -> HashSet<ThreadId> {
     let seen: Mutex<HashSet<ThreadId>> = Mutex::default();
     let (mut theta, grad) = (vec![0.0_f32; len], vec![0.0; len]);
     let note = || {
         seen.lock().unwrap().insert(thread::current().id());
     };
     let spy = Spy(&note);
-    let step = Step::new(&spy, 1).backend(Backend::Scalar).schedule(schedule);
+    let step = Step::new(&spy, 1).with_backend(Backend::Scalar).with_parallelism(parallelism);
     step.run(&mut theta, &grad, &mut []).unwrap();
     seen.into_inner().unwrap()
 }
@@ -76,13 +75,13 @@ fn short_buffers_stay_on_the_calling_thread_and_long_ones_use_the_callers_pool()
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     let of_pool: HashSet<_> = pool.broadcast(|_| thread::current().id()).into_iter().collect();
 
-    assert_eq!(threads_of(LONG - 1, Schedule::Auto), me);
-    assert_eq!(threads_of(LONG * 4, Schedule::Serial), me);
+    assert_eq!(threads_of(LONG - 1, Parallelism::Auto), me);
+    assert_eq!(threads_of(LONG * 4, Parallelism::Serial), me);
     let one = NonZeroUsize::new(1 << 20).unwrap();
-    assert_eq!(threads_of(LONG, Schedule::Chunks(one)), me, "one chunk needs no other thread");
+    assert_eq!(threads_of(LONG, Parallelism::Chunks(one)), me, "one chunk needs no other thread");
 
     // Outside of any pool the caller takes part, in place of one of the global pool's threads.
-    let outside = (0..5).map(|_| threads_of(LONG * 8, Schedule::Auto));
+    let outside = (0..5).map(|_| threads_of(LONG * 8, Parallelism::Auto));
     for (i, threads) in outside.enumerate() {
         assert!(threads.len() <= rayon::current_num_threads(), "{} threads", threads.len());
         let mine = threads.contains(&thread::current().id());
@@ -90,20 +89,21 @@ fn short_buffers_stay_on_the_calling_thread_and_long_ones_use_the_callers_pool()
     }
 
     pool.install(|| {
-        assert_eq!(threads_of(LONG - 1, Schedule::Auto).len(), 1);
-        // Who steals what is rayon's affair; that somebody steals is certain only in the long run.
-        let many = (0..200).any(|_| threads_of(LONG, Schedule::Auto).len() > 1);
+        assert_eq!(threads_of(LONG - 1, Parallelism::Auto).len(), 1);
+        // rayon decides which thread steals work. It is only certain in the long run that some
+        // thread does.
+        let many = (0..200).any(|_| threads_of(LONG, Parallelism::Auto).len() > 1);
         assert!(many, "one thread did it all, every time");
-        assert!(threads_of(LONG * 8, Schedule::Auto).is_subset(&of_pool));
-        assert!(threads_of(100, Schedule::Chunks(NonZeroUsize::MIN)).is_subset(&of_pool));
+        assert!(threads_of(LONG * 8, Parallelism::Auto).is_subset(&of_pool));
+        assert!(threads_of(100, Parallelism::Chunks(NonZeroUsize::MIN)).is_subset(&of_pool));
     });
 
     let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    assert_eq!(single.install(|| threads_of(LONG * 4, Schedule::Auto).len()), 1);
+    assert_eq!(single.install(|| threads_of(LONG * 4, Parallelism::Auto).len()), 1);
 }
 
-/// As many threads as the first number, of which the second are there; the calling thread is none
-/// of them.
+/// Threads that report the first number as their count. Only the second number of them run, and the
+/// calling thread is not one of them.
 struct Scoped(usize, usize);
 
 impl Threads for Scoped {
@@ -124,31 +124,31 @@ impl Threads for Scoped {
 #[test]
 fn steps_run_on_the_threads_of_the_caller() {
     let me = HashSet::from([thread::current().id()]);
-    let long = |schedule| threads_of(LONG * 8, schedule);
+    let long = |parallelism| threads_of(LONG * 8, parallelism);
     on_threads(&Scoped(3, 3), || {
-        assert_eq!(threads_of(LONG - 1, Schedule::Auto), me);
-        assert_eq!(long(Schedule::Serial), me);
-        let others = (0..50).map(|_| long(Schedule::Auto));
+        assert_eq!(threads_of(LONG - 1, Parallelism::Auto), me);
+        assert_eq!(long(Parallelism::Serial), me);
+        let others = (0..50).map(|_| long(Parallelism::Auto));
         assert!(others.into_iter().any(|seen| seen.len() > 1 && seen.is_disjoint(&me)));
-        // The nearest counts.
-        on_threads(&Scoped(1, 0), || assert_eq!(long(Schedule::Auto), me));
-        assert!(!long(Schedule::Auto).is_subset(&me));
+        // The innermost `on_threads` applies.
+        on_threads(&Scoped(1, 0), || assert_eq!(long(Parallelism::Auto), me));
+        assert!(!long(Parallelism::Auto).is_subset(&me));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let of_pool: HashSet<_> = pool.broadcast(|_| thread::current().id()).into_iter().collect();
-        assert!(pool.install(|| long(Schedule::Auto)).is_subset(&of_pool));
-        let others = pool.install(|| on_threads(&Scoped(2, 2), || long(Schedule::Auto)));
+        assert!(pool.install(|| long(Parallelism::Auto)).is_subset(&of_pool));
+        let others = pool.install(|| on_threads(&Scoped(2, 2), || long(Parallelism::Auto)));
         assert!(others.is_disjoint(&of_pool));
     });
-    // Threads that never come, and a number of them that is none.
-    on_threads(&Scoped(2, 0), || assert_eq!(long(Schedule::Auto), me));
-    on_threads(&Scoped(0, 0), || assert_eq!(long(Schedule::Auto), me));
+    // Threads that never run, and a thread count of zero.
+    on_threads(&Scoped(2, 0), || assert_eq!(long(Parallelism::Auto), me));
+    on_threads(&Scoped(0, 0), || assert_eq!(long(Parallelism::Auto), me));
     let left = std::panic::catch_unwind(|| on_threads(&Scoped(2, 0), || panic!("in a step")));
     assert!(left.is_err());
-    let after = (0..50).map(|_| long(Schedule::Auto));
+    let after = (0..50).map(|_| long(Parallelism::Auto));
     assert!(rayon::current_num_threads() == 1 || after.into_iter().any(|seen| seen.len() > 1));
 }
 
-/// A thread that goes on after a panic, as those of many pools do.
+/// A thread that continues after a panic, as those of many pools do.
 struct Calm;
 
 impl Threads for Calm {
@@ -173,7 +173,7 @@ fn a_panic_comes_to_the_caller_whatever_its_threads_do() {
     let left = std::panic::catch_unwind(|| {
         let spy = Spy(&panic_elsewhere);
         let (mut theta, grad) = (vec![0.0_f32; LONG], vec![0.0; LONG]);
-        let step = Step::new(&spy, 1).backend(Backend::Scalar);
+        let step = Step::new(&spy, 1).with_backend(Backend::Scalar);
         on_threads(&Calm, || step.run(&mut theta, &grad, &mut []))
     });
     let panic = left.unwrap_err();

@@ -1,5 +1,5 @@
-//! How far f32 strays from exact arithmetic: on real gradients, against trajectories in f64 that
-//! torch recorded, against the textbook's rule in f64, and against the textbook's form in f32.
+//! The error of f32 against exact arithmetic, on real gradients: compared with trajectories that
+//! torch recorded in f64, with textbook rules in f64, and with the textbook's form in f32.
 
 use std::sync::LazyLock;
 
@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::common::decoupled;
 
-/// 30 gradients of a character-level transformer at 2048 coordinates, and where torch's optimizers
-/// arrive when they are fed with them; see `data/README.md`.
+/// 30 gradients of a character-level transformer at 2048 coordinates, and the results of torch's
+/// optimizers with them; see `data/README.md`.
 static TRACE: LazyLock<Trace> = LazyLock::new(Trace::read);
 
 struct Trace {
@@ -26,10 +26,10 @@ struct Trace {
 struct Case {
     name: String,
     parameters: Value,
-    /// Where it arrives in f64.
+    /// The result in f64.
     theta: Vec<f64>,
-    /// Where torch arrives in f32: with its fused kernel if it has one, else with its plain loop.
-    /// AdaBound is not torch's, and has none.
+    /// torch's result in f32: with its fused kernel if it has one, else with its plain loop. torch
+    /// has no AdaBound.
     theta_f32: Option<Vec<f32>>,
 }
 
@@ -58,7 +58,7 @@ impl Trace {
     }
 }
 
-/// The numbers that lie in bytes, however aligned.
+/// Reads numbers from bytes with any alignment.
 fn numbers<E: Element>(bytes: &[u8]) -> Vec<E> {
     bytes.chunks_exact(size_of::<E>()).map(bytemuck::pod_read_unaligned).collect()
 }
@@ -152,7 +152,7 @@ impl Case {
     }
 }
 
-/// Takes `steps` steps on the recorded gradients, over and over.
+/// Takes `steps` steps on the recorded gradients, which repeat.
 fn run<R: Rule, E: Element>(rule: R, steps: usize) -> Vec<f64> {
     let to = |x: &Vec<f32>| -> Vec<E> { x.iter().map(|&x| E::from_f64(x.into())).collect() };
     let mut theta = to(&TRACE.theta0);
@@ -164,7 +164,7 @@ fn run<R: Rule, E: Element>(rule: R, steps: usize) -> Vec<f64> {
     theta.into_iter().map(E::to_f64).collect()
 }
 
-/// The mean and the largest of the distances.
+/// The mean and the maximum of the errors.
 fn errors(got: &[f64], exact: &[f64]) -> (f64, f64) {
     assert_eq!(got.len(), exact.len());
     let distance = |(a, b): (&f64, &f64)| (a - b).abs();
@@ -179,15 +179,17 @@ fn f64_arrives_where_torch_does() {
     for case in &TRACE.cases {
         let (_, largest) = errors(&run::<_, f64>(case.rule(), 30), &case.theta);
         println!("{:<26} {largest:.1e}", case.name);
-        // torch keeps NAdam's product of momenta in f32, also where all else is f64: see below.
+        // torch stores NAdam's product of momenta in f32, even if everything else is f64: see
+        // below.
         let bound = if case.name.starts_with("nadam") { 1e-10 } else { 2e-14 };
         assert!(largest < bound, "{}: {largest:e}", case.name);
     }
 }
 
-/// By the largest error in every case, and by the mean error wherever θ decays apart from its
-/// gradient. Elsewhere the mean is all but the rounding of θ itself, a fixed half unit in its last
-/// place that both make at every step; there the two agree to some hundredths, either way.
+/// Compares the maximum error in every case, and the mean error wherever θ decays independently of
+/// its gradient. In the other cases the mean is almost only the rounding of θ itself, half a unit
+/// in its last place in every step of both. There the two agree to a few hundredths, in either
+/// direction.
 #[test]
 fn f32_is_no_further_from_f64_than_torch() {
     for case in &TRACE.cases {
@@ -201,7 +203,8 @@ fn f32_is_no_further_from_f64_than_torch() {
         let torch: Vec<f64> = torch.iter().map(|&x| x.into()).collect();
         let (torch_mean, torch_largest) = errors(&torch, &case.theta);
         println!(
-            "{name:<26} mean {mean:.3e} (torch {torch_mean:.3e}), largest {largest:.3e} (torch {torch_largest:.3e})"
+            "{name:<26} mean {mean:.3e} (torch {torch_mean:.3e}), \
+             largest {largest:.3e} (torch {torch_largest:.3e})"
         );
         assert!(largest <= torch_largest, "{name}: {largest:e}, torch {torch_largest:e}");
         let decoupled = case.parameters["decoupled_weight_decay"] == true;
@@ -211,7 +214,7 @@ fn f32_is_no_further_from_f64_than_torch() {
     }
 }
 
-/// NAdam as torch writes it, in f64, but for the product of momenta, which `times` computes.
+/// NAdam as in torch, in f64, except for the product of momenta, which `times` computes.
 fn textbook_nadam(rule: &NAdam, times: fn(f64, f64) -> f64) -> Vec<f64> {
     let NAdam { lr, beta1, beta2, eps, weight_decay, momentum_decay, .. } = *rule;
     let mut theta: Vec<f64> = TRACE.theta0.iter().map(|&x| x.into()).collect();
@@ -233,8 +236,8 @@ fn textbook_nadam(rule: &NAdam, times: fn(f64, f64) -> f64) -> Vec<f64> {
     theta
 }
 
-/// The recorded trajectory of NAdam has its product of momenta rounded to f32; without that, this
-/// crate's is the exact one.
+/// In the recorded trajectory of NAdam, the product of momenta is rounded to f32. Without that,
+/// this crate's result is the exact one.
 #[test]
 fn nadam_differs_from_torch_by_a_product_in_f32_alone() {
     let case = TRACE.cases.iter().find(|case| case.name == "nadamw").unwrap();
@@ -246,7 +249,7 @@ fn nadam_differs_from_torch_by_a_product_in_f32_alone() {
     assert!(ours < 1e-14, "{ours:e}");
 }
 
-/// AdaBelief as its paper prints it, in f64.
+/// AdaBelief as in its paper, in f64.
 fn textbook_adabelief(rule: &AdaBelief) -> Vec<f64> {
     let AdaBelief { lr, beta1, beta2, eps, .. } = *rule;
     let mut theta: Vec<f64> = TRACE.theta0.iter().map(|&x| x.into()).collect();
@@ -264,7 +267,7 @@ fn textbook_adabelief(rule: &AdaBelief) -> Vec<f64> {
     theta
 }
 
-/// Lion as its paper prints it, in f64.
+/// Lion as in its paper, in f64.
 fn textbook_lion(rule: &Lion) -> Vec<f64> {
     let Lion { lr, beta1, beta2, weight_decay, .. } = *rule;
     let mut theta: Vec<f64> = TRACE.theta0.iter().map(|&x| x.into()).collect();
@@ -297,16 +300,16 @@ fn adabelief_and_lion_follow_their_papers() {
         assert!(largest < 1e-14, "{rule:?}: {largest:e}");
         let (mean, largest) = errors(&run::<_, f32>(rule, 30), &exact);
         println!("lion, decay {}: mean {mean:.3e}, largest {largest:.3e}", rule.weight_decay);
-        // Its steps are all alike, so the rounding of θ goes the same way each time: half a unit in
-        // the last place for each step, of the largest θ here.
+        // All its steps have the same size, so the rounding error of θ is the same each time: half
+        // a unit in the last place per step, of the largest θ here.
         let most = exact.iter().map(|x| x.abs()).fold(0.0, f64::max) as f32;
         let unit = f64::from(most.next_up() - most);
         assert!(largest < 30.0 * 0.5 * unit, "{rule:?}: {largest:e}, unit {unit:e}");
     }
 }
 
-/// AdamW as the papers print it, in either precision: β and 1 − lr·λ are rounded, then multiplied
-/// with.
+/// AdamW as in the papers, in either precision: β and 1 − lr·λ are rounded before the
+/// multiplications.
 trait Textbook: Float {
     fn adamw(rule: &AdamW, steps: usize) -> Vec<f64> {
         let of = Self::from_f64;

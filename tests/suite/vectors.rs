@@ -1,5 +1,5 @@
-//! Single steps that NumPy computed (`tests/vectors/generate.py`), to the bit, on every backend.
-//! They hold the reference itself to the specification, and one machine to another.
+//! Compares single steps with results from NumPy (`tests/vectors/generate.py`), bit for bit, on
+//! every backend. This checks the reference itself, and that all machines agree.
 
 use fused_adam::{Adam, Backend, Rule, State, Step};
 use serde_json::Value;
@@ -11,7 +11,7 @@ fn every_backend_gives_the_bits_of_numpy() {
     let cases: Vec<Value> =
         serde_json::from_str(include_str!("../vectors/adam.json")).expect("valid JSON");
     assert_eq!(cases.len(), 64);
-    for backend in Backend::ALL {
+    for &backend in Backend::ALL {
         if !backend.is_available() {
             println!("skipped: {backend} is not available on this CPU");
             continue;
@@ -56,7 +56,7 @@ fn step<R: Rule + std::fmt::Debug, E: Bits>(rule: &R, case: &Value, backend: Bac
     let mut states: Vec<Vec<E>> = names.iter().map(|name| numbers(&case["before"][name])).collect();
     let mut slices: Vec<&mut [E]> = states.iter_mut().map(Vec::as_mut_slice).collect();
     Step::new(rule, case["t"].as_u64().unwrap())
-        .backend(backend)
+        .with_backend(backend)
         .run(&mut theta, &numbers(&case["grad"]), &mut slices)
         .unwrap();
     for (name, got) in [("theta", &theta)].into_iter().chain(names.iter().copied().zip(&states)) {

@@ -1,6 +1,6 @@
-//! Examples that were worked by hand: from textbooks, tutorials and first principles.
+//! Examples that were computed by hand: from textbooks, tutorials and first principles.
 
-use fused_adam::{Adam, AdamW, Element, Flat};
+use fused_adam::{AdEMAMix, AdaBound, Adam, AdamW, Element, Flat};
 
 /// Runs Adam on one parameter, and returns θ after each step.
 fn path<E: Element>(adam: Adam, start: f64, gradient: fn(f64) -> f64, steps: usize) -> Vec<f64> {
@@ -39,8 +39,8 @@ fn first_step_on_a_parabola() {
     assert_close(&path::<f64>(adam, 0.5, |x| 2.0 * x, 1), &[0.4], 1e-8);
 }
 
-/// p² from 10 at lr 1.05. (A tutorial that many have copied prints 6.93, 5.99 … 0.95 from the third
-/// step on: its column of v̂ is miscalculated.)
+/// p² from 10 with lr 1.05. (A tutorial that has often been copied prints 6.93, 5.99 … 0.95 from
+/// the third step on: its column of v̂ is wrong.)
 #[test]
 fn ten_steps_on_a_parabola() {
     let adam = Adam { lr: 1.05, ..Adam::default() };
@@ -83,7 +83,7 @@ fn first_step_without_bias_correction() {
     assert_close(&path::<f64>(adam, 0.0, |_| 5.0, 1), &[-0.01 * factor], 1e-12);
 }
 
-/// The second moment of AMSGrad remembers a large gradient that Adam's forgets.
+/// The second moment of AMSGrad keeps a large gradient that Adam's forgets.
 #[test]
 fn amsgrad_keeps_the_largest_second_moment() {
     let adam = Adam { amsgrad: true, beta2: 0.5, ..Adam::default() };
@@ -105,8 +105,8 @@ fn maximize_mirrors_the_gradient() {
     assert_eq!(path::<f32>(down, 1.0, |x| x.sin(), 20), path::<f32>(up, 1.0, |x| -x.sin(), 20));
 }
 
-/// Decoupled decay shrinks θ whatever the gradient; L2 decay acts through it, so that the first
-/// step still has size lr.
+/// Decoupled weight decay shrinks θ independently of the gradient. L2 decay is part of the
+/// gradient, so the first step still has size lr.
 #[test]
 fn the_two_kinds_of_decay() {
     let decoupled = AdamW { lr: 0.1, weight_decay: 0.5, ..AdamW::default() };
@@ -119,4 +119,59 @@ fn the_two_kinds_of_decay() {
     l2.step(1, &mut theta, &[3.0], [&mut m, &mut [0.0]]).unwrap();
     assert_close(&theta, &[1.9], 1e-8);
     assert_close(&m, &[0.1 * (3.0 + 0.5 * 2.0)], 1e-15);
+}
+
+/// Algorithm 1 of the paper with its schedules of α and β3, at the start of the warm-up, at its end
+/// and after it.
+#[test]
+fn ademamix_is_that_of_its_paper() {
+    let (lr, [beta1, beta2, beta3], alpha, eps, decay) = (0.01, [0.9, 0.99, 0.999], 5.0, 1e-8, 0.1);
+    let (beta3_warmup, alpha_warmup) = (20, 10);
+    let rule = AdEMAMix {
+        lr,
+        beta1,
+        beta2,
+        beta3,
+        alpha,
+        beta3_warmup,
+        alpha_warmup,
+        eps,
+        weight_decay: decay,
+        ..AdEMAMix::default()
+    };
+    let mut opt = Flat::new(rule, 1).unwrap();
+    let (mut theta, mut expected) = ([1.0_f64], 1.0_f64);
+    let (mut m1, mut m2, mut v) = (0.0, 0.0, 0.0);
+    for t in 1..=30_u32 {
+        let g = expected.sin() + 0.1 * f64::from(t % 3);
+        opt.step(&mut theta, &[g]).unwrap();
+
+        let (steps, part) = (f64::from(t), f64::from(t) / beta3_warmup as f64);
+        let (start, end) = (f64::ln(beta1), f64::ln(beta3));
+        let beta3_t = f64::min((start * end / ((1.0 - part) * end + part * start)).exp(), beta3);
+        let alpha_t = f64::min(steps * alpha / alpha_warmup as f64, alpha);
+        m1 = beta1 * m1 + (1.0 - beta1) * g;
+        m2 = beta3_t * m2 + (1.0 - beta3_t) * g;
+        v = beta2 * v + (1.0 - beta2) * g * g;
+        let (m1_hat, v_hat) = (m1 / (1.0 - beta1.powf(steps)), v / (1.0 - beta2.powf(steps)));
+        expected -= lr * ((m1_hat + alpha_t * m2) / (v_hat.sqrt() + eps) + decay * expected);
+        assert_close(&theta, &[expected], 1e-13);
+    }
+    assert_close(opt.state("m2").unwrap(), &[m2], 1e-15);
+}
+
+/// A final learning rate of 0 bounds every step by 0, however slowly the bounds converge.
+#[test]
+fn adabound_with_a_final_lr_of_0_stands_still() {
+    for gamma in [1e-3, f64::MIN_POSITIVE / 8.0] {
+        let rule = AdaBound { final_lr: 0.0, gamma, ..AdaBound::default() };
+        assert_eq!(one_step(rule, 1.0_f64), 1.0, "gamma {gamma}");
+        assert_eq!(one_step(rule, 1.0_f32), 1.0, "gamma {gamma}");
+    }
+}
+
+fn one_step<E: Element>(rule: AdaBound, start: E) -> f64 {
+    let (mut opt, mut theta) = (Flat::new(rule, 1).unwrap(), [start]);
+    opt.step(&mut theta, &[E::from_f64(3.0)]).unwrap();
+    theta[0].to_f64()
 }

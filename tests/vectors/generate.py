@@ -1,7 +1,7 @@
-"""Writes adam.json: single steps of Adam and AdamW, to the bit, computed by NumPy.
+"""Writes adam.json: single steps of Adam and AdamW, computed with NumPy, with all bits.
 
-An oracle of its own: it shares no code with the crate, and NumPy's float32 and float64 arrays do
-one IEEE 754 operation at a time. The order of operations is that of kernels.md.
+An independent oracle: it shares no code with the crate, and NumPy's float32 and float64 arrays
+compute one IEEE 754 operation at a time. The order of operations is that of kernels.md.
 
     python3 tests/vectors/generate.py > tests/vectors/adam.json
 """

@@ -1,4 +1,4 @@
-"""Writes lr_schedules.json: what torch's schedulers make of a base lr of 1 over some steps.
+"""Writes lr_schedules.json: the learning rates of torch's schedulers for a base lr of 1.
 
     python lr_schedules.py > lr_schedules.json     (torch 2.15.0)
 """

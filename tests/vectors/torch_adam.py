@@ -1,4 +1,4 @@
-"""Writes torch_adam.safetensors: the state of torch's Adam after three steps, and where two more lead.
+"""Writes torch_adam.safetensors: torch's Adam after three steps, and after two more.
 
     python torch_adam.py     (torch 2.15.0, safetensors 0.7 or later)
 """

@@ -1,10 +1,10 @@
-//! One step of candle's `AdamW` and one of ours, on as many parameters, in one run.
+//! Compares one step of candle's `AdamW` with one of fused-adam, on the same number of parameters.
 //!
 //! ```text
 //! cargo bench -p fused-adam-bench-candle
 //! ```
 //!
-//! Candle's step is a chain of tensor operations, each of which reads and writes whole buffers.
+//! Candle's step is a chain of tensor operations. Each of them reads and writes whole buffers.
 
 use std::time::Duration;
 
@@ -19,13 +19,14 @@ fn adamw(criterion: &mut Criterion) {
     group.warm_up_time(Duration::from_millis(500));
     group.measurement_time(Duration::from_secs(2));
     for len in [1 << 16, 1 << 20, 1 << 24] {
-        // What a step of ours moves, so that the two rates compare like the two times.
+        // The memory traffic of fused-adam's step, for both, so that the rates have the same ratio
+        // as the times.
         group.throughput(Throughput::Bytes(28 * len as u64));
 
         let params = ParamsAdamW::default();
         let theta = Var::rand(0.1_f32, 1.0, len, &Device::Cpu).unwrap();
         let weights = Tensor::rand(0.1_f32, 1.0, len, &Device::Cpu).unwrap();
-        // The gradient of a weighted sum is the weights.
+        // The gradient of a weighted sum is the vector of weights.
         let loss = (theta.as_tensor() * &weights).unwrap().sum_all().unwrap();
         let grads = loss.backward().unwrap();
         let mut opt = CandleAdamW::new(vec![theta], params.clone()).unwrap();

@@ -1,2 +1,2 @@
-//! Nothing but a place for `benches/adamw.rs`: a package of its own keeps candle out of the builds
-//! of fused-adam.
+//! An empty library for `benches/adamw.rs`. The benchmark has its own package so that fused-adam's
+//! builds do not compile candle.

@@ -1,16 +1,17 @@
-//! Times burn's AdamW on flex beside fused-adam's, in one run.
+//! Compares the time of burn's AdamW on flex with that of fused-adam's.
 //!
 //! ```sh
-//! cargo run --release -p fused-adam-burn --example compare           # `-- --test` to see that it works
+//! cargo run --release -p fused-adam-burn --example compare      # with `-- --test`, a test run
 //! ```
 //!
-//! Both step a whole module through burn's `ModuleOptimizer`, with the same hyper-parameters, on the threads of one
-//! pool. A gradient is used up by a step, so that there are two ways to time it, and each case has both:
+//! Both step a whole module through burn's `ModuleOptimizer`, with the same hyper-parameters, on
+//! the threads of one pool. A step consumes its gradient, so there are two ways to time it. Each
+//! case has both:
 //!
-//! - the gradient is held by the caller, too. It costs nothing, but burn cannot write one of the five temporary
-//!   tensors of its step into the gradient's memory, as it does in training;
-//! - each step has a fresh one, which is written by another operation of burn, as in training. That is timed too, on
-//!   either side, and has a large share of the faster one.
+//! - the caller also holds the gradient. Then the gradient costs nothing, but burn cannot reuse its
+//!   memory for one of the five temporary tensors of the step, as it does in training;
+//! - each step has a new gradient, which another burn operation computes, as in training. This is
+//!   part of the time of both, and is a large share of the faster one.
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
@@ -22,7 +23,7 @@ use fused_adam_compare::Comparison;
 
 const LR: f64 = 1e-3;
 
-/// One flat parameter, or many layers.
+/// A model of one flat parameter, or of many layers.
 #[derive(Module, Debug)]
 struct Model {
     flat: Vec<Param<Tensor<1>>>,
@@ -62,7 +63,7 @@ impl Gradients {
         }
     }
 
-    /// What a step uses up.
+    /// The gradients that a step consumes.
     fn for_a_step(&self) -> GradientsParams {
         let mut grads = GradientsParams::new();
         for (id, grad) in &self.vectors {
@@ -75,13 +76,13 @@ impl Gradients {
     }
 
     fn handed_out<const D: usize>(&self, grad: &Tensor<D>) -> Tensor<D> {
-        // A clone is another handle to the same memory; a product has memory of its own.
+        // A clone shares the memory. A product has its own.
         let grad = grad.clone();
         if self.fresh { grad.mul_scalar(1.0) } else { grad }
     }
 }
 
-/// A step of a model that nothing else holds.
+/// A step of a model whose memory nothing else shares.
 fn step<'a>(
     model: Model,
     mut optim: ModuleOptimizer,

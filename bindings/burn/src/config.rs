@@ -1,4 +1,5 @@
-//! The optimizer as burn's training configs hold it: to be saved, loaded, and made into an optimizer.
+//! The optimizer in burn's training configs. A config can be saved, loaded, and made into an
+//! optimizer.
 
 use burn_core::config::Config;
 use burn_optim::ModuleOptimizer;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Fused;
 
-/// Which rule an optimizer follows, as a field of a training config.
+/// The configuration of an optimizer, as a field of a training config.
 ///
 /// ```
 /// use burn::config::Config;
@@ -31,12 +32,14 @@ use crate::Fused;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FusedConfig {
-    /// The rule. Its `lr` is not used: burn's loops name the step size in each step.
+    /// The rule. Its `lr` is not used, because burn's training loops pass the learning rate to each
+    /// step.
     pub rule: AnyRule,
-    /// What burn does to each parameter's gradient before the step. Default: nothing.
+    /// How burn clips each parameter's gradient before the step. Default: no clipping.
     #[serde(default)]
     pub grad_clipping: Option<GradientClippingConfig>,
-    /// Keeps the states of 16-bit parameters in `f32`. Default: no, they are of the parameter's type.
+    /// Whether to store the states of 16-bit parameters in `f32`. Default: no, in the type of the
+    /// parameter.
     #[serde(default)]
     pub f32_states: bool,
 }
@@ -44,39 +47,40 @@ pub struct FusedConfig {
 impl Config for FusedConfig {}
 
 impl FusedConfig {
-    /// Of any rule of fused-adam. A rule's defaults are fused-adam's (those of torch), not burn's, whose
-    /// `AdamConfig` and `AdamWConfig` have an ε of 1e-5, and `AdamWConfig` a weight decay of 1e-4.
+    /// A config with any rule of fused-adam. The defaults of the rules are those of fused-adam and
+    /// torch. burn's defaults are different: `AdamConfig` and `AdamWConfig` have an ε of 1e-5, and
+    /// `AdamWConfig` has a weight decay of 1e-4.
     pub fn new(rule: impl Into<AnyRule>) -> Self {
         FusedConfig { rule: rule.into(), grad_clipping: None, f32_states: false }
     }
 
-    /// Has burn clip each parameter's gradient before the step.
+    /// Sets how burn clips each parameter's gradient before the step.
     #[must_use]
     pub fn with_grad_clipping(self, grad_clipping: Option<GradientClippingConfig>) -> Self {
         FusedConfig { grad_clipping, ..self }
     }
 
-    /// Keeps the states of 16-bit parameters in `f32`, or not.
+    /// Sets whether to store the states of 16-bit parameters in `f32`.
     #[must_use]
     pub fn with_f32_states(self, f32_states: bool) -> Self {
         FusedConfig { f32_states, ..self }
     }
 
-    /// The bare optimizer, which `ModuleOptimizer::with_group` takes for one group of parameters, without
-    /// the clipping, which `with_group` takes beside it.
+    /// Builds the bare optimizer, without clipping, for one group of parameters.
+    /// `ModuleOptimizer::with_group` takes it, and takes the clipping as a separate argument.
     ///
     /// # Errors
     ///
-    /// [`Error::HyperParameter`], but for `lr`.
+    /// [`Error::HyperParameter`] if a hyper-parameter is outside its range. `lr` is not checked.
     pub fn build(&self) -> Result<Fused, Error> {
-        // The step size that the steps will have is not known yet.
+        // The learning rate of the steps is not known yet.
         let mut rule = self.rule;
         rule.set_lr(0.0);
         rule.check()?;
         Ok(Fused::of(rule, self.f32_states))
     }
 
-    /// The optimizer of a whole module, with the clipping.
+    /// Builds the optimizer of a whole module, with clipping.
     ///
     /// # Errors
     ///

@@ -1,42 +1,42 @@
-//! What can be wrong with a step of one parameter.
+//! The errors of a step of one parameter.
 
-/// Why a step was refused.
+/// The error of a step.
 ///
-/// Every check runs before the first write. The message names the tensor (`theta`, `grad`, or a state
-/// such as `m`), what it is, and what was expected of it.
+/// Every check runs before the first write. The message has the name of the tensor (`theta`,
+/// `grad`, or a state such as `m`), its actual property and the expected one.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
-    /// A tensor lies elsewhere than in the memory of the backend flex, or takes part in autodiff.
+    /// A tensor is not in the memory of the flex backend, or autodiff tracks it.
     #[error("`{tensor}` is not in flex's memory: {found}")]
     Backend {
-        /// Which tensor.
+        /// The name of the tensor.
         tensor: &'static str,
-        /// What burn says that it is.
+        /// burn's description of the tensor.
         found: String,
     },
 
-    /// A tensor's elements are of a type that no step is computed with.
+    /// A tensor has an element type that fused-adam does not support.
     #[error("`{tensor}` is {found}, expected f32, f64, bf16 or f16")]
     DType {
-        /// Which tensor.
+        /// The name of the tensor.
         tensor: &'static str,
         /// The type of its elements.
         found: &'static str,
     },
 
-    /// A tensor has another shape than the parameter.
+    /// A tensor has a different shape than the parameter.
     #[error("`{tensor}` has the shape {found:?}, expected {expected:?} as of `theta`")]
     Shape {
-        /// Which tensor.
+        /// The name of the tensor.
         tensor: &'static str,
         /// Its shape.
         found: Vec<usize>,
-        /// The parameter's.
+        /// The shape of the parameter.
         expected: Vec<usize>,
     },
 
-    /// What fused-adam says of the step: of its hyper-parameters, states or types.
+    /// An error of fused-adam: in the hyper-parameters, states or types.
     #[error(transparent)]
     Step(#[from] fused_adam::Error),
 }

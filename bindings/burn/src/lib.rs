@@ -1,5 +1,5 @@
-//! [fused-adam](fused_adam) as an optimizer of [burn](https://burn.dev) 0.22, on its CPU backend
-//! flex: one line of a training loop changes.
+//! [fused-adam](fused_adam) as an optimizer for [burn](https://burn.dev) 0.22, on its CPU backend
+//! flex. You change one line of your training loop.
 //!
 //! ```
 //! use burn::module::Module;
@@ -23,30 +23,30 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
-//! [`FusedConfig`] takes every rule of fused-adam and makes burn's `ModuleOptimizer` of it, which is
-//! what burn's loops, its `Learner` and its checkpoints work with: they save and load its
-//! [states](FusedState), and a run that was resumed goes on to the bit. [`Fused`] is what it is made
-//! of, for one parameter group of several.
+//! [`FusedConfig`] makes burn's `ModuleOptimizer` from any rule of fused-adam. It works with burn's
+//! training loops, its `Learner` and its checkpoints. Checkpoints contain the [states](FusedState),
+//! and a resumed run continues bit for bit. To use different rules for several parameter groups,
+//! build a [`Fused`] for each group.
 //!
-//! # What is copied
+//! # Copies
 //!
-//! A parameter and its states are stepped where they lie, and a gradient is read where it lies. A copy is
-//! made where burn has handed out memory that may not be written, or that is not in row order:
+//! A step updates a parameter and its states in place, and reads the gradient without copying it.
+//! It must copy a tensor if other owners share its memory, or if it is not in row-major order:
 //!
-//! - of θ, if something else still holds the parameter: a clone of the model, say. So does burn's
-//!   `Learner`, in each step, since it steps a clone of its model;
-//! - of the states, if the optimizer was cloned or has just been loaded, in the first step thereafter;
-//! - of θ (in its first step) and of a gradient (in each) that is a transposed or an expanded view.
+//! - θ, if another owner shares the parameter, such as a clone of the model. burn's `Learner` does
+//!   so in each step, because it steps a clone of its model;
+//! - the states, in the first step after the optimizer was cloned or loaded;
+//! - θ (in its first step) and a gradient (in each step) that is a transposed or expanded view.
 //!
-//! [`Fused::copied`] counts the bytes of all these.
+//! [`Fused::copied`] counts the bytes of all these copies.
 //!
-//! # What a step may be called with
+//! # Types and errors
 //!
-//! Parameters of `f32`, `f64`, `bf16` and `f16` on flex; the states are of the same type, or `f32`
-//! for those of 16 bits ([`FusedConfig::f32_states`]). burn's trait leaves no way to return an error
-//! from a step: `ModuleOptimizer::step` panics with the message of a [`StepError`], before anything of
-//! that parameter is written. What can be known before, the hyper-parameters, [`FusedConfig::init`]
-//! checks, and returns an error. [`Fused::try_step`] returns all of them.
+//! A step takes parameters of `f32`, `f64`, `bf16` and `f16` on flex. The states have the same
+//! type, or `f32` for 16-bit parameters ([`FusedConfig::f32_states`]). burn's trait has no way to
+//! return an error from a step, so `ModuleOptimizer::step` panics with the message of a
+//! [`StepError`], before it writes to that parameter. [`FusedConfig::init`] returns an error for
+//! hyper-parameters that are outside their ranges. [`Fused::try_step`] returns all errors.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

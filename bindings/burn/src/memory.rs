@@ -1,17 +1,17 @@
-//! burn's tensors as the plain slices that a step is taken on, with every copy counted.
+//! burn's tensors as plain slices. Every copy is counted.
 
 use burn_core::backend::tensor::FloatTensor;
 use burn_core::backend::{Element as BurnElement, Flex};
 use burn_core::tensor::{DType, Shape, Tensor};
 use fused_adam::bytemuck::Pod;
-use fused_adam::{Element, Lent, Real, bf16, f16};
+use fused_adam::{Element, ParamMut, Real, bf16, f16};
 
 use crate::StepError;
 
-/// A tensor of the backend flex: bytes behind a reference count, a layout, and a type.
+/// A tensor of the flex backend: bytes with a reference count, a layout, and a type.
 pub type FlexTensor = FloatTensor<Flex>;
 
-/// Takes a tensor's memory out, in row order, which is copied only if it is not.
+/// Takes out a tensor's memory in row-major order. Copies it only if it has another order.
 pub fn take_out<const D: usize>(
     name: &'static str,
     tensor: Tensor<D>,
@@ -33,12 +33,12 @@ pub fn take_out<const D: usize>(
     Ok(tensor)
 }
 
-/// Puts it back.
+/// Makes a tensor of the memory again.
 pub fn put_back<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(tensor)
 }
 
-/// A state before the first step.
+/// The initial value of a state.
 pub fn filled(shape: Shape, dtype: DType, value: f64) -> FlexTensor {
     match dtype {
         DType::F64 => FlexTensor::filled_typed(shape, dtype, f64::from_f64(value)),
@@ -48,42 +48,44 @@ pub fn filled(shape: Shape, dtype: DType, value: f64) -> FlexTensor {
     }
 }
 
-/// θ, a gradient and states, all from [`take_out`] or [`filled`], as they go into step number `t`
-/// of the only rule, and the scalars after it. What something else holds too is copied before it is
-/// lent to be written.
-pub fn lend<'a>(
+/// Borrows θ, a gradient and states for step number `t` of the only rule, with the scalars after
+/// that step. All tensors come from [`take_out`] or [`filled`]. A tensor that is written and shares
+/// its memory is copied first.
+pub fn reborrow<'a>(
     t: u64,
     scalars: &[f64],
     theta: &'a mut FlexTensor,
     grad: &'a FlexTensor,
     states: &'a mut [(&'static str, FlexTensor)],
     copied: &mut u64,
-) -> Lent<'a> {
-    let lent = match theta.dtype() {
+) -> ParamMut<'a> {
+    let borrowed = match theta.dtype() {
         DType::F64 => with_grad(t, writable::<f64>(theta, copied), grad),
         DType::BF16 => with_grad(t, writable::<bf16>(theta, copied), grad),
         DType::F16 => with_grad(t, writable::<f16>(theta, copied), grad),
         _ => with_grad(t, writable::<f32>(theta, copied), grad),
     };
-    states.iter_mut().fold(lent.scalars(scalars), |lent, (_, state)| match state.dtype() {
-        DType::F64 => lent.state(writable::<f64>(state, copied)),
-        DType::BF16 => lent.state(writable::<bf16>(state, copied)),
-        DType::F16 => lent.state(writable::<f16>(state, copied)),
-        _ => lent.state(writable::<f32>(state, copied)),
+    states.iter_mut().fold(borrowed.with_scalars(scalars), |borrowed, (_, state)| {
+        match state.dtype() {
+            DType::F64 => borrowed.with_state(writable::<f64>(state, copied)),
+            DType::BF16 => borrowed.with_state(writable::<bf16>(state, copied)),
+            DType::F16 => borrowed.with_state(writable::<f16>(state, copied)),
+            _ => borrowed.with_state(writable::<f32>(state, copied)),
+        }
     })
 }
 
-fn with_grad<'a, T: Element>(t: u64, theta: &'a mut [T], grad: &'a FlexTensor) -> Lent<'a> {
+fn with_grad<'a, T: Element>(t: u64, theta: &'a mut [T], grad: &'a FlexTensor) -> ParamMut<'a> {
     match grad.dtype() {
-        DType::F64 => Lent::new(0, t, theta, grad.storage::<f64>()),
-        DType::BF16 => Lent::new(0, t, theta, grad.storage::<bf16>()),
-        DType::F16 => Lent::new(0, t, theta, grad.storage::<f16>()),
-        _ => Lent::new(0, t, theta, grad.storage::<f32>()),
+        DType::F64 => ParamMut::new(0, t, theta, grad.storage::<f64>()),
+        DType::BF16 => ParamMut::new(0, t, theta, grad.storage::<bf16>()),
+        DType::F16 => ParamMut::new(0, t, theta, grad.storage::<f16>()),
+        _ => ParamMut::new(0, t, theta, grad.storage::<f32>()),
     }
 }
 
-/// A tensor's memory to be written, which is another one if it was shared: a clone of the tensor has it
-/// too, or the file that it was loaded from.
+/// A tensor's memory, for writing. It is a copy if the memory was shared: with a clone of the
+/// tensor, or with the file from which it was loaded.
 fn writable<'a, E: BurnElement + Pod>(tensor: &'a mut FlexTensor, copied: &mut u64) -> &'a mut [E] {
     let before = tensor.bytes().as_ptr();
     let slice = tensor.storage_mut::<E>();

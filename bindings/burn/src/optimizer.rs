@@ -1,4 +1,4 @@
-//! burn's optimizer trait: one step of one parameter.
+//! An implementation of burn's optimizer trait: one step of one parameter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn_core::backend::TensorMetadata;
 use burn_core::tensor::{DType, Device, Tensor};
 use burn_optim::{LearningRate, Optimizer};
-use fused_adam::{AnyRule, Backend, Error, Rule, Schedule, StepOptions, step_all};
+use fused_adam::{AnyRule, Backend, Error, Parallelism, Rule, StepOptions, step_all};
 
-use crate::memory::{FlexTensor, filled, lend, put_back, take_out};
+use crate::memory::{FlexTensor, filled, put_back, reborrow, take_out};
 use crate::{FusedState, StepError};
 
-/// A rule of fused-adam as an optimizer of burn, from [`FusedConfig::build`](crate::FusedConfig::build).
+/// A rule of fused-adam as an optimizer for burn. [`FusedConfig::build`](crate::FusedConfig::build)
+/// makes it.
 ///
-/// `ModuleOptimizer::from` makes one for a whole module of it, and `ModuleOptimizer::with_group` takes it
-/// for a group of parameters.
+/// `ModuleOptimizer::from` makes an optimizer of it for a whole module, and
+/// `ModuleOptimizer::with_group` uses it for a group of parameters.
 #[derive(Clone, Debug)]
 pub struct Fused {
     rule: AnyRule,
@@ -28,31 +29,32 @@ impl Fused {
         Fused { rule, f32_states, options: StepOptions::default(), copied: Arc::default() }
     }
 
-    /// Asks for a backend of fused-adam. Default: [`Backend::Auto`].
+    /// Sets the backend of fused-adam. Default: [`Backend::Auto`].
     #[must_use]
     pub fn with_backend(mut self, backend: Backend) -> Self {
         self.options.backend = backend;
         self
     }
 
-    /// Asks for threads. Default: [`Schedule::Auto`], which steps large parameters on the threads of the
-    /// caller's rayon pool.
+    /// Sets the use of threads. Default: [`Parallelism::Auto`], which steps large parameters on the
+    /// threads of the caller's rayon pool.
     #[must_use]
-    pub fn with_schedule(mut self, schedule: Schedule) -> Self {
-        self.options.schedule = schedule;
+    pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.options.parallelism = parallelism;
         self
     }
 
-    /// How many bytes this optimizer and its clones have copied in all their steps. `0` says that everything
-    /// was stepped where it lay.
+    /// The number of bytes that this optimizer and its clones have copied in all their steps. It is
+    /// `0` if all steps were in place.
     pub fn copied(&self) -> u64 {
         self.copied.load(Ordering::Relaxed)
     }
 
-    /// Takes a step of one parameter, none of whose tensors takes part in autodiff, and returns the new θ and the new
-    /// state. The first step is the one without a state.
+    /// Takes a step of one parameter, and returns the new θ and the new state. Autodiff must not
+    /// track any of the tensors. Pass no state in the first step.
     ///
-    /// θ and the states are written in place where nothing else holds them; who does hold them sees no change.
+    /// The step updates θ and the states in place if nothing else shares their memory. Otherwise it
+    /// copies them, so other owners see no change.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -70,7 +72,7 @@ impl Fused {
     ///
     /// # Errors
     ///
-    /// All are found before anything is written: those of [`StepError`].
+    /// Those of [`StepError`]. All checks run before the first write.
     pub fn try_step<const D: usize>(
         &self,
         lr: LearningRate,
@@ -91,7 +93,7 @@ impl Fused {
                     t: state.t(),
                     expected: "less than u64::MAX for another step to follow",
                 })?;
-                let scalars = state.scalars_of(&rule)?;
+                let scalars = state.scalars_of(&rule);
                 let mut states = Vec::new();
                 for (name, state) in state.into_states_of(&rule)? {
                     let state = take_out(name, state, &mut copied)?;
@@ -106,8 +108,8 @@ impl Fused {
             }
         };
         rule.advance_scalars(t, &mut scalars);
-        let lent = lend(t, &scalars, &mut theta, &grad, &mut states, &mut copied);
-        step_all(&[rule], &self.options, [lent])?;
+        let borrowed = reborrow(t, &scalars, &mut theta, &grad, &mut states, &mut copied);
+        step_all(&[rule], &self.options, [borrowed])?;
         self.copied.fetch_add(copied, Ordering::Relaxed);
         let states = states.into_iter().map(|(name, state)| (name, put_back(state)));
         let scalars = rule.scalars().iter().copied().zip(scalars);
@@ -141,7 +143,7 @@ fn check_shape(
 impl Optimizer for Fused {
     type State<const D: usize> = FusedState<D>;
 
-    /// [`try_step`](Fused::try_step), as burn calls it.
+    /// [`try_step`](Fused::try_step), for burn.
     ///
     /// # Panics
     ///

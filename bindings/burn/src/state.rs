@@ -1,4 +1,4 @@
-//! What is kept of a parameter between steps, and its way into burn's checkpoints and back.
+//! The states of a parameter, and how burn's checkpoints store them.
 
 use std::borrow::Cow;
 
@@ -6,19 +6,20 @@ use burn_core::tensor::{DType, Device, Tensor, TensorData};
 use burn_optim::{RecordState, StateSink, StateSource};
 use fused_adam::{AnyRule, Error, Rule, State};
 
-/// The tensor of bytes in which a record says what it holds: the names of all states and scalars,
-/// one space apart. burn hands out what is asked for by name, and does not say what there is.
+/// The name of a byte tensor that lists the names of all states and scalars of a record, separated
+/// by spaces. A record needs the list, because burn can look up an entry by name but cannot list
+/// the entries.
 const NAMES: &str = "names";
 
-/// A rule's, or one of a record.
+/// The name of a state or scalar, from a rule or from a record.
 type Name = Cow<'static, str>;
 
-/// The states and scalars of one parameter, by the names that the rule gives them, and the number
+/// The states and scalars of one parameter, with the names that the rule gives them, and the number
 /// of steps taken.
 ///
-/// In burn's checkpoints they are the tensors `m`, `v` and so on, the numbers such as `mu_product`,
-/// the number `t`, and the tensor `names`. A checkpoint of another rule is found out by the next
-/// step, if that one keeps other states or scalars.
+/// burn's checkpoints store them as the tensors `m`, `v` and so on, numbers such as `mu_product`,
+/// the number `t`, and the tensor `names`. If the checkpoint is from a rule with other states, the
+/// next step fails.
 #[derive(Clone, Debug)]
 pub struct FusedState<const D: usize> {
     t: u64,
@@ -42,12 +43,12 @@ impl<const D: usize> FusedState<D> {
         self.t
     }
 
-    /// The state of this name, such as `m`, if there is one.
+    /// The state with this name, such as `m`, if there is one.
     pub fn get(&self, name: &str) -> Option<&Tensor<D>> {
         self.states.iter().find(|(of, _)| *of == name).map(|(_, state)| state)
     }
 
-    /// The scalar of this name, such as `mu_product`, after the steps taken, if there is one.
+    /// The scalar with this name, such as `mu_product`, after the steps taken, if there is one.
     pub fn scalar(&self, name: &str) -> Option<f64> {
         self.scalars.iter().find(|(of, _)| *of == name).map(|(_, scalar)| *scalar)
     }
@@ -57,7 +58,7 @@ impl<const D: usize> FusedState<D> {
         FusedState { states, ..self }
     }
 
-    /// The states in the order of the rule, if they are the rule's.
+    /// The states in the order of the rule, if they are the states of this rule.
     pub(crate) fn into_states_of(
         mut self,
         rule: &AnyRule,
@@ -78,12 +79,11 @@ impl<const D: usize> FusedState<D> {
         Err(Error::SuperfluousState { given, expected, names: names() })
     }
 
-    /// The scalars in the order of the rule, if they are the rule's.
-    pub(crate) fn scalars_of(&self, rule: &AnyRule) -> Result<Vec<f64>, Error> {
-        let (names, given) = (rule.scalars(), self.scalars.len());
-        let scalars: Option<Vec<f64>> = names.iter().map(|name| self.scalar(name)).collect();
-        let scalars = scalars.filter(|scalars| scalars.len() == given);
-        scalars.ok_or(Error::Scalars { given, expected: names.len(), names })
+    /// The scalars in the order of the rule. A scalar that the record does not have gets the value
+    /// after the same number of steps of this rule.
+    pub(crate) fn scalars_of(&self, rule: &AnyRule) -> Vec<f64> {
+        let scalar = |(i, &name)| self.scalar(name).unwrap_or_else(|| rule.scalar_after(i, self.t));
+        rule.scalars().iter().enumerate().map(scalar).collect()
     }
 }
 
@@ -111,7 +111,7 @@ impl<const D: usize> RecordState for FusedState<D> {
         let (mut states, mut scalars) = (Vec::new(), Vec::new());
         let names = src.take_tensor(prefix, NAMES).filter(|names| names.dtype() == DType::U8);
         let names = names.as_ref().map_or(&[][..], |names| names.as_bytes());
-        // What is not there after all the next step will miss.
+        // If an entry is missing, the next step reports it.
         for name in String::from_utf8_lossy(names).split_terminator(' ') {
             let owned = || Name::from(name.to_owned());
             if let Some(data) = src.take_tensor(prefix, name) {

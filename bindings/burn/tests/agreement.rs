@@ -1,5 +1,6 @@
-//! Beside burn's own AdamW on real digits: with the same gradients within a bound that follows from how
-//! burn rounds, and in two trainings of their own to the same loss.
+//! Compares fused-adam's AdamW with burn's on handwritten digits: with the same gradients, within a
+//! bound that follows from burn's rounding; and in two separate trainings, which must end with the
+//! same loss.
 
 mod common;
 #[path = "../examples/digits/training.rs"]
@@ -17,7 +18,7 @@ use training::{Digits, Network, evaluate, train};
 
 const LR: f64 = 3e-3;
 
-/// All tests draw the first weights from one generator, burn's: one test after the other.
+/// All tests draw initial weights from burn's one generator, so only one test may run at a time.
 fn device() -> (MutexGuard<'static, ()>, Device) {
     static ONE: Mutex<()> = Mutex::new(());
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,13 +44,13 @@ fn weights(model: &Network) -> Vec<f32> {
         .collect()
 }
 
-/// The largest distance of two lists of numbers.
+/// The largest difference between two lists of numbers.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).abs()).fold(0.0, f64::max)
 }
 
-/// Gradients taken on the way of ours, so that what burn makes of them feeds back into nothing: each step can add
-/// `APART` of the step size, and the rounding of a θ below 2 in two operations.
+/// The gradients are always taken at fused-adam's weights, so errors of burn do not feed back. Each
+/// step can add `APART` times the learning rate, and the rounding of a θ below 2 in two operations.
 #[test]
 fn the_same_gradients_lead_within_a_bound() {
     let (_one, device) = device();
@@ -84,8 +85,9 @@ fn the_same_gradients_lead_within_a_bound() {
     assert!(start > 100.0 * furthest, "the weights have hardly moved");
 }
 
-/// Here each goes its own way, and what one step differs by changes the gradients of the next. The bound is not
-/// derived but an experience: the losses are 1e-5 of themselves apart, and a wrong ε or weight decay shows as more than 1e-2.
+/// Here the two trainings are separate, and a difference in one step changes the gradients of the
+/// next. The bound is empirical: the losses differ by a relative 1e-5, while a wrong ε or weight
+/// decay makes a difference of more than 1e-2.
 #[test]
 fn trainings_arrive_at_the_same_loss() {
     let (_one, device) = device();
@@ -101,7 +103,7 @@ fn trainings_arrive_at_the_same_loss() {
     assert!(ours.1 > 95.0, "{ours:?}");
 }
 
-/// So that the test above means something.
+/// Shows that the test above can fail.
 #[test]
 fn a_wrong_weight_decay_would_show() {
     let (_one, device) = device();

@@ -1,4 +1,5 @@
-//! Which bytes are copied: addresses before and after, and the optimizer's own count.
+//! Which bytes are copied: compares addresses before and after a step, and checks the optimizer's
+//! counter.
 
 mod common;
 
@@ -21,7 +22,7 @@ fn model() -> Linear {
     LinearConfig::new(5, 3).init(&Device::flex().autodiff())
 }
 
-/// A step with gradients that burn computes.
+/// A step with gradients from burn.
 fn step(optim: &mut ModuleOptimizer, model: Linear) -> Linear {
     let input = Tensor::<2>::ones([4, 5], &Device::flex().autodiff());
     let grads = model.forward(input).square().mean().backward();
@@ -37,7 +38,7 @@ fn addresses(model: &Linear) -> [usize; 2] {
 fn a_training_loop_copies_nothing() {
     let (fused, mut model) = (fused(), model());
     let mut optim = ModuleOptimizer::from(fused.clone());
-    // burn makes the parameters when they are first asked for.
+    // burn initializes the parameters on first access.
     let before = addresses(&model);
     for _ in 0..5 {
         model = step(&mut optim, model);
@@ -72,7 +73,7 @@ fn a_clone_of_the_model_keeps_its_weights() {
     assert_ne!(bytes(&model.weight.val()), weight);
     assert_eq!(fused.copied(), WEIGHT + BIAS);
 
-    // The model has memory of its own by now.
+    // The model has its own memory by now.
     let _ = step(&mut optim, model);
     assert_eq!(fused.copied(), WEIGHT + BIAS);
 }
@@ -100,7 +101,7 @@ fn views_are_copied_into_row_order() {
         tensor::<bf16, 2>(values, [rows, columns], &device)
     };
 
-    // A transposed gradient is copied in each step, and means what it says.
+    // A transposed gradient is copied in each step, with the correct values.
     let theta = || tensor::<bf16, 2>(vec![bf16::ONE; 6], [3, 2], &device);
     let transposed = matrix(2, 3).transpose();
     let plain = tensor::<bf16, 2>(
@@ -114,8 +115,8 @@ fn views_are_copied_into_row_order() {
     assert_eq!(fused.copied(), 12);
     assert_eq!(bytes(&of_view), bytes(&of_plain));
 
-    // So is one element that stands for all, and rows that are a part of other memory: not its last ones, not
-    // its first ones.
+    // An expanded element is also copied, and so are rows that are a part of other memory: without
+    // its last rows, and without its first rows.
     let one = tensor::<bf16, 2>(vec![bf16::ONE], [1, 1], &device).expand([3, 2]);
     fused.try_step(0.1, theta(), one, None).unwrap();
     assert_eq!(fused.copied(), 24);
@@ -125,7 +126,7 @@ fn views_are_copied_into_row_order() {
         assert_eq!(fused.copied(), copied);
     }
 
-    // A transposed parameter is, once.
+    // A transposed parameter is copied once.
     let theta = matrix(2, 3).transpose();
     let ones = || tensor::<bf16, 2>(vec![bf16::ONE; 6], [3, 2], &device);
     let (theta, state) = fused.try_step(0.1, theta, ones(), None).unwrap();

@@ -1,5 +1,6 @@
-//! burn's own training loop, its `Learner`, with ours in it: the bits of a loop by hand, and one copy of the parameters a
-//! step, since the `Learner` steps a clone of its model.
+//! Runs fused-adam in burn's own training loop, its `Learner`. The result is bit-identical to a
+//! manual loop. Each step copies the parameters once, because the `Learner` steps a clone of its
+//! model.
 
 #[path = "../examples/digits/training.rs"]
 mod training;
@@ -60,7 +61,7 @@ fn a_learner_goes_the_way_of_a_loop_by_hand() {
         let grads = GradientsParams::from_grads(model.loss(batch).backward(), &model);
         model = optim.step(LR, model, grads);
     }
-    // `start` has the first weights still.
+    // `start` still has the initial weights.
     assert_eq!(by_hand.copied(), size);
 
     let in_learner = FusedConfig::new(AdamW::default()).build().unwrap();

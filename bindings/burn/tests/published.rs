@@ -1,6 +1,6 @@
-//! The numbers that burn-optim 0.22.1 holds its own Adam and AdamW to (the tests in its `adam.rs` and
-//! `adamw.rs`), with ours in their place, within the tolerances of those tests. burn's own optimizers are
-//! held to them here too, so that a mistake in the copied numbers or in the setting would show.
+//! The expected values of burn-optim 0.22.1's tests of its Adam and AdamW (in `adam.rs` and
+//! `adamw.rs`), for fused-adam, with the tolerances of those tests. burn's own optimizers run here
+//! too, to show that the copied numbers and the setup are correct.
 
 mod common;
 
@@ -113,7 +113,7 @@ fn linear(device: &Device) -> Linear {
     }
 }
 
-/// Steps on each input in turn, the loss being the sum of what the layer makes of it.
+/// Takes a step on each input. The loss is the sum of the layer's outputs.
 fn train(mut optim: ModuleOptimizer, inputs: impl Iterator<Item = Tensor<2>>) -> Linear {
     let mut model = linear(&Device::flex().autodiff());
     for input in inputs {
@@ -124,8 +124,8 @@ fn train(mut optim: ModuleOptimizer, inputs: impl Iterator<Item = Tensor<2>>) ->
     model
 }
 
-/// Two steps, within the tolerance of burn's tests, 1e-2. It is as much as a whole step, and burn's own optimizers arrive
-/// 2e-3 away; so that the two are also held to each other.
+/// Two steps, with the tolerance of burn's tests, 1e-2. This is as large as a whole step, and the
+/// error of burn's own optimizers is 2e-3. So the two optimizers are also compared with each other.
 fn two_steps(optims: [ModuleOptimizer; 2], weight: [[f32; 6]; 6], bias: [f32; 6]) {
     let device = Device::flex().autodiff();
     let inputs = || INPUTS.into_iter().map(|x| Tensor::from_floats(x, &device));
@@ -137,7 +137,7 @@ fn two_steps(optims: [ModuleOptimizer; 2], weight: [[f32; 6]; 6], bias: [f32; 6]
     check(&ours, burns.weight.to_data(), burns_bias, 2.0 * LR * APART);
 }
 
-/// Fifty steps on inputs that grow, within the tolerance of burn's tests, 1e-5.
+/// Fifty steps on growing inputs, with the tolerance of burn's tests, 1e-5.
 fn fifty_steps(optims: [ModuleOptimizer; 2], weight: [[f32; 6]; 6], bias: [f32; 6]) {
     let device = Device::flex().autodiff();
     for optim in optims {

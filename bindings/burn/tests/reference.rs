@@ -1,5 +1,5 @@
-//! A step through burn gives the bits of fused-adam's scalar reference: for every rule, every type, several
-//! tensors of several ranks, over several steps.
+//! A step through burn is bit-identical to fused-adam's scalar reference: for every rule and type,
+//! with several tensors of several ranks, over several steps.
 
 mod common;
 
@@ -10,7 +10,7 @@ use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use common::{Rng, bytes, rules, tensor};
-use fused_adam::{AnyRule, Backend, Element, Rule, Schedule, Step, bf16, bytemuck, f16};
+use fused_adam::{AnyRule, Backend, Element, Parallelism, Rule, Step, bf16, bytemuck, f16};
 use fused_adam_burn::FusedConfig;
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ struct Parameters {
     volume: Param<Tensor<3>>,
 }
 
-/// One parameter as the reference has it.
+/// One parameter of the reference.
 struct Plain<T, S> {
     theta: Vec<T>,
     states: Vec<Vec<S>>,
@@ -39,14 +39,14 @@ impl<T: Element, S: Element<Float = T::Float>> Plain<T, S> {
     fn step(&mut self, rule: &AnyRule, t: u64, grad: &[T]) {
         let mut states: Vec<&mut [S]> = self.states.iter_mut().map(Vec::as_mut_slice).collect();
         Step::new(rule, t)
-            .backend(Backend::Scalar)
-            .schedule(Schedule::Serial)
+            .with_backend(Backend::Scalar)
+            .with_parallelism(Parallelism::Serial)
             .run_mixed(&mut self.theta, grad, &mut states)
             .unwrap();
     }
 }
 
-/// Both ways beside each other, with parameters of `T` and states of `S`.
+/// Compares both, with parameters of `T` and states of `S`.
 fn check<T, S>(rule: AnyRule, f32_states: bool, lens: [usize; 3], steps: u64, seed: u64)
 where
     T: Element + BurnElement,
@@ -68,7 +68,7 @@ where
     let mut optim = ModuleOptimizer::from(fused.clone());
     let inner = Device::flex();
     for t in 1..=steps {
-        // As a scheduler would.
+        // As a learning rate scheduler does.
         let mut now = rule;
         now.set_lr(rule.lr() / t as f64);
         let grads = sizes.map(|len| rng.numbers::<T>(len));
@@ -91,7 +91,7 @@ where
     }
     assert_eq!(fused.copied(), 0, "nothing else held the parameters");
 
-    // The states too, one parameter's, whose steps are then taken without a module.
+    // Also compares the states of one parameter, which is stepped without a module.
     let mut rng = Rng(seed);
     let (mut plain, mut state) = (Plain::<T, S>::new(&rule, rng.numbers(lens[0])), None);
     let mut theta = tensor(plain.theta.clone(), shapes.0, &inner);
@@ -111,7 +111,7 @@ where
     }
 }
 
-/// With every type that a parameter may have.
+/// With every parameter type.
 fn check_all(rule: AnyRule, lens: [usize; 3], steps: u64, seed: u64) {
     check::<f32, f32>(rule, false, lens, steps, seed);
     check::<f64, f64>(rule, true, lens, steps, seed);
@@ -136,7 +136,7 @@ proptest! {
     }
 }
 
-/// Long enough to be stepped on several threads: a rule with each number of states.
+/// Large enough for several threads: a rule with each number of states.
 #[test]
 fn long_parameters() {
     let by_states: BTreeMap<usize, AnyRule> =

@@ -1,11 +1,12 @@
-//! A textbook's loop of AdamW in C beside a step through the C functions, in one run; and what the way through
-//! those costs for a short buffer.
+//! Times a textbook loop of AdamW in C next to a step through the C interface, in one run. Also
+//! prints the overhead of the C interface for a small buffer.
 //!
 //! ```text
 //! cargo run --release -p fused-adam-c --example compare     # [--test]
 //! ```
 //!
-//! The loop is `textbook.c`, compiled by the system's `cc` (or `$CC`) with `-O3 -march=native`, and loaded.
+//! The loop is in `textbook.c`. The example compiles it by `cc` (or `$CC`) with `-O3
+//! -march=native`, and loads it.
 
 use std::ffi::{CStr, OsString};
 use std::hint::black_box;
@@ -35,7 +36,7 @@ type Textbook = unsafe extern "C" fn(
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let library = compile(folder.path())?;
-    // SAFETY: it was compiled from `textbook.c`, and has the function of this name and type.
+    // SAFETY: it was compiled from `textbook.c`, which has a function of this name and type.
     let textbook = unsafe { library.get::<Textbook>("textbook_adamw_f32")? };
     let adamw = Rule::adamw()?;
 
@@ -49,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             || theirs.step_by(&textbook),
             || ours.step_in_c(&adamw, null()),
         );
-        // The textbook's loop has one thread.
+        // The textbook loop has one thread.
         let serial = Options::serial()?;
         let (mut theirs, mut ours) = (Buffers::new(len), Buffers::new(len));
         comparison.measure(
@@ -62,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let (mut by_c, mut by_rust) = (Buffers::new(16), Buffers::new(16));
     let (mut c, mut rust) = (Vec::new(), Vec::new());
-    // In turn, so that a machine whose speed drifts does not spoil it.
+    // One after the other, so that a drift of the machine's speed does not bias the comparison.
     for _ in 0..if testing() { 1 } else { 31 } {
         c.push(time(|| by_c.step_in_c(&adamw, null())));
         rust.push(time(|| by_rust.step_in_rust()));
@@ -72,14 +73,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         times[times.len() / 2]
     });
     println!(
-        "\n16 elements: {c:.0} ns by the C function, {rust:.0} ns by `AdamW::step` of Rust: \
-         {:.0} ns for the border",
+        "\n16 elements: {c:.0} ns by the C function, {rust:.0} ns by `AdamW::step` of Rust, \
+         overhead {:.0} ns",
         c - rust
     );
     Ok(())
 }
 
-/// Compiles the textbook's loop.
+/// Compiles and loads the textbook loop.
 fn compile(folder: &Path) -> Result<libloading::Library, Box<dyn std::error::Error>> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/textbook.c");
     let object = folder.join("textbook.so");
@@ -90,26 +91,26 @@ fn compile(folder: &Path) -> Result<libloading::Library, Box<dyn std::error::Err
     if !status.success() {
         return Err(format!("{command:?}: {status}").into());
     }
-    // SAFETY: it has no code that runs when it is loaded.
+    // SAFETY: the library has no code that runs when it is loaded.
     Ok(unsafe { libloading::Library::new(object) }?)
 }
 
 /// A handle of AdamW.
 struct Rule(*mut FusedAdamRule);
 
-/// What a C function has returned.
+/// Turns the status of a C function into a `Result`.
 fn ok(status: FusedAdamStatus) -> Result<(), String> {
     if status == FusedAdamStatus::Ok {
         return Ok(());
     }
-    // SAFETY: it is a text that is valid until this thread's next failure.
+    // SAFETY: the text is valid until this thread's next failure.
     Err(unsafe { CStr::from_ptr(fused_adam_last_error()) }.to_string_lossy().into_owned())
 }
 
 impl Rule {
     fn adamw() -> Result<Self, String> {
         let mut rule = null_mut();
-        // SAFETY: a text that ends, and a place to write to.
+        // SAFETY: the name ends with a NUL, and `rule` may be written.
         ok(unsafe { fused_adam_rule_new(c"adamw".as_ptr(), &raw mut rule) })?;
         Ok(Rule(rule))
     }
@@ -117,7 +118,7 @@ impl Rule {
 
 impl Drop for Rule {
     fn drop(&mut self) {
-        // SAFETY: it is not used any more.
+        // SAFETY: the handle is not used again.
         unsafe { fused_adam_rule_free(self.0) };
     }
 }
@@ -128,7 +129,7 @@ struct Options(*mut FusedAdamOptions);
 impl Options {
     fn serial() -> Result<Self, String> {
         let mut options = null_mut();
-        // SAFETY: a place to write to, and then the handle.
+        // SAFETY: `options` may be written, and is then a valid handle.
         unsafe {
             ok(fused_adam_options_new(&raw mut options))?;
             ok(fused_adam_options_set_chunk(options, usize::MAX))?;
@@ -139,12 +140,12 @@ impl Options {
 
 impl Drop for Options {
     fn drop(&mut self) {
-        // SAFETY: they are not used any more.
+        // SAFETY: the handle is not used again.
         unsafe { fused_adam_options_free(self.0) };
     }
 }
 
-/// What a step reads and writes.
+/// The buffers of a step, and its number.
 struct Buffers {
     t: u64,
     theta: Vec<f32>,
@@ -191,17 +192,17 @@ impl Buffers {
     }
 }
 
-/// Both are the same step: after one they differ by roundings alone.
+/// Checks that both take the same step, up to rounding.
 fn check_close(theirs: &mut Buffers, ours: &mut Buffers, textbook: &Textbook, rule: &Rule) {
     theirs.step_by(textbook);
     ours.step_in_c(rule, null());
     for (their, our) in theirs.theta.iter().zip(&ours.theta) {
-        // Theta is 0.5 or less, so a rounding is 2^-25 at most: a handful of them.
+        // θ is 0.5 or less, so a rounding error is at most 2^-25. Allow eight of them.
         assert!((their - our).abs() <= 8.0 * 2.0_f32.powi(-25), "{their} and {our}");
     }
 }
 
-/// The time of one call in nanoseconds, over a while.
+/// The mean time of one call in nanoseconds.
 fn time(mut call: impl FnMut()) -> f64 {
     let least = if testing() { Duration::ZERO } else { Duration::from_millis(5) };
     let (start, mut calls) = (Instant::now(), 0_u32);

@@ -1,12 +1,13 @@
-/* Trains a linear classifier on handwritten digits, with the library's optimizer and with a textbook's
- * loop, and shows that they end in the same place.
+/* Trains a linear classifier on handwritten digits, with the library's optimizer and with a
+ * textbook loop, and checks that both end with the same weights.
  *
  *   gunzip -c data/digits.csv.gz > digits.csv
  *   cc -O2 bindings/c/examples/train_digits.c bindings/c/examples/textbook.c \
  *     $(pkg-config --cflags --libs fused-adam) -lm -o train_digits
  *   ./train_digits digits.csv
  *
- * A row of the file is a digit: 64 pixels of 0 to 16, and the label. Every fifth one is held out. */
+ * Each row of the file is a digit: 64 pixels from 0 to 16, and the label. Every fifth digit is held
+ * out. */
 
 #include <fused_adam.h>
 
@@ -19,13 +20,14 @@
 
 enum { PIXELS = 64, CLASSES = 10, WEIGHTS = PIXELS * CLASSES, BATCH = 96, MOST = 2000 };
 
-/* In double the library and the textbook differ by roundings alone. A step makes about ten, of
- * 2^-53 of what they round, and moves a weight by about lr = 0.01; a small gradient has a larger
- * relative error, since it is a sum of larger terms, and Adam divides by its size. A thousand roundings a
- * step over 600 steps of 0.01 come to 7e-13 for a weight; the loss is as smooth as the weights. */
+/* In double, the library and the textbook differ only by rounding. A step moves a weight by about
+ * lr = 0.01. It rounds about ten times, with a relative error of 2^-53 each. A small gradient has a
+ * larger relative error, because it is a sum of larger terms, and Adam divides by its size. So
+ * assume a thousand roundings per step. Over 600 steps of 0.01 they add up to 7e-13 for a weight.
+ * The error of the loss is of the same order. */
 static const double CLOSE = 1e-12;
 
-/* In float the states are rounded to 2^-24, 5e8 times as coarse as in double. */
+/* In float the states are rounded to 2^-24, which is 5e8 times as coarse as in double. */
 static const double CLOSE_IN_FLOAT = 1e-12 * 5e8;
 
 static double pixels[MOST][PIXELS];
@@ -36,18 +38,19 @@ static void stop(const char *why) {
   exit(1);
 }
 
-/* The one way to look at what a call returns. */
+/* Checks the status that a call returned. */
 static void ok(FusedAdamStatus status) {
   if (status != FUSED_ADAM_STATUS_OK) stop(fused_adam_last_error());
 }
 
-/* Reads the digits, those that are held out after the others, and puts at `training` how many those are. */
+/* Reads the digits. The held-out digits come last. Stores the number of the others in `training`,
+ * and returns the number of all. */
 static int read_digits(const char *path, int *training) {
   FILE *file = fopen(path, "r");
   if (file == NULL) stop("the file of digits cannot be opened");
   int rows = 0, value, training_rows = 0, held_out_rows = 0;
   while (rows < MOST && fscanf(file, "%d", &value) == 1) {
-    /* For now those that are held out are at the end, backwards. */
+    /* The held-out digits are first stored at the end of the array, in reverse order. */
     const int at = rows++ % 5 == 4 ? MOST - ++held_out_rows : training_rows++;
     for (int i = 0; i < PIXELS; i++) {
       pixels[at][i] = value / 16.0;
@@ -57,20 +60,24 @@ static int read_digits(const char *path, int *training) {
     labels[at] = value;
   }
   fclose(file);
-  if (rows < 2 * BATCH) stop("there are hardly any digits");
-  memmove(pixels[training_rows], pixels[MOST - held_out_rows], (size_t)held_out_rows * sizeof *pixels);
-  memmove(labels + training_rows, labels + MOST - held_out_rows, (size_t)held_out_rows * sizeof *labels);
+  if (rows < 2 * BATCH) stop("the file has too few digits");
+  memmove(pixels[training_rows], pixels[MOST - held_out_rows],
+          (size_t)held_out_rows * sizeof *pixels);
+  memmove(labels + training_rows, labels + MOST - held_out_rows,
+          (size_t)held_out_rows * sizeof *labels);
   *training = training_rows;
   return rows;
 }
 
-/* The parameters, and what their gradients add up to. */
+/* The parameters, or the sum of their gradients. */
 struct model {
   double w[WEIGHTS], b[CLASSES];
 };
 
-/* The mean loss over digits `from` to `to`, and how many are read correctly; adds to the gradient. */
-static double loss_of(const struct model *model, int from, int to, struct model *grad, int *correct) {
+/* Returns the mean loss over the digits from `from` to `to`. Adds to `grad` and to `correct`, the
+ * number of digits that are classified correctly. */
+static double loss_of(const struct model *model, int from, int to, struct model *grad,
+                      int *correct) {
   double loss = 0;
   for (int n = from; n < to; n++) {
     double scores[CLASSES], largest = -INFINITY, sum = 0;
@@ -93,14 +100,14 @@ static double loss_of(const struct model *model, int from, int to, struct model 
   return loss / (to - from);
 }
 
-/* Takes a step on a model; `state` is whatever it keeps. */
+/* Takes a step on a model. `state` is the data of the optimizer. */
 typedef void step_function(void *state, uint64_t t, struct model *model, struct model *grad);
 
-/* By the library: weights and biases in groups of their own, since biases are not to decay. */
+/* The library's optimizer. Weights and biases are in two groups, because biases do not decay. */
 struct by_library {
   FusedAdamOptimizer *opt;
   size_t w, b;
-  /* For parameters in float: what the model holds is their copy in double. */
+  /* Parameters in float. The model then holds a copy of them in double. */
   float w_float[WEIGHTS], b_float[CLASSES], w_grad[WEIGHTS], b_grad[CLASSES];
 };
 
@@ -124,7 +131,7 @@ static void make(struct by_library *library, int32_t type) {
 }
 
 static void library_step(void *state, uint64_t t, struct model *model, struct model *grad) {
-  (void)t; /* The optimizer counts. */
+  (void)t; /* The optimizer counts its steps. */
   struct by_library *library = state;
   const FusedAdamTensor tensors[] = {
       {.param = library->w, .len = WEIGHTS, .theta = model->w, .grad = grad->w},
@@ -133,7 +140,8 @@ static void library_step(void *state, uint64_t t, struct model *model, struct mo
   ok(fused_adam_optimizer_step(library->opt, tensors, 2, NULL));
 }
 
-static void library_step_in_float(void *state, uint64_t t, struct model *model, struct model *grad) {
+static void library_step_in_float(void *state, uint64_t t, struct model *model,
+                                  struct model *grad) {
   (void)t;
   struct by_library *library = state;
   for (int i = 0; i < WEIGHTS; i++) library->w_grad[i] = (float)grad->w[i];
@@ -147,14 +155,15 @@ static void library_step_in_float(void *state, uint64_t t, struct model *model, 
   for (int i = 0; i < CLASSES; i++) model->b[i] = library->b_float[i];
 }
 
-/* By the textbook. */
+/* The textbook loop. */
 struct by_textbook {
   struct model m, v;
 };
 
 static void textbook_step(void *state, uint64_t t, struct model *model, struct model *grad) {
   struct by_textbook *book = state;
-  textbook_adamw_f64(WEIGHTS, model->w, grad->w, book->m.w, book->v.w, t, LR, BETA1, BETA2, EPS, WEIGHT_DECAY);
+  textbook_adamw_f64(WEIGHTS, model->w, grad->w, book->m.w, book->v.w, t, LR, BETA1, BETA2, EPS,
+                     WEIGHT_DECAY);
   textbook_adamw_f64(CLASSES, model->b, grad->b, book->m.b, book->v.b, t, LR, BETA1, BETA2, EPS, 0);
 }
 
@@ -163,8 +172,8 @@ struct result {
   double loss;
 };
 
-static struct result train(const char *name, step_function *step, void *state, int training, int count,
-                           int steps) {
+static struct result train(const char *name, step_function *step, void *state, int training,
+                           int count, int steps) {
   struct result result;
   memset(&result, 0, sizeof result);
   for (int t = 1; t <= steps; t++) {
@@ -177,21 +186,25 @@ static struct result train(const char *name, step_function *step, void *state, i
   int correct = 0;
   result.loss = loss_of(&result.model, 0, training, NULL, NULL);
   const double held_out = loss_of(&result.model, training, count, NULL, &correct);
-  printf("%-16s loss %.15f, of the digits that were held out %.4f, and %.1f %% of them are read correctly\n", name,
-         result.loss, held_out, 100.0 * correct / (count - training));
-  /* A linear classifier can read about 95 of 100. */
-  if (steps >= 600 && correct < 0.93 * (count - training)) stop("it has not learned to read");
+  printf("%-16s loss %.15f, held-out loss %.4f, held-out accuracy %.1f %%\n", name, result.loss,
+         held_out, 100.0 * correct / (count - training));
+  /* A linear classifier reaches about 95 %. */
+  if (steps >= 600 && correct < 0.93 * (count - training))
+    stop("the held-out accuracy is below 93 %");
   return result;
 }
 
-static void compare(const char *what, const struct result *result, const struct result *book, double close) {
+static void compare(const char *what, const struct result *result, const struct result *book,
+                    double close) {
   double largest = 0;
-  for (int i = 0; i < WEIGHTS; i++) largest = fmax(largest, fabs(result->model.w[i] - book->model.w[i]));
-  for (int i = 0; i < CLASSES; i++) largest = fmax(largest, fabs(result->model.b[i] - book->model.b[i]));
+  for (int i = 0; i < WEIGHTS; i++)
+    largest = fmax(largest, fabs(result->model.w[i] - book->model.w[i]));
+  for (int i = 0; i < CLASSES; i++)
+    largest = fmax(largest, fabs(result->model.b[i] - book->model.b[i]));
   const double losses = fabs(result->loss - book->loss);
-  printf("%s and the textbook differ by %.1e in a weight and %.1e in the loss; up to %.0e is rounding\n", what, largest,
-         losses, close);
-  if (!(largest <= close && losses <= close)) stop("that is more than rounding");
+  printf("%s and the textbook differ by %.1e in a weight and %.1e in the loss, tolerance %.0e\n",
+         what, largest, losses, close);
+  if (!(largest <= close && losses <= close)) stop("the difference is larger than the tolerance");
 }
 
 int main(int argc, char **argv) {
@@ -203,8 +216,10 @@ int main(int argc, char **argv) {
   make(&in_double, FUSED_ADAM_TYPE_F64);
   make(&in_float, FUSED_ADAM_TYPE_F32);
   const struct result textbook = train("textbook", textbook_step, &book, training, count, steps);
-  const struct result double_result = train("fused-adam", library_step, &in_double, training, count, steps);
-  const struct result float_result = train("the same in float", library_step_in_float, &in_float, training, count, steps);
+  const struct result double_result =
+      train("fused-adam", library_step, &in_double, training, count, steps);
+  const struct result float_result =
+      train("fused-adam float", library_step_in_float, &in_float, training, count, steps);
   compare("fused-adam", &double_result, &textbook, CLOSE);
   compare("fused-adam in float", &float_result, &textbook, CLOSE_IN_FLOAT);
   fused_adam_optimizer_free(in_double.opt);

@@ -1,5 +1,6 @@
-//! Pointers and lengths become slices, once it is known that they can: not NULL, aligned, within
-//! memory, and with nothing that is written shared with anything else.
+//! Checks the caller's pointers and lengths, and makes slices of them. A pointer must not be NULL,
+//! must be aligned, and its buffer must end within memory. A buffer that is written must not
+//! overlap any other buffer.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -8,13 +9,14 @@ use fused_adam::{Element, bf16, f16};
 
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 
-/// What the elements of a buffer are. Functions take it as an int32_t, since any number can come in.
+/// The element type of a buffer. Functions take it as an int32_t, because a caller can pass any
+/// number.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FusedAdamType {
-    /// float. It is 0, so what is not said is float.
+    /// float. It has the value 0, so it is the default in a structure that was set to zero.
     F32 = 0,
-    /// double. It goes with double alone; the three others go together in any mixture.
+    /// double. It can only be combined with double. The three other types can be mixed freely.
     F64 = 1,
     /// bfloat16, the upper half of a float, in a uint16_t.
     Bf16 = 2,
@@ -23,7 +25,7 @@ pub enum FusedAdamType {
 }
 
 impl FusedAdamType {
-    /// The type of this number.
+    /// The type with this number.
     pub(crate) fn of(name: &str, number: i32) -> Result<Self, Failure> {
         match number {
             0 => Ok(FusedAdamType::F32),
@@ -55,7 +57,7 @@ impl FusedAdamType {
         }
     }
 
-    /// That so many elements fit into memory.
+    /// Checks that `len` elements of this type fit into memory, and returns `len`.
     pub(crate) fn check_len(self, name: &str, len: usize) -> Result<usize, Failure> {
         let bytes = len.checked_mul(self.bytes()).filter(|&bytes| bytes <= isize::MAX as usize);
         bytes.ok_or_else(|| {
@@ -67,21 +69,21 @@ impl FusedAdamType {
     }
 }
 
-/// A buffer as the caller gives it.
+/// A buffer, as the caller passed it.
 #[derive(Clone, Copy)]
 pub(crate) struct Buffer {
     pub pointer: *mut c_void,
     pub len: usize,
     pub of: FusedAdamType,
-    /// What errors call it.
+    /// Its name in error messages.
     pub name: &'static str,
-    /// The number of its tensor, where there are many.
+    /// The index of its tensor, in calls that take several.
     pub tensor: Option<usize>,
     pub written: bool,
 }
 
 impl Buffer {
-    /// Whether it may be a slice, and then where it lies.
+    /// Checks that the buffer can become a slice, and returns its address range.
     pub fn span(self) -> Result<Span, Failure> {
         let Buffer { pointer, len, of, .. } = self;
         let bytes = of.check_len(self.name, len)?;
@@ -117,7 +119,7 @@ impl Buffer {
     }
 }
 
-/// Where a buffer lies.
+/// The address range of a buffer.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     start: usize,
@@ -125,10 +127,10 @@ pub(crate) struct Span {
     buffer: Buffer,
 }
 
-/// That nothing which is written shares memory with anything else. Sorts the spans.
+/// Checks that no buffer that is written overlaps another buffer. Sorts the spans.
 pub(crate) fn check_apart(spans: &mut [Span]) -> Result<(), Failure> {
     spans.sort_unstable_by_key(|span| span.start);
-    // Of those so far the ones that reach furthest: of all, and of those that are written.
+    // The spans with the largest end so far: of all, and of those that are written.
     let (mut furthest, mut written): (Option<Span>, Option<Span>) = (None, None);
     for &span in spans.iter().filter(|span| span.start < span.end) {
         let before = if span.buffer.written { furthest } else { written };
@@ -152,25 +154,27 @@ pub(crate) fn check_apart(spans: &mut [Span]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A buffer that is read.
+/// Makes a slice of a buffer that is read.
 ///
 /// # Safety
 ///
-/// [`Buffer::span`] has passed it, `E` is of its type, and nothing writes it for `'a`.
+/// The buffer has passed [`Buffer::span`], `E` is its element type, and nothing writes to it during
+/// `'a`.
 pub(crate) unsafe fn slice<'a, E: Element>(buffer: Buffer) -> &'a [E] {
     if buffer.len == 0 {
         return &[];
     }
-    // SAFETY: it is not NULL, aligned and within memory, as was checked; the rest is the caller's promise.
+    // SAFETY: `Buffer::span` checked that it is not NULL, aligned and within memory; the rest is
+    // the caller's promise.
     unsafe { std::slice::from_raw_parts(buffer.pointer.cast::<E>(), buffer.len) }
 }
 
-/// A buffer that is written.
+/// Makes a slice of a buffer that is written.
 ///
 /// # Safety
 ///
-/// [`Buffer::span`] has passed it, `E` is of its type, and nothing else reads or writes it for `'a`:
-/// [`check_apart`] has passed all buffers of the call.
+/// The buffer has passed [`Buffer::span`], `E` is its element type, and nothing else reads or
+/// writes it during `'a`: all buffers of the call have passed [`check_apart`].
 pub(crate) unsafe fn slice_mut<'a, E: Element>(buffer: Buffer) -> &'a mut [E] {
     if buffer.len == 0 {
         return &mut [];
@@ -179,11 +183,11 @@ pub(crate) unsafe fn slice_mut<'a, E: Element>(buffer: Buffer) -> &'a mut [E] {
     unsafe { std::slice::from_raw_parts_mut(buffer.pointer.cast::<E>(), buffer.len) }
 }
 
-/// An array of the caller's, of pointers or of structures.
+/// Makes a slice of an array of pointers or structures.
 ///
 /// # Safety
 ///
-/// `array` is NULL or points to `len` of them, which stay as they are for `'a`.
+/// `array` is NULL, or points to `len` entries that do not change during `'a`.
 pub(crate) unsafe fn array<'a, T>(
     name: &str,
     array: *const T,
@@ -208,36 +212,37 @@ pub(crate) unsafe fn array<'a, T>(
     Ok(unsafe { std::slice::from_raw_parts(array, len) })
 }
 
-/// What a handle points to.
+/// Borrows the object of a handle.
 ///
 /// # Safety
 ///
-/// `handle` is NULL or was made by this library, has not been freed, and is not written for `'a`.
+/// `handle` is NULL, or was made by this library, is not yet freed, and nothing writes to it during
+/// `'a`.
 pub(crate) unsafe fn handle<'a, T>(name: &str, handle: *const T) -> Result<&'a T, Failure> {
     // SAFETY: the caller's promise.
     unsafe { handle.as_ref() }.ok_or_else(|| Failure::null(name, "a handle"))
 }
 
-/// What a handle points to, to be changed.
+/// Borrows the object of a handle mutably.
 ///
 /// # Safety
 ///
-/// As for [`handle`], and nothing else uses it for `'a`.
+/// As for [`handle`], and nothing else uses the object during `'a`.
 pub(crate) unsafe fn handle_mut<'a, T>(name: &str, handle: *mut T) -> Result<&'a mut T, Failure> {
     // SAFETY: the caller's promise.
     unsafe { handle.as_mut() }.ok_or_else(|| Failure::null(name, "a handle"))
 }
 
-/// Where a result is to be written, which may hold anything before.
+/// Checks a pointer to a result. The memory there may be uninitialized.
 pub(crate) fn place<T>(name: &str, place: *mut T) -> Result<NonNull<T>, Failure> {
     NonNull::new(place).ok_or_else(|| Failure::null(name, "where to write to"))
 }
 
-/// Makes a handle and puts it at `out`, which is NULL if that fails.
+/// Makes a handle and stores it at `out`. Stores NULL if that fails.
 ///
 /// # Safety
 ///
-/// `out` is NULL or may be written.
+/// `out` is NULL, or valid for writes.
 pub(crate) unsafe fn make<T>(
     out: *mut *mut T,
     new: impl FnOnce() -> Result<T, Failure>,
@@ -253,15 +258,15 @@ pub(crate) unsafe fn make<T>(
     })
 }
 
-/// Frees what [`make`] made.
+/// Frees a handle that [`make`] made.
 ///
 /// # Safety
 ///
-/// `handle` is NULL or came from [`make`], and is not used any more.
+/// `handle` is NULL or came from [`make`], and is not used again.
 pub(crate) unsafe fn free<T>(handle: *mut T) {
     guarded_or((), || {
         if !handle.is_null() {
-            // SAFETY: it came from a `Box`, and nobody uses it any more.
+            // SAFETY: it came from a `Box`, and nobody uses it again.
             drop(unsafe { Box::from_raw(handle) });
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! An optimizer saved to a file and loaded from it, with the tensors that are kept beside its
-//! states: the weights, as a rule. The file is the core's: safetensors.
+//! Saves an optimizer to a file and loads it, together with extra tensors, usually the parameters.
+//! The file format is the core's: safetensors.
 
 use std::ffi::{c_char, c_void};
 
@@ -12,21 +12,21 @@ use crate::optimizer::FusedAdamOptimizer;
 use crate::status::{Failure, FusedAdamStatus, guarded};
 use crate::text;
 
-/// A tensor that is kept in a checkpoint beside the optimizer's states.
+/// An extra tensor that a checkpoint stores next to the optimizer's states.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct FusedAdamKept {
-    /// What it is called in the file.
+    /// Its name in the file.
     pub name: *const c_char,
-    /// Its elements: they are read when it is saved, and written when it is loaded.
+    /// Its elements. Saving reads them, loading writes them.
     pub values: *mut c_void,
-    /// How many there are.
+    /// The number of elements.
     pub len: usize,
     /// Their FusedAdamType.
     pub element_type: i32,
 }
 
-/// A kept tensor whose structure has been checked.
+/// An extra tensor whose structure has been checked.
 struct Kept<'a> {
     name: &'a str,
     buffer: Buffer,
@@ -59,29 +59,30 @@ impl<'a> Kept<'a> {
         Ok(all)
     }
 
-    /// Adds it to what will be written.
+    /// Adds the tensor to a checkpoint.
     ///
     /// # Safety
     ///
-    /// Its elements may be read for `'b`.
+    /// Its elements can be read during `'b`.
     unsafe fn save<'b>(&self, writer: CheckpointWriter<'b>) -> CheckpointWriter<'b> {
         let Kept { name, buffer } = *self;
-        // SAFETY: its buffer has passed the checks, the type is its own, and the caller promises the rest.
+        // SAFETY: its buffer has passed the checks, the type is the buffer's, and the caller
+        // promises the rest.
         unsafe {
             match buffer.of {
-                FusedAdamType::F32 => writer.with(name, slice::<f32>(buffer)),
-                FusedAdamType::F64 => writer.with(name, slice::<f64>(buffer)),
-                FusedAdamType::Bf16 => writer.with(name, slice::<bf16>(buffer)),
-                FusedAdamType::F16 => writer.with(name, slice::<f16>(buffer)),
+                FusedAdamType::F32 => writer.with_tensor(name, slice::<f32>(buffer)),
+                FusedAdamType::F64 => writer.with_tensor(name, slice::<f64>(buffer)),
+                FusedAdamType::Bf16 => writer.with_tensor(name, slice::<bf16>(buffer)),
+                FusedAdamType::F16 => writer.with_tensor(name, slice::<f16>(buffer)),
             }
         }
     }
 
-    /// Reads its elements from a file, and returns what will put them in their place.
+    /// Reads the tensor's elements from a file. The returned closure copies them into the buffer.
     ///
     /// # Safety
     ///
-    /// Its elements may be written by what is returned, and are apart from those of others.
+    /// The closure may write to the buffer, which overlaps no other buffer.
     unsafe fn load(&self, file: &mut CheckpointReader) -> Result<Box<dyn FnOnce()>, Failure> {
         /// # Safety
         ///
@@ -114,25 +115,25 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// Saves an optimizer, and other tensors with it, to a safetensors file: the states of all parameters,
-/// their step numbers, the rules of all groups, and the loss scale. The options are not in it.
+/// Saves an optimizer to a safetensors file: the states and step numbers of all parameters, the
+/// rules of all groups, and the loss scale. It does not save the options.
 ///
-/// The file is written beside the old one, brought to the disk, and takes its place: a crash leaves
-/// the old file or the new one.
+/// The file is first written and synced next to the old one, and then renamed over it. After a
+/// crash, either the old or the new file is there.
 ///
-/// - path: the file.
-/// - kept: an array of kept_count tensors to be kept in the same file, such as the parameters
-///   themselves, by names of their own. NULL if there are none.
+/// - path: the path of the file.
+/// - kept: an array of kept_count extra tensors to store in the same file, such as the parameters.
+///   Their names must be unique. NULL if there are none.
 ///
-/// Returns FUSED_ADAM_STATUS_IO if it cannot be written, FUSED_ADAM_STATUS_CHECKPOINT if it could
-/// not be loaded again: two tensors of one name, or rules that were changed and do not fit;
-/// FUSED_ADAM_STATUS_NULL, FUSED_ADAM_STATUS_TEXT, FUSED_ADAM_STATUS_TYPE, FUSED_ADAM_STATUS_LENGTH and
-/// FUSED_ADAM_STATUS_MISALIGNED.
+/// Returns FUSED_ADAM_STATUS_IO if the file cannot be written, FUSED_ADAM_STATUS_CHECKPOINT if it
+/// could not be loaded again: if two tensors have the same name, or if a rule was changed and does
+/// not match its states any more; FUSED_ADAM_STATUS_NULL, FUSED_ADAM_STATUS_TEXT,
+/// FUSED_ADAM_STATUS_TYPE, FUSED_ADAM_STATUS_LENGTH and FUSED_ADAM_STATUS_MISALIGNED.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread changes. Texts end with a NUL, and each other
-/// pointer points to what is said of it, which no other thread changes during the call.
+/// `opt` is NULL or an optimizer that no other thread changes. Strings end with a NUL. Each other
+/// pointer points to what its description says, and no other thread changes that during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_save(
     opt: *const FusedAdamOptimizer,
@@ -154,23 +155,25 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
     })
 }
 
-/// Loads what fused_adam_optimizer_save has saved. The optimizer goes on from there to the bit: the
-/// states and step numbers of its parameters, the rules of its groups, the number of its steps and its loss scale become
-/// those of the file. Its parameters and groups must be those that were saved, of the same types;
-/// its options stay.
+/// Loads a file of fused_adam_optimizer_save. Training then continues bit for bit as if it had
+/// never stopped: the states and step numbers of the parameters, the rules of the groups, the
+/// number of steps and the loss scale are those of the file. The optimizer must have the parameters
+/// and groups that were saved, with the same types. It keeps its options.
 ///
-/// - path: the file. It is not trusted: every length in it is checked.
-/// - kept: an array of kept_count tensors to be read from the same file, of the type and length that they have
-///   in it. NULL if there are none. The file may have more of them.
+/// - path: the path of the file. The file may come from an untrusted source: every length in it is
+///   checked.
+/// - kept: an array of kept_count extra tensors to read from the same file, with the type and
+///   length that they have there. NULL if there are none. Other extra tensors in the file are
+///   ignored.
 ///
-/// Nothing has changed after an error. Returns FUSED_ADAM_STATUS_IO, FUSED_ADAM_STATUS_CHECKPOINT if the
-/// file is not a checkpoint, not whole, or one of something else, FUSED_ADAM_STATUS_OVERLAP, and what
-/// fused_adam_optimizer_save does.
+/// After an error nothing has changed. Returns FUSED_ADAM_STATUS_IO; FUSED_ADAM_STATUS_CHECKPOINT
+/// if the file is not a checkpoint, is truncated, or belongs to another optimizer;
+/// FUSED_ADAM_STATUS_OVERLAP; and the errors of fused_adam_optimizer_save.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses. Texts end with a NUL, and each other
-/// pointer points to what is said of it, which no other thread uses during the call.
+/// `opt` is NULL or an optimizer that no other thread uses. Strings end with a NUL. Each other
+/// pointer points to what its description says, and no other thread uses that during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_load(
     opt: *mut FusedAdamOptimizer,
@@ -186,11 +189,11 @@ pub unsafe extern "C" fn fused_adam_optimizer_load(
         let mut file = CheckpointReader::open(path)?;
         let mut read = Vec::with_capacity(kept.len());
         for kept in &kept {
-            // SAFETY: the caller's promise; that they are apart has been checked.
+            // SAFETY: the caller's promise; `Kept::all` checked that they do not overlap.
             read.push(unsafe { kept.load(&mut file) }?);
         }
         file.load(&mut opt.core)?;
-        // From here on nothing can go wrong.
+        // Nothing can fail from here on.
         for put in read {
             put();
         }

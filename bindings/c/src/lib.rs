@@ -1,9 +1,9 @@
-//! fused-adam for C and C++. The functions are described in `include/fused_adam.h`, which cbindgen
-//! makes from the comments here; nothing of a rule's arithmetic is in this package.
+//! fused-adam for C and C++. `include/fused_adam.h` describes the functions. cbindgen generates it
+//! from the comments of this crate. The arithmetic of the rules is in the core crate only.
 //!
-//! A call goes the same way everywhere: `status::guarded` keeps panics on this side, `buffers`
-//! makes slices of pointers that have passed its checks, the core takes the step, and what went
-//! wrong becomes a [`FusedAdamStatus`] and a message.
+//! Every call works in the same way: `status::guarded` catches panics, `buffers` checks the
+//! pointers and makes slices of them, the core takes the step, and an error becomes a
+//! [`FusedAdamStatus`] and a message.
 
 #![warn(missing_docs)]
 
@@ -32,6 +32,6 @@ pub use tensors::*;
 pub use threads::{fused_adam_set_threads, fused_adam_threads};
 pub use version::*;
 
-// A panic is to become `FUSED_ADAM_STATUS_PANIC`, and with `abort` it would end the program.
+// A panic must become `FUSED_ADAM_STATUS_PANIC`. With `abort` it would end the program.
 #[cfg(not(panic = "unwind"))]
 compile_error!("fused-adam-c needs `panic = \"unwind\"` in its profile");

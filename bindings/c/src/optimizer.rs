@@ -1,10 +1,10 @@
-//! The optimizer of many tensors as a handle: it keeps their states, in groups with rules of their
-//! own. It wraps the core's `Optimizer`, and remembers what types were registered.
+//! The optimizer of many tensors as a handle. It stores their states, in groups with separate
+//! rules. It wraps the core's `Optimizer` and stores the element types of each parameter.
 
 use std::ffi::{c_char, c_void};
 
 use fused_adam::{
-    AnyRule, Element, Error, GroupId, LossScale, Optimizer, ParamId, Rule, State, bf16, f16,
+    AnyRule, Element, Error, GradScaler, GroupId, Optimizer, ParamId, Rule, State, bf16, f16,
 };
 
 use crate::buffers::{self, Buffer, FusedAdamType, handle, handle_mut, place};
@@ -13,19 +13,19 @@ use crate::rule::{self, FusedAdamRule};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
 
-/// The states of many tensors, and what is done to their gradients before a step: made by
-/// fused_adam_optimizer_new, freed by fused_adam_optimizer_free.
+/// An optimizer of many parameters. It stores their states, and scales and clips their gradients.
+/// Made by fused_adam_optimizer_new, freed by fused_adam_optimizer_free.
 ///
-/// Parameters are registered by name, in groups that each have a rule of their own. A state is made
-/// when its parameter has its first gradient. One thread at a time may use an optimizer; any number
-/// of them may be used at once.
+/// Parameters are registered by name, in groups that each have their own rule. The states of a
+/// parameter are allocated in its first step. Only one thread may use an optimizer at a time.
+/// Different optimizers can be used at the same time.
 pub struct FusedAdamOptimizer {
     pub(crate) core: Optimizer<AnyRule>,
     groups: Vec<GroupId>,
     pub(crate) params: Vec<Param>,
 }
 
-/// What a parameter was registered with.
+/// How a parameter was registered.
 pub(crate) struct Param {
     pub id: ParamId,
     pub group: usize,
@@ -35,20 +35,22 @@ pub(crate) struct Param {
     pub state: FusedAdamType,
 }
 
-/// A loss scale that follows the gradients: it grows while they are finite and shrinks when one is
-/// not, in which case that step is skipped.
+/// A dynamic loss scale, as in torch.amp.GradScaler. It grows while the gradients are finite. If
+/// one is not, the step is skipped and the scale shrinks.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FusedAdamLossScale {
-    /// What the loss of the next step is to be multiplied with. 65536 is a usual first value.
+pub struct FusedAdamGradScaler {
+    /// The factor for the loss of the next step. 65536 is a common initial value.
     pub scale: f64,
-    /// What it is multiplied with after growth_interval finite steps in a row: 2 as a rule, 1 for one that stays.
+    /// The factor for scale after growth_interval finite steps in a row. Usually 2; 1 for a
+    /// constant scale.
     pub growth_factor: f64,
-    /// What it is multiplied with after a step that was not finite: 0.5 as a rule, 1 for one that stays.
+    /// The factor for scale after a step with a gradient that is not finite. Usually 0.5; 1 for a
+    /// constant scale.
     pub backoff_factor: f64,
-    /// 2000 as a rule, and at least 1.
+    /// The number of finite steps before the scale grows: at least 1, usually 2000.
     pub growth_interval: u64,
-    /// Finite steps since the scale changed last: 0 at first.
+    /// The number of finite steps since the last change of the scale. Initially 0.
     pub finite_steps: u64,
 }
 
@@ -58,7 +60,7 @@ impl FusedAdamOptimizer {
         Ok(self.params.get(number).ok_or_else(unknown)?)
     }
 
-    /// Where a parameter's state of this name is, if it has one by now.
+    /// The address of a parameter's state, if the state has been allocated.
     fn state_address(&self, own: &Param, name: &str) -> Option<*const c_void> {
         fn address<E: Element>(
             opt: &Optimizer<AnyRule>,
@@ -76,7 +78,7 @@ impl FusedAdamOptimizer {
         of(&self.core, own.id, name)
     }
 
-    /// The states that a step of a parameter writes, so far.
+    /// The allocated states of a parameter, which a step writes.
     pub(crate) fn states(&self, own: &Param) -> impl Iterator<Item = Buffer> {
         let states = self.rule(own.group).map_or(&[][..], AnyRule::states);
         states.iter().map(State::name).filter_map(|name| {
@@ -102,7 +104,7 @@ impl FusedAdamOptimizer {
         Ok(self.core.rule_mut(group).ok_or(unknown)?)
     }
 
-    /// Registers a parameter of these types.
+    /// Registers a parameter with these types.
     fn add(
         &mut self,
         group: usize,
@@ -132,7 +134,7 @@ impl FusedAdamOptimizer {
     }
 }
 
-/// Registers a parameter.
+/// A function that registers a parameter.
 type Add = fn(&mut Optimizer<AnyRule>, GroupId, &str, usize) -> Result<ParamId, Error>;
 
 fn with_grad<T: Element<Float = f32>>(grad: FusedAdamType, state: FusedAdamType) -> Add {
@@ -155,16 +157,17 @@ where
     }
 }
 
-/// Makes an optimizer with no parameters yet and one group, number 0, of a copy of this rule.
+/// Makes an optimizer without parameters. It has one group, number 0, which uses a copy of `rule`.
 ///
-/// - out: where the new handle is put, for fused_adam_optimizer_free to free; NULL after an error.
+/// - out: where to store the new handle, or NULL after an error. Free it with
+///   fused_adam_optimizer_free.
 ///
 /// Returns FUSED_ADAM_STATUS_VALUE for a hyper-parameter outside its range, and
 /// FUSED_ADAM_STATUS_NULL. Any thread may call it.
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes; `out` is NULL or may be written.
+/// `rule` is NULL or a rule that no other thread changes; `out` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_new(
     rule: *const FusedAdamRule,
@@ -179,18 +182,19 @@ pub unsafe extern "C" fn fused_adam_optimizer_new(
     unsafe { buffers::make(out, new) }
 }
 
-/// Frees an optimizer and its states. NULL is fine.
+/// Frees an optimizer and its states. Does nothing for NULL.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that is not used any more.
+/// `opt` is NULL or an optimizer that is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_free(opt: *mut FusedAdamOptimizer) {
     // SAFETY: the caller's promise.
     unsafe { buffers::free(opt) }
 }
 
-/// Adds a group, whose parameters have a copy of this rule. Its number is put at `group`.
+/// Adds a group of parameters that uses a copy of `rule`. Stores the number of the group at
+/// `group`.
 ///
 /// Returns FUSED_ADAM_STATUS_VALUE for a hyper-parameter outside its range, and
 /// FUSED_ADAM_STATUS_NULL.
@@ -198,7 +202,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_free(opt: *mut FusedAdamOptimizer)
 /// # Safety
 ///
 /// `opt` is NULL or an optimizer that no other thread uses; `rule` is NULL or a rule that no other
-/// thread changes; `group` is NULL or may be written.
+/// thread changes; `group` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_add_group(
     opt: *mut FusedAdamOptimizer,
@@ -217,22 +221,22 @@ pub unsafe extern "C" fn fused_adam_optimizer_add_group(
     })
 }
 
-/// Registers a parameter. Its number, from 0 on, is put at `param`.
+/// Registers a parameter. Stores its number, counted from 0, at `param`.
 ///
-/// - group: 0, or what fused_adam_optimizer_add_group gave.
-/// - name: another one than those before; it is what checkpoints know it by.
-/// - len: how many elements it has.
-/// - theta_type, grad_type, state_type: the FusedAdamType of the parameter, of its gradients, and of
-///   the states that are kept for it. FUSED_ADAM_TYPE_F64 is for all three or for none.
+/// - group: 0, or a number from fused_adam_optimizer_add_group.
+/// - name: a unique name, which identifies the parameter in checkpoints.
+/// - len: the number of elements.
+/// - theta_type, grad_type, state_type: the FusedAdamType of the parameter, its gradients and its
+///   states. Use FUSED_ADAM_TYPE_F64 for all three or for none.
 ///
-/// Returns FUSED_ADAM_STATUS_UNKNOWN for a group that is not there, FUSED_ADAM_STATUS_DUPLICATE for a
-/// name that is, FUSED_ADAM_STATUS_TYPE, FUSED_ADAM_STATUS_LENGTH for more than memory can hold,
-/// FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
+/// Returns FUSED_ADAM_STATUS_UNKNOWN if the group does not exist, FUSED_ADAM_STATUS_DUPLICATE if
+/// the name is in use, FUSED_ADAM_STATUS_TYPE, FUSED_ADAM_STATUS_LENGTH if the parameter does not
+/// fit into memory, FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL; `param`
-/// is NULL or may be written.
+/// `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL;
+/// `param` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_add(
     opt: *mut FusedAdamOptimizer,
@@ -263,9 +267,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_add(
     })
 }
 
-/// Puts the number of the parameter of this name at `param`.
+/// Finds a parameter by name. Stores its number at `param`.
 ///
-/// Returns FUSED_ADAM_STATUS_UNKNOWN if there is none, FUSED_ADAM_STATUS_NULL and
+/// Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such parameter, FUSED_ADAM_STATUS_NULL and
 /// FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
@@ -290,11 +294,12 @@ pub unsafe extern "C" fn fused_adam_optimizer_find(
     })
 }
 
-/// Changes a hyper-parameter of a group's rule, as fused_adam_rule_set does: the "lr" of a schedule,
-/// say. It holds from the next step on, which is refused if the rule then keeps other states than before.
+/// Sets a hyper-parameter of a group's rule, as fused_adam_rule_set does: for example "lr", for a
+/// learning rate schedule. It takes effect from the next step on. If the rule now has other states
+/// than before, the next step fails.
 ///
-/// Returns FUSED_ADAM_STATUS_UNKNOWN for a group or a hyper-parameter that is not there, and else what
-/// fused_adam_rule_set does.
+/// Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
+/// errors of fused_adam_rule_set.
 ///
 /// # Safety
 ///
@@ -313,15 +318,15 @@ pub unsafe extern "C" fn fused_adam_optimizer_set(
     })
 }
 
-/// Puts a hyper-parameter of a group's rule at `value`, as fused_adam_rule_get does.
+/// Stores a hyper-parameter of a group's rule at `value`, as fused_adam_rule_get does.
 ///
-/// Returns FUSED_ADAM_STATUS_UNKNOWN for a group or a hyper-parameter that is not there, and else what
-/// fused_adam_rule_get does.
+/// Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
+/// errors of fused_adam_rule_get.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL; `value`
-/// is NULL or may be written.
+/// `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL;
+/// `value` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_get(
     opt: *const FusedAdamOptimizer,
@@ -340,7 +345,8 @@ pub unsafe extern "C" fn fused_adam_optimizer_get(
     })
 }
 
-/// Has later steps do what these options say; NULL for the defaults. The optimizer keeps a copy.
+/// Sets the options of later steps, or the defaults if `options` is NULL. The optimizer stores a
+/// copy.
 ///
 /// Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
 ///
@@ -360,23 +366,25 @@ pub unsafe extern "C" fn fused_adam_optimizer_set_options(
     })
 }
 
-/// Has gradients be those of a loss that is multiplied with a scale, by which later steps divide
-/// them; NULL for none, as at first. A step whose gradients are not all finite is then skipped.
+/// Sets a dynamic loss scale, or removes it if `loss_scale` is NULL. Initially there is none. With
+/// a loss scale, a step divides the gradients by the scale. If a gradient is not finite, the step
+/// is skipped.
 ///
-/// The fields are checked in each step. Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
+/// Each step checks the fields. Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses; `loss_scale` is NULL or may be read.
+/// `opt` is NULL or an optimizer that no other thread uses; `loss_scale` is NULL or valid for
+/// reads.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_optimizer_set_loss_scale(
+pub unsafe extern "C" fn fused_adam_optimizer_set_grad_scaler(
     opt: *mut FusedAdamOptimizer,
-    loss_scale: *const FusedAdamLossScale,
+    loss_scale: *const FusedAdamGradScaler,
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
         let (opt, given) = unsafe { (handle_mut("opt", opt)?, loss_scale.as_ref()) };
-        opt.core.loss_scale = given.map(|given| LossScale {
+        opt.core.grad_scaler = given.map(|given| GradScaler {
             scale: given.scale,
             growth_factor: given.growth_factor,
             backoff_factor: given.backoff_factor,
@@ -387,7 +395,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_set_loss_scale(
     })
 }
 
-/// What the loss of the next step is to be multiplied with: 1 without a loss scale, and for NULL.
+/// The factor for the loss of the next step. 1 without a loss scale, and for NULL.
 ///
 /// # Safety
 ///
@@ -396,11 +404,11 @@ pub unsafe extern "C" fn fused_adam_optimizer_set_loss_scale(
 pub unsafe extern "C" fn fused_adam_optimizer_loss_scale(opt: *const FusedAdamOptimizer) -> f64 {
     guarded_or(1.0, || {
         // SAFETY: the caller's promise.
-        Ok(unsafe { handle("opt", opt) }?.core.loss_scale.map_or(1.0, |scale| scale.scale))
+        Ok(unsafe { handle("opt", opt) }?.core.grad_scaler.map_or(1.0, |scale| scale.scale))
     })
 }
 
-/// The steps that an optimizer has taken; those that were skipped do not count. 0 for NULL.
+/// The number of steps that an optimizer has taken. Skipped steps do not count. 0 for NULL.
 ///
 /// # Safety
 ///
@@ -413,8 +421,8 @@ pub unsafe extern "C" fn fused_adam_optimizer_steps(opt: *const FusedAdamOptimiz
     })
 }
 
-/// The steps that a parameter has taken. 0 if there is none of this number, with
-/// FUSED_ADAM_STATUS_UNKNOWN as fused_adam_last_status, and for NULL.
+/// The number of steps that a parameter has taken. 0 for NULL. Also 0 if there is no such
+/// parameter; fused_adam_last_status is then FUSED_ADAM_STATUS_UNKNOWN.
 ///
 /// # Safety
 ///
@@ -427,21 +435,22 @@ pub unsafe extern "C" fn fused_adam_optimizer_t(
     guarded_or(0, || {
         // SAFETY: the caller's promise.
         let opt = unsafe { handle("opt", opt) }?;
-        Ok(opt.core.t(opt.param(param)?.id))
+        Ok(opt.core.t(opt.param(param)?.id).unwrap_or(0))
     })
 }
 
-/// Puts the address of a parameter's state of this name, such as "m", at `state`: as many elements as
-/// the parameter has, of the type that was registered for its states, to be read until the optimizer's
-/// next call that is not const. NULL, which is not an error, before the parameter's first step.
+/// Stores the address of a parameter's state, such as "m", at `state`. The state has as many
+/// elements as the parameter, of the parameter's state type. You can read it until the next call on
+/// this optimizer that is not const. Stores NULL before the first step of the parameter; that is
+/// not an error.
 ///
-/// Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such parameter, or its rule keeps no such state,
-/// with a message that lists them; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
+/// Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such parameter, or if its rule has no such
+/// state, with a message that lists the states; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
 ///
 /// `opt` is NULL or an optimizer that no other thread changes; `name` is NULL or ends with a NUL;
-/// `state` is NULL or may be written.
+/// `state` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_state(
     opt: *const FusedAdamOptimizer,

@@ -1,41 +1,44 @@
-//! What a step may be asked for, by name, and what it says it did.
+//! The options of a step, by name, and the report of a step.
 
 use std::ffi::c_char;
 use std::num::NonZeroUsize;
 
-use fused_adam::{Backend, ClipNorm, Report, Rounding, Schedule, StepOptions};
+use fused_adam::{Backend, ClipNorm, Parallelism, Report, Rounding, StepOptions};
 
 use crate::buffers::{self, handle_mut};
 use crate::rule::truth;
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
 
-/// What is done to the gradients of a step, and how it runs: made by fused_adam_options_new, freed
-/// by fused_adam_options_free. Where functions take it, NULL stands for the defaults.
+/// The options of a step: how it scales and clips the gradients, and how it runs. Made by
+/// fused_adam_options_new, freed by fused_adam_options_free. Functions that take options accept
+/// NULL for the defaults.
 ///
-/// One thread at a time may change it; while none does, any number may use it.
+/// Only one thread may change options at a time. Any number of threads may read them while none
+/// changes them.
 pub struct FusedAdamOptions(pub(crate) StepOptions);
 
 /// What a step did.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FusedAdamReport {
-    /// The norm of all gradients, scaled but not clipped: the largest |g| with "clip_norm_inf", else
-    /// the root of the sum of the squares. The same on every machine and number of threads. 0 if
-    /// has_grad_norm is false.
+    /// The norm of all gradients, after scaling and before clipping: the largest |g| with
+    /// "clip_norm_inf", else the root of the sum of squares. It is the same on every machine and
+    /// with any number of threads. 0 if has_grad_norm is false.
     pub grad_norm: f64,
-    /// What the gradients were multiplied with to clip their norm: 1 if they were not.
+    /// The factor by which the gradients were multiplied to clip their norm. 1 if they were not
+    /// clipped.
     pub clip_factor: f64,
     /// The largest change of an element of theta. 0 if has_largest_update is false.
     pub largest_update: f64,
-    /// How many gradients were infinite or NaN. 0 if has_grad_norm is false.
+    /// The number of gradients that were infinite or NaN. 0 if has_grad_norm is false.
     pub nonfinite: u64,
-    /// Whether the gradients were looked at: for "clip_norm", "clip_norm_inf", "skip_nonfinite",
+    /// Whether the step computed the norm: for "clip_norm", "clip_norm_inf", "skip_nonfinite",
     /// "report_norm", or a loss scale.
     pub has_grad_norm: bool,
-    /// Whether "report_largest_update" asked for it.
+    /// Whether "report_largest_update" was set.
     pub has_largest_update: bool,
-    /// That no step was taken, since a gradient was infinite or NaN.
+    /// Whether the step was skipped because a gradient was infinite or NaN.
     pub skipped: bool,
 }
 
@@ -64,7 +67,7 @@ const NAMES: [&str; 7] = [
     "report_largest_update",
 ];
 
-/// Infinity is no bound.
+/// The bound for a value. Infinity means none.
 fn bound(value: f64) -> Option<f64> {
     (value != f64::INFINITY).then_some(value)
 }
@@ -87,15 +90,15 @@ fn set(options: &mut StepOptions, name: &str, value: f64) -> Result<(), Failure>
     Ok(())
 }
 
-/// Makes options that are all at their defaults.
+/// Makes options with default values.
 ///
-/// - out: where the new handle is put, for fused_adam_options_free to free.
+/// - out: where to store the new handle. Free it with fused_adam_options_free.
 ///
-/// Returns FUSED_ADAM_STATUS_NULL for a NULL. Any thread may call it.
+/// Returns FUSED_ADAM_STATUS_NULL if `out` is NULL. Any thread may call it.
 ///
 /// # Safety
 ///
-/// `out` is NULL or may be written.
+/// `out` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_options_new(
     out: *mut *mut FusedAdamOptions,
@@ -104,35 +107,36 @@ pub unsafe extern "C" fn fused_adam_options_new(
     unsafe { buffers::make(out, || Ok(FusedAdamOptions(StepOptions::default()))) }
 }
 
-/// Frees options. NULL is fine. Optimizers have their own copies.
+/// Frees options. Does nothing for NULL. Optimizers have their own copies.
 ///
 /// # Safety
 ///
-/// `options` is NULL or options that are not used any more.
+/// `options` is NULL or options that are not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_options_free(options: *mut FusedAdamOptions) {
     // SAFETY: the caller's promise.
     unsafe { buffers::free(options) }
 }
 
-/// Changes an option:
+/// Sets an option:
 ///
-/// - "grad_scale": what every gradient is multiplied with before all else, such as one over a loss
-///   scale. Default 1.
-/// - "clip_norm": scales all gradients down together where the root of the sum of their squares is
-///   larger than this. INFINITY, the default, for no bound.
-/// - "clip_norm_inf": the same for the largest |g|. The one of the two that is set last holds.
-/// - "clip_value": holds every gradient within plus and minus this, after it has been scaled.
-///   INFINITY, the default, for no bound.
-/// - "skip_nonfinite": 1 to take no step if a gradient is infinite or NaN. Default 0.
-/// - "report_norm": 1 to report the norm of the gradients also where nothing else needs it, which reads
-///   them once more. Default 0.
-/// - "report_largest_update": 1 to report it; this takes longer. Default 0.
+/// - "grad_scale": the factor for every gradient, applied before everything else, such as 1 divided
+///   by a loss scale. Default 1.
+/// - "clip_norm": scales all gradients down if the root of the sum of their squares is larger than
+///   this. Default INFINITY, no limit.
+/// - "clip_norm_inf": the same for the largest |g|. Of the two, the one that you set last applies.
+/// - "clip_value": clamps every gradient to plus and minus this, after scaling. Default INFINITY,
+///   no limit.
+/// - "skip_nonfinite": 1 to skip the step if a gradient is infinite or NaN. Default 0.
+/// - "report_norm": 1 to report the gradient norm even if no other option needs it. This reads the
+///   gradients once more. Default 0.
+/// - "report_largest_update": 1 to report the largest change of an element of theta. This takes
+///   longer. Default 0.
 ///
-/// Ranges are checked in each step.
+/// Each step checks the ranges.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such option, with a message that lists them;
-/// FUSED_ADAM_STATUS_VALUE for a truth value that is not 0 or 1; FUSED_ADAM_STATUS_NULL and
+/// FUSED_ADAM_STATUS_VALUE for a boolean that is not 0 or 1; FUSED_ADAM_STATUS_NULL and
 /// FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
@@ -152,12 +156,12 @@ pub unsafe extern "C" fn fused_adam_options_set(
     })
 }
 
-/// Chooses how many elements are computed at once, and with which instructions: "auto", which is the
-/// default and the fastest, "scalar", "wide", "native", "avx2", "avx512" or "neon". The results
-/// are the same to the bit.
+/// Sets the backend, which is the instruction set that a step uses: "auto", "scalar", "wide",
+/// "native", "avx2", "avx512" or "neon". The default is "auto", which is the fastest. The results
+/// are bit-identical with all of them.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such backend, with a message that lists them;
-/// FUSED_ADAM_STATUS_BACKEND if this CPU cannot run it; FUSED_ADAM_STATUS_NULL and
+/// FUSED_ADAM_STATUS_BACKEND if this CPU does not support it; FUSED_ADAM_STATUS_NULL and
 /// FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
@@ -174,7 +178,7 @@ pub unsafe extern "C" fn fused_adam_options_set_backend(
         // SAFETY: the caller's promise.
         let backend: Backend = unsafe { text::borrowed("name", name) }?.parse()?;
         if !backend.is_available() {
-            let available = Backend::ALL.into_iter().filter(|b| b.is_available());
+            let available = Backend::ALL.iter().copied().filter(|b| b.is_available());
             let available = available.map(Backend::name).collect();
             let backend = backend.name();
             return Err(fused_adam::Error::BackendNotAvailable { backend, available }.into());
@@ -184,11 +188,11 @@ pub unsafe extern "C" fn fused_adam_options_set_backend(
     })
 }
 
-/// Says how a step is cut for its threads: into pieces of about so many elements, however short the
-/// buffers. 0, the default, leaves it to the library, and SIZE_MAX keeps the step on the calling
-/// thread. The results are the same to the bit.
+/// Sets the number of elements in a chunk. Threads share a step in chunks of about this many
+/// elements, even if the buffers are short. With 0, the default, the library chooses. With
+/// SIZE_MAX, the step runs on the calling thread. The results are bit-identical in all cases.
 ///
-/// Returns FUSED_ADAM_STATUS_NULL for a NULL.
+/// Returns FUSED_ADAM_STATUS_NULL if `options` is NULL.
 ///
 /// # Safety
 ///
@@ -201,18 +205,19 @@ pub unsafe extern "C" fn fused_adam_options_set_chunk(
     guarded(|| {
         // SAFETY: the caller's promise.
         let options = unsafe { handle_mut("options", options) }?;
-        options.0.schedule = match NonZeroUsize::new(elements) {
-            None => Schedule::Auto,
-            Some(NonZeroUsize::MAX) => Schedule::Serial,
-            Some(elements) => Schedule::Chunks(elements),
+        options.0.parallelism = match NonZeroUsize::new(elements) {
+            None => Parallelism::Auto,
+            Some(NonZeroUsize::MAX) => Parallelism::Serial,
+            Some(elements) => Parallelism::Chunks(elements),
         };
         Ok(())
     })
 }
 
-/// Has what is stored in 16 bits rounded to the nearest number, ties to even. It is the default.
+/// Rounds values that are stored in 16 bits to the nearest number, ties to even. This is the
+/// default.
 ///
-/// Returns FUSED_ADAM_STATUS_NULL for a NULL.
+/// Returns FUSED_ADAM_STATUS_NULL if `options` is NULL.
 ///
 /// # Safety
 ///
@@ -228,10 +233,11 @@ pub unsafe extern "C" fn fused_adam_options_round_to_nearest(
     })
 }
 
-/// Has what is stored in 16 bits rounded up or down by chance, so that it is right on average. The
-/// chance depends on the seed, the number of the step, the parameter and the element, and on nothing else.
+/// Rounds values that are stored in 16 bits up or down at random, such that the expected value is
+/// exact (stochastic rounding). The random bits depend only on the seed, the step number, the
+/// parameter and the element.
 ///
-/// Returns FUSED_ADAM_STATUS_NULL for a NULL.
+/// Returns FUSED_ADAM_STATUS_NULL if `options` is NULL.
 ///
 /// # Safety
 ///
@@ -248,11 +254,12 @@ pub unsafe extern "C" fn fused_adam_options_round_stochastically(
     })
 }
 
-/// The backend that runs when the one of this name is asked for, with "auto" and "native" looked
-/// up: "avx512", say. NULL, which is not an error, if this CPU cannot run it.
+/// The backend that runs if you set the backend `name`. It resolves "auto" and "native", for
+/// example to "avx512". NULL, which is not an error, if this CPU does not support the backend.
 ///
-/// Returns a text that is valid for ever. Also NULL for a name that is none, with
-/// FUSED_ADAM_STATUS_UNKNOWN as fused_adam_last_status, and for NULL. Any thread may call it.
+/// Returns a string that stays valid forever. Returns NULL for NULL, and for an unknown name;
+/// fused_adam_last_status is then FUSED_ADAM_STATUS_NULL or FUSED_ADAM_STATUS_UNKNOWN. Any thread
+/// may call it.
 ///
 /// # Safety
 ///
@@ -266,7 +273,7 @@ pub unsafe extern "C" fn fused_adam_backend_resolved(name: *const c_char) -> *co
     })
 }
 
-/// The options of a handle, or the defaults.
+/// The options of a handle, or the defaults for NULL.
 ///
 /// # Safety
 ///

@@ -1,5 +1,5 @@
-//! A rule, made from its name, and its hyper-parameters by name. Which names a rule has is what its
-//! serialised form says: no rule is written out here.
+//! Rules by name, with hyper-parameters by name. The names come from the serialized form of a rule,
+//! so no rule is listed here.
 
 use std::ffi::c_char;
 
@@ -10,13 +10,14 @@ use crate::buffers::{self, Buffer, FusedAdamType, handle, handle_mut, place, sli
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
 
-/// A rule with its hyper-parameters, such as AdamW: made by fused_adam_rule_new, freed by
+/// A rule with its hyper-parameters, such as AdamW. Made by fused_adam_rule_new, freed by
 /// fused_adam_rule_free.
 ///
-/// One thread at a time may change it; while none does, any number may use it.
+/// Only one thread may change a rule at a time. Any number of threads may read it while none
+/// changes it.
 pub struct FusedAdamRule(pub(crate) AnyRule);
 
-/// The hyper-parameters of a rule by name: numbers, whole numbers, and truth values.
+/// The hyper-parameters of a rule by name: numbers, integers and booleans.
 fn parameters(rule: &AnyRule) -> Result<Map<String, Value>, Failure> {
     let missing = || Failure::new(FusedAdamStatus::Other, format!("`{rule}` has no parameters"));
     let whole = serde_json::to_value(rule).map_err(|_| missing())?;
@@ -42,7 +43,7 @@ fn outside(name: &str, value: f64, expected: &str) -> Failure {
     Failure::new(FusedAdamStatus::Value, format!("`{name}` is {value:?}, expected {expected}"))
 }
 
-/// A truth value, as a number.
+/// A boolean from a number.
 pub(crate) fn truth(name: &str, value: f64) -> Result<bool, Failure> {
     match value {
         0.0 => Ok(false),
@@ -51,10 +52,10 @@ pub(crate) fn truth(name: &str, value: f64) -> Result<bool, Failure> {
     }
 }
 
-/// Up to here every whole number is a double.
+/// Every integer up to this one is exact in double.
 const MOST_WHOLE: f64 = (1_u64 << 53) as f64;
 
-/// A whole number, as a double.
+/// An integer from a double.
 fn whole(name: &str, value: f64) -> Result<u64, Failure> {
     if value.fract() == 0.0 && (0.0..=MOST_WHOLE).contains(&value) {
         return Ok(value as u64);
@@ -62,7 +63,7 @@ fn whole(name: &str, value: f64) -> Result<u64, Failure> {
     Err(outside(name, value, "a whole number from 0 to 2^53"))
 }
 
-/// The new value of a hyper-parameter, of the kind that the present one is.
+/// The new value of a hyper-parameter, with the type of the present value.
 fn changed(present: &Value, name: &str, value: f64) -> Result<Value, Failure> {
     Ok(match present {
         Value::Bool(_) => Value::Bool(truth(name, value)?),
@@ -71,15 +72,15 @@ fn changed(present: &Value, name: &str, value: f64) -> Result<Value, Failure> {
     })
 }
 
-/// Changes a hyper-parameter.
+/// Sets a hyper-parameter.
 pub(crate) fn set(rule: &mut AnyRule, name: &str, value: f64) -> Result<(), Failure> {
     if !value.is_finite() {
-        // What is not there is said first.
+        // First report a name that does not exist.
         get(rule, name)?;
         return Err(outside(name, value, "a finite number"));
     }
     if name == "lr" {
-        // A schedule changes it before each step, and all rules have it.
+        // All rules have `lr`, and a schedule changes it before each step.
         rule.set_lr(value);
         return Ok(());
     }
@@ -94,7 +95,7 @@ pub(crate) fn set(rule: &mut AnyRule, name: &str, value: f64) -> Result<(), Fail
     Ok(())
 }
 
-/// A hyper-parameter.
+/// The value of a hyper-parameter.
 pub(crate) fn get(rule: &AnyRule, name: &str) -> Result<f64, Failure> {
     let parameters = parameters(rule)?;
     match parameters.get(name) {
@@ -104,10 +105,10 @@ pub(crate) fn get(rule: &AnyRule, name: &str) -> Result<f64, Failure> {
     }
 }
 
-/// The name of rule number `i` of those that there are, from 0 on, such as "adamw"; NULL, which is
-/// not an error, when there are no more.
+/// The name of rule number `i`, counted from 0, such as "adamw". NULL, which is not an error, if
+/// there are no more rules.
 ///
-/// Returns a text that is valid for ever. Any thread may call it.
+/// Returns a string that stays valid forever. Any thread may call it.
 #[unsafe(no_mangle)]
 pub extern "C" fn fused_adam_rule_name_at(i: usize) -> *const c_char {
     guarded_or(std::ptr::null(), || {
@@ -115,17 +116,17 @@ pub extern "C" fn fused_adam_rule_name_at(i: usize) -> *const c_char {
     })
 }
 
-/// Makes the rule of this name, such as "adamw", with its defaults. fused_adam_rule_name_at lists
-/// the names.
+/// Makes a rule from its name, such as "adamw", with default hyper-parameters.
+/// fused_adam_rule_name_at lists the names.
 ///
-/// - out: where the new handle is put, for fused_adam_rule_free to free; NULL after an error.
+/// - out: where to store the new handle, or NULL after an error. Free it with fused_adam_rule_free.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such rule, with a message that lists them;
 /// FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT. Any thread may call it.
 ///
 /// # Safety
 ///
-/// `name` is NULL or ends with a NUL; `out` is NULL or may be written.
+/// `name` is NULL or ends with a NUL; `out` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_new(
     name: *const c_char,
@@ -137,13 +138,13 @@ pub unsafe extern "C" fn fused_adam_rule_new(
     unsafe { buffers::make(out, named) }
 }
 
-/// Makes a copy of a rule, for fused_adam_rule_free to free.
+/// Makes a copy of a rule. Free it with fused_adam_rule_free.
 ///
-/// Returns FUSED_ADAM_STATUS_NULL for a NULL.
+/// Returns FUSED_ADAM_STATUS_NULL if a pointer is NULL.
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes; `out` is NULL or may be written.
+/// `rule` is NULL or a rule that no other thread changes; `out` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_clone(
     rule: *const FusedAdamRule,
@@ -153,26 +154,28 @@ pub unsafe extern "C" fn fused_adam_rule_clone(
     unsafe { buffers::make(out, || Ok(FusedAdamRule(handle("rule", rule)?.0))) }
 }
 
-/// Frees a rule. NULL is fine. Optimizers have their own copies.
+/// Frees a rule. Does nothing for NULL. Optimizers have their own copies.
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that is not used any more.
+/// `rule` is NULL or a rule that is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_free(rule: *mut FusedAdamRule) {
     // SAFETY: the caller's promise.
     unsafe { buffers::free(rule) }
 }
 
-/// Changes a hyper-parameter of a rule: "lr", "beta1", "weight_decay" and so on, by the name of
-/// the field in the documentation of the Rust crate. Truth values such as "amsgrad" are 0 or 1, and
-/// those that count, such as a number of steps, are whole numbers from 0 to 2^53.
+/// Sets a hyper-parameter of a rule: "lr", "beta1", "weight_decay" and so on. The names are those
+/// of the fields in the documentation of the Rust crate. Booleans such as "amsgrad" are 0 or 1.
+/// Counts, such as a number of steps, are whole numbers from 0 to 2^53.
 ///
-/// Whether all of them go together is checked in each step, or by fused_adam_rule_check.
+/// Each step checks that the hyper-parameters are consistent. fused_adam_rule_check does so at
+/// once.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if the rule has no such hyper-parameter, with a message that
-/// lists them; FUSED_ADAM_STATUS_VALUE if the value is not finite, not 0 or 1 for a truth value, or
-/// not whole for a number that counts; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
+/// lists them; FUSED_ADAM_STATUS_VALUE if the value is not finite, if a boolean is not 0 or 1, or
+/// if a count is not a whole number in its range; FUSED_ADAM_STATUS_NULL and
+/// FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
 ///
@@ -190,15 +193,15 @@ pub unsafe extern "C" fn fused_adam_rule_set(
     })
 }
 
-/// Puts a hyper-parameter of a rule at `value`; a truth value is 0 or 1.
+/// Stores a hyper-parameter of a rule at `value`. A boolean is 0 or 1.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if the rule has no such hyper-parameter, with a message that
 /// lists them; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes; `name` is NULL or ends with a NUL; `value` is
-/// NULL or may be written.
+/// `rule` is NULL or a rule that no other thread changes; `name` is NULL or ends with a NUL;
+/// `value` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_get(
     rule: *const FusedAdamRule,
@@ -216,11 +219,11 @@ pub unsafe extern "C" fn fused_adam_rule_get(
     })
 }
 
-/// Checks that all hyper-parameters of a rule are in their ranges and go together, as each step
+/// Checks that all hyper-parameters of a rule are in their ranges and consistent, as each step
 /// does.
 ///
-/// Returns FUSED_ADAM_STATUS_VALUE with a message that names the first one that is not, and
-/// FUSED_ADAM_STATUS_NULL.
+/// Returns FUSED_ADAM_STATUS_VALUE with a message that names the first hyper-parameter that is not,
+/// and FUSED_ADAM_STATUS_NULL.
 ///
 /// # Safety
 ///
@@ -235,7 +238,7 @@ pub unsafe extern "C" fn fused_adam_rule_check(rule: *const FusedAdamRule) -> Fu
 
 /// The name of a rule, such as "adamw"; NULL for NULL.
 ///
-/// Returns a text that is valid for ever.
+/// Returns a string that stays valid forever.
 ///
 /// # Safety
 ///
@@ -248,10 +251,10 @@ pub unsafe extern "C" fn fused_adam_rule_name(rule: *const FusedAdamRule) -> *co
     })
 }
 
-/// The name of hyper-parameter number `i` of a rule, from 0 on, in alphabetical order; NULL, which
-/// is not an error, when there are no more.
+/// The name of hyper-parameter number `i` of a rule, counted from 0, in alphabetical order. NULL,
+/// which is not an error, if there are no more.
 ///
-/// Returns a text that is valid for ever; NULL for a NULL too.
+/// Returns a string that stays valid forever, and NULL if `rule` is NULL.
 ///
 /// # Safety
 ///
@@ -270,8 +273,8 @@ pub unsafe extern "C" fn fused_adam_rule_parameter_name(
     })
 }
 
-/// How many states a rule keeps for each parameter with the hyper-parameters that it has: from none
-/// for plain "sgd" to 3 for "adamw" with "amsgrad". 0 for NULL.
+/// The number of states that a rule has for each parameter, with its current hyper-parameters: from
+/// 0 for plain "sgd" to 3 for "adamw" with "amsgrad". 0 for NULL.
 ///
 /// # Safety
 ///
@@ -284,10 +287,10 @@ pub unsafe extern "C" fn fused_adam_rule_state_count(rule: *const FusedAdamRule)
     })
 }
 
-/// The name of state number `i` of a rule, from 0 on, such as "m" or "v": in this order they are handed
-/// to a step. NULL, which is not an error, when there are no more.
+/// The name of state number `i` of a rule, counted from 0, such as "m" or "v". Steps take the
+/// states in this order. NULL, which is not an error, if there are no more.
 ///
-/// Returns a text that is valid for ever; NULL for a NULL too.
+/// Returns a string that stays valid forever, and NULL if `rule` is NULL.
 ///
 /// # Safety
 ///
@@ -304,7 +307,7 @@ pub unsafe extern "C" fn fused_adam_rule_state_name(
     })
 }
 
-/// What the elements of state number `i` are before the first step: 0, but for "adagrad" with an
+/// The initial value of the elements of state number `i`. It is 0, except for "adagrad" with an
 /// "initial_accumulator_value". 0 for NULL.
 ///
 /// # Safety
@@ -321,9 +324,10 @@ pub unsafe extern "C" fn fused_adam_rule_initial_state(
     })
 }
 
-/// How many scalars a rule keeps for each parameter beside its states: numbers that do not follow
-/// from the number of the step, such as the product of the momenta of all steps, which a schedule
-/// may change. 0 for most rules, and for NULL.
+/// The number of scalars that a rule has for each parameter, in addition to its states. A scalar
+/// cannot be computed from the step number alone, because it depends on the hyper-parameters of all
+/// steps: for example the product of the momenta, which a schedule may change. 0 for most rules,
+/// and for NULL.
 ///
 /// # Safety
 ///
@@ -336,10 +340,10 @@ pub unsafe extern "C" fn fused_adam_rule_scalar_count(rule: *const FusedAdamRule
     })
 }
 
-/// The name of scalar number `i` of a rule, from 0 on, such as "mu_product": in this order they are
-/// handed to a step. NULL, which is not an error, when there are no more.
+/// The name of scalar number `i` of a rule, counted from 0, such as "mu_product". Steps take the
+/// scalars in this order. NULL, which is not an error, if there are no more.
 ///
-/// Returns a text that is valid for ever; NULL for a NULL too.
+/// Returns a string that stays valid forever, and NULL if `rule` is NULL.
 ///
 /// # Safety
 ///
@@ -356,11 +360,12 @@ pub unsafe extern "C" fn fused_adam_rule_scalar_name(
     })
 }
 
-/// What scalar number `i` of a rule is after `t` steps that all had its present hyper-parameters:
-/// with 0, what it is before the first step. 0 if there is no such scalar, and for NULL.
+/// The value of scalar number `i` of a rule after `t` steps that all used the current
+/// hyper-parameters. With `t` = 0 it is the initial value. 0 if there is no such scalar, and for
+/// NULL.
 ///
-/// Also 0 if a hyper-parameter is outside its range, with FUSED_ADAM_STATUS_VALUE as
-/// fused_adam_last_status.
+/// Also 0 if a hyper-parameter is outside its range; fused_adam_last_status is then
+/// FUSED_ADAM_STATUS_VALUE.
 ///
 /// # Safety
 ///
@@ -379,15 +384,14 @@ pub unsafe extern "C" fn fused_adam_rule_scalar_after(
     })
 }
 
-/// Turns the scalars of a parameter as they were after step `t` - 1 into those after step `t`,
-/// which fused_adam_step_all takes in FusedAdamLent. It is to be called with the hyper-parameters
-/// of that step.
+/// Advances the scalars of a parameter from step `t` - 1 to step `t`. FusedAdamParam takes the
+/// result in fused_adam_step_all. Call this with the hyper-parameters of step `t`.
 ///
-/// - scalars: an array of count numbers, which are changed in place. Before the first step they are
-///   what fused_adam_rule_scalar_after says of step 0.
+/// - scalars: an array of count numbers, updated in place. Before the first step, set them to the
+///   values of fused_adam_rule_scalar_after with `t` = 0.
 ///
-/// Returns FUSED_ADAM_STATUS_STATES if they are not as many as the rule keeps,
-/// FUSED_ADAM_STATUS_VALUE for a hyper-parameter outside its range or if `t` is 0,
+/// Returns FUSED_ADAM_STATUS_STATES if count is not the number of scalars of the rule,
+/// FUSED_ADAM_STATUS_VALUE if a hyper-parameter is outside its range or `t` is 0,
 /// FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_MISALIGNED.
 ///
 /// # Safety
@@ -427,7 +431,7 @@ pub unsafe extern "C" fn fused_adam_rule_advance_scalars(
 mod tests {
     use super::*;
 
-    /// What a new value of a hyper-parameter becomes, or why it is refused.
+    /// The new value of a hyper-parameter, or the error message.
     fn change(present: Value, value: f64) -> Result<Value, String> {
         changed(&present, "x", value).map_err(|failure| {
             assert_eq!(failure.status, FusedAdamStatus::Value);
@@ -451,7 +455,7 @@ mod tests {
         assert_eq!(change(Value::from(true), 2.0), Err(message));
     }
 
-    /// Each hyper-parameter of each rule takes another value of its kind, and keeps it.
+    /// Each hyper-parameter of each rule can be set to another value of its type.
     #[test]
     fn every_hyper_parameter_is_set_by_name() {
         for name in AnyRule::NAMES {

@@ -1,5 +1,5 @@
-//! What a call returns: a code, and the message that goes with it, kept for each thread. And the
-//! guard around every call, which makes a code of a panic.
+//! Status codes and error messages, which are stored per thread; and the guard around every call,
+//! which turns panics into status codes.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_char};
@@ -9,49 +9,50 @@ use fused_adam::{CheckpointError, Error};
 
 use crate::text;
 
-/// What a function returns. Everything but FUSED_ADAM_STATUS_OK means that nothing has been
-/// changed, unless the function says otherwise; fused_adam_last_error() has the details.
+/// The result of a function. After any other value than FUSED_ADAM_STATUS_OK nothing has changed,
+/// unless the function says otherwise. fused_adam_last_error() describes the error.
 ///
 /// Later versions may return codes that are not listed here.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FusedAdamStatus {
-    /// It was done.
+    /// Success.
     Ok = 0,
-    /// A pointer is NULL that may not be.
+    /// A pointer is NULL that must not be.
     Null = 1,
-    /// A buffer is too long for memory, or not as long as another one, or as its parameter.
+    /// A buffer does not fit into memory, or its length differs from that of another buffer or of
+    /// its parameter.
     Length = 2,
-    /// A buffer's address is not a multiple of its elements' size.
+    /// The address of a buffer is not a multiple of the size of its elements.
     Misaligned = 3,
-    /// A buffer that is written shares memory with another buffer.
+    /// A buffer that is written overlaps another buffer.
     Overlap = 4,
-    /// There is nothing of this name or number: the message lists what there is.
+    /// The name or number does not exist. The message lists those that do.
     Unknown = 5,
     /// A hyper-parameter, an option or a step number is outside its range.
     Value = 6,
-    /// An element type is not one of FusedAdamType, or does not go with the others.
+    /// An element type is not one of FusedAdamType, or cannot be combined with the others.
     Type = 7,
-    /// There are more states or scalars than the rule keeps, or fewer.
+    /// The number of states or scalars differs from that of the rule.
     States = 8,
-    /// There is a parameter of this name already, or one was given twice in a step.
+    /// The parameter name is in use, or a step got a parameter twice.
     Duplicate = 9,
-    /// This CPU cannot run the backend.
+    /// This CPU does not support the backend.
     Backend = 10,
-    /// The norm of the gradients is infinite or NaN and was to be clipped.
+    /// The gradient norm is infinite or NaN, so it cannot be clipped.
     Nonfinite = 11,
     /// A name is not UTF-8.
     Text = 12,
-    /// A file could not be read or written.
+    /// A file cannot be read or written.
     Io = 13,
-    /// A file is not a checkpoint, or not one of this optimizer.
+    /// A file is not a checkpoint, or belongs to another optimizer.
     Checkpoint = 14,
-    /// The threads could not be started.
+    /// The threads did not start.
     Threads = 15,
-    /// A fault in this library. The buffers of this call may have been written in part, and the
-    /// handle that it was called on is to be freed.
+    /// A bug in this library. The buffers of this call may be partially written. Free the handle
+    /// that was used in the call.
     Panic = 16,
-    /// What this version has no other code for.
+    /// An error that has no other code in this version.
     Other = 17,
 }
 
@@ -88,7 +89,7 @@ impl FusedAdamStatus {
     }
 }
 
-/// Why a call was refused.
+/// An error of a call.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub status: FusedAdamStatus,
@@ -100,19 +101,19 @@ impl Failure {
         Failure { status, message: message.into() }
     }
 
-    /// A pointer that may not be NULL.
+    /// The error for a pointer that must not be NULL.
     #[cold]
     pub fn null(name: &str, expected: &str) -> Self {
         Failure::new(FusedAdamStatus::Null, format!("`{name}` is NULL, expected {expected}"))
     }
 
-    /// Keeps it for this thread to ask for, and returns its code.
+    /// Stores the error for this thread and returns its code.
     #[cold]
     fn tell(self) -> FusedAdamStatus {
         // A NUL would end the message.
         let message = self.message.replace('\0', "\u{FFFD}");
         let message = CString::new(message).unwrap_or_default();
-        // A thread that is ending may have no place for it any more.
+        // A thread that is ending may have dropped its storage.
         let _ = LAST.try_with(|last| {
             last.status.set(self.status);
             if let Ok(mut place) = last.message.try_borrow_mut() {
@@ -125,7 +126,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let status = match error {
+        let status = match error.cause() {
             Error::HyperParameter { .. } | Error::StepNumber { .. } => FusedAdamStatus::Value,
             Error::Length { .. } | Error::TensorLength { .. } => FusedAdamStatus::Length,
             Error::MissingState { .. }
@@ -156,10 +157,10 @@ impl From<CheckpointError> for Failure {
     }
 }
 
-/// What went wrong last on a thread.
+/// The last error of a thread.
 struct Last {
     status: Cell<FusedAdamStatus>,
-    /// None before the first.
+    /// None before the first error.
     message: RefCell<Option<CString>>,
 }
 
@@ -169,9 +170,9 @@ thread_local! {
     };
 }
 
-/// Does the work of a call: what goes wrong in it becomes a code, and a panic too.
+/// Runs the body of a call. Turns an error or a panic into a status code.
 pub(crate) fn guarded(work: impl FnOnce() -> Result<(), Failure>) -> FusedAdamStatus {
-    // After a panic the caller is told to use the handle no more.
+    // After a panic the caller is told to stop using the handle.
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => FusedAdamStatus::Ok,
         Ok(Err(failure)) => failure.tell(),
@@ -184,7 +185,8 @@ pub(crate) fn guarded(work: impl FnOnce() -> Result<(), Failure>) -> FusedAdamSt
     }
 }
 
-/// The same for a call that returns something else: then that is what it returns.
+/// The same for a call that returns a value instead of a status. Returns `otherwise` after an
+/// error.
 pub(crate) fn guarded_or<T>(otherwise: T, work: impl FnOnce() -> Result<T, Failure>) -> T {
     let mut result = otherwise;
     guarded(|| {
@@ -194,12 +196,12 @@ pub(crate) fn guarded_or<T>(otherwise: T, work: impl FnOnce() -> Result<T, Failu
     result
 }
 
-/// What went wrong in the last call of this thread that failed: it names the argument, its value,
-/// and what was expected.
+/// The message of the last call of this thread that failed. It names the argument, its value, and
+/// the expected value.
 ///
-/// Returns a text that is valid until the next call of this thread that fails, or until the
-/// thread ends; an empty one if none has failed. A call that succeeds does not change it. Each
-/// thread has its own.
+/// Returns a string that stays valid until the next call of this thread that fails, or until the
+/// thread ends. It is empty if no call has failed. Successful calls do not change it. Each thread
+/// has its own message.
 #[unsafe(no_mangle)]
 pub extern "C" fn fused_adam_last_error() -> *const c_char {
     let none = c"".as_ptr();
@@ -207,18 +209,18 @@ pub extern "C" fn fused_adam_last_error() -> *const c_char {
     LAST.try_with(of).ok().flatten().unwrap_or(none)
 }
 
-/// The code of the last call of this thread that failed: FUSED_ADAM_STATUS_OK if none has. For
-/// functions that return something else than a code.
+/// The status of the last call of this thread that failed. FUSED_ADAM_STATUS_OK if none has failed.
+/// Use it after functions that do not return a status.
 ///
-/// Each thread has its own.
+/// Each thread has its own status.
 #[unsafe(no_mangle)]
 pub extern "C" fn fused_adam_last_status() -> FusedAdamStatus {
     LAST.try_with(|last| last.status.get()).unwrap_or(FusedAdamStatus::Ok)
 }
 
-/// The name of a code, such as "overlap"; "unknown code" for a number that is none.
+/// The name of a status, such as "overlap"; "unknown code" for an unknown number.
 ///
-/// Returns a text that is valid for ever. Any thread may call it.
+/// Returns a string that stays valid forever. Any thread may call it.
 #[unsafe(no_mangle)]
 pub extern "C" fn fused_adam_status_name(status: i32) -> *const c_char {
     let found = FusedAdamStatus::ALL.into_iter().find(|known| *known as i32 == status);
@@ -232,7 +234,7 @@ mod tests {
     use super::*;
 
     fn last_error() -> String {
-        // SAFETY: it is a text that is valid until the next failure of this thread.
+        // SAFETY: the string is valid until the next error of this thread.
         unsafe { CStr::from_ptr(fused_adam_last_error()) }.to_str().unwrap().to_owned()
     }
 
@@ -287,7 +289,7 @@ mod tests {
     fn codes_have_their_names() {
         for (i, status) in FusedAdamStatus::ALL.into_iter().enumerate() {
             assert_eq!(status as usize, i);
-            // SAFETY: it is a text that is valid for ever.
+            // SAFETY: the string is valid forever.
             let name = unsafe { CStr::from_ptr(fused_adam_status_name(i as i32)) };
             assert_eq!(name.to_str().unwrap(), status.name());
         }

@@ -1,9 +1,9 @@
-//! Steps whose states the caller keeps: of one buffer by element type, or of many tensors at once.
-//! All of them become one call of the core's `step_all`.
+//! Steps with states that the caller stores: of one buffer, with one function per element type, or
+//! of many tensors. All of them call the core's `step_all`.
 
 use std::ffi::c_void;
 
-use fused_adam::{AnyRule, Element, Error, Lent, Rule, State, bf16, f16, step_all};
+use fused_adam::{AnyRule, Element, Error, ParamMut, Rule, State, bf16, f16, step_all};
 
 use crate::buffers::{Buffer, FusedAdamType, Span, array, check_apart, handle, slice, slice_mut};
 use crate::options::{FusedAdamOptions, FusedAdamReport, or_default};
@@ -11,40 +11,42 @@ use crate::rule::FusedAdamRule;
 use crate::status::{Failure, FusedAdamStatus, guarded};
 use crate::threads;
 
-/// One tensor in a step of fused_adam_step_all, with states that the caller keeps. To be set to zero
-/// before its members are: 0 and NULL stand for "not used", and for float.
+/// One tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
+/// structure to zero before you set its members: 0 and NULL mean "not used", and 0 is the number of
+/// float.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct FusedAdamLent {
-    /// Which of the rules of the call it is stepped by.
+pub struct FusedAdamParam {
+    /// The index of its rule among the rules of the call.
     pub rule: usize,
-    /// The number of its step, from 1 on.
+    /// The step number, counted from 1.
     pub t: u64,
-    /// How many elements each of its buffers has.
+    /// The number of elements of each buffer.
     pub len: usize,
-    /// The parameters, which are updated.
+    /// The parameters. The step updates them.
     pub theta: *mut c_void,
-    /// Their gradient, which is read.
+    /// Their gradient. The step reads it.
     pub grad: *const c_void,
-    /// An array of state_count pointers, to the states that fused_adam_rule_state_name names, in
-    /// that order. They are updated.
+    /// An array of state_count pointers to the states, in the order of fused_adam_rule_state_name.
+    /// The step updates them.
     pub states: *const *mut c_void,
-    /// How many states there are.
+    /// The number of states.
     pub state_count: usize,
-    /// An array of scalar_count numbers: the scalars that fused_adam_rule_scalar_name names, as
-    /// they are after this step, which fused_adam_rule_advance_scalars makes of those before it.
-    /// They are read. NULL for what fused_adam_rule_scalar_after says, which is right where the
-    /// hyper-parameters have been the present ones in all steps.
+    /// An array of scalar_count scalars, in the order of fused_adam_rule_scalar_name, with their
+    /// values after this step: advance them with fused_adam_rule_advance_scalars before you call
+    /// the step, which only reads them. NULL to use the values of fused_adam_rule_scalar_after,
+    /// which are correct if all steps used the current hyper-parameters.
     pub scalars: *const f64,
-    /// How many scalars there are.
+    /// The number of scalars.
     pub scalar_count: usize,
-    /// Where the new theta, if it is float, is stored a second time in 16 bits, rounded to the
-    /// nearest; or NULL.
+    /// If theta is float: where to store a 16-bit copy of the new theta, rounded to nearest. NULL
+    /// for none.
     pub copy: *mut c_void,
-    /// What its random bits are drawn from, together with the seed of the options.
+    /// The seed of the tensor's random bits, combined with the seed of the options.
     pub seed: u64,
-    /// If it is a part of a tensor, the shard of one machine, say: which element of the whole is its first one.
-    /// It concerns stochastic rounding alone, whose random bits belong to the whole.
+    /// If the buffers are a part of a larger tensor, such as the shard of one machine: the index of
+    /// their first element in the whole tensor. It only affects stochastic rounding, whose random
+    /// bits depend on the index in the whole tensor.
     pub offset: u64,
     /// The FusedAdamType of theta.
     pub theta_type: i32,
@@ -52,13 +54,13 @@ pub struct FusedAdamLent {
     pub grad_type: i32,
     /// The FusedAdamType of all states.
     pub state_type: i32,
-    /// The FusedAdamType of copy, if there is one: one of the two of 16 bits.
+    /// The FusedAdamType of copy, if it is not NULL: FUSED_ADAM_TYPE_BF16 or FUSED_ADAM_TYPE_F16.
     pub copy_type: i32,
 }
 
-/// What one tensor's buffers are, once they have passed their checks.
+/// The buffers of one tensor that have passed the checks.
 struct Checked<'a> {
-    lent: &'a FusedAdamLent,
+    borrowed: &'a FusedAdamParam,
     theta: Buffer,
     grad: Buffer,
     states: &'a [*mut c_void],
@@ -68,18 +70,18 @@ struct Checked<'a> {
 }
 
 impl<'a> Checked<'a> {
-    /// Checks the buffers of one tensor, and adds where they lie to `spans`.
+    /// Checks the buffers of one tensor, and adds their address ranges to `spans`.
     ///
     /// # Safety
     ///
     /// As for [`fused_adam_step_all`].
     unsafe fn new(
-        lent: &'a FusedAdamLent,
+        borrowed: &'a FusedAdamParam,
         rules: &[AnyRule],
         tensor: Option<usize>,
         spans: &mut Vec<Span>,
     ) -> Result<Self, Failure> {
-        let &FusedAdamLent { rule: group, len, state_count, .. } = lent;
+        let &FusedAdamParam { rule: group, len, state_count, .. } = borrowed;
         let rule = rules.get(group).ok_or(Error::UnknownGroup { group, groups: rules.len() })?;
         let declared = rule.states();
         if state_count != declared.len() {
@@ -92,43 +94,44 @@ impl<'a> Checked<'a> {
             .into());
         }
         // SAFETY: the caller promises that there are `state_count` pointers.
-        let states = unsafe { array("states", lent.states, state_count) }?;
+        let states = unsafe { array("states", borrowed.states, state_count) }?;
         let buffer =
             |name, pointer, of, written| Buffer { pointer, len, of, name, tensor, written };
-        let of = FusedAdamType::of("theta_type", lent.theta_type)?;
-        let theta = buffer("theta", lent.theta, of, true);
-        let of = FusedAdamType::of("grad_type", lent.grad_type)?;
-        let grad = buffer("grad", lent.grad.cast_mut(), of, false);
-        let of_states = FusedAdamType::of("state_type", lent.state_type)?;
+        let of = FusedAdamType::of("theta_type", borrowed.theta_type)?;
+        let theta = buffer("theta", borrowed.theta, of, true);
+        let of = FusedAdamType::of("grad_type", borrowed.grad_type)?;
+        let grad = buffer("grad", borrowed.grad.cast_mut(), of, false);
+        let of_states = FusedAdamType::of("state_type", borrowed.state_type)?;
         spans.push(theta.span()?);
         spans.push(grad.span()?);
         for (declared, &state) in declared.iter().zip(states) {
             spans.push(buffer(declared.name(), state, of_states, true).span()?);
         }
         let mut scalars = None;
-        if !lent.scalars.is_null() || lent.scalar_count != 0 {
-            let (pointer, len) = (lent.scalars.cast_mut().cast(), lent.scalar_count);
+        if !borrowed.scalars.is_null() || borrowed.scalar_count != 0 {
+            let (pointer, len) = (borrowed.scalars.cast_mut().cast(), borrowed.scalar_count);
             let of = FusedAdamType::F64;
             let buffer = Buffer { pointer, len, of, name: "scalars", tensor, written: false };
             spans.push(buffer.span()?);
             scalars = Some(buffer);
         }
         let mut copy = None;
-        if !lent.copy.is_null() {
-            let of = copy_type(lent.copy_type)?;
-            let buffer = buffer("copy", lent.copy, of, true);
+        if !borrowed.copy.is_null() {
+            let of = copy_type(borrowed.copy_type)?;
+            let buffer = buffer("copy", borrowed.copy, of, true);
             spans.push(buffer.span()?);
             copy = Some(buffer);
         }
-        Ok(Checked { lent, theta, grad, states, of_states, scalars, copy })
+        Ok(Checked { borrowed, theta, grad, states, of_states, scalars, copy })
     }
 
-    /// The tensor for the core.
+    /// The tensor, for the core.
     ///
     /// # Safety
     ///
-    /// The buffers of all tensors of the call are apart, and stay as they are for `'b`.
-    unsafe fn lend<'b>(&self) -> Lent<'b> {
+    /// The buffers of all tensors of the call do not overlap, and nothing else uses them during
+    /// `'b`.
+    unsafe fn reborrow<'b>(&self) -> ParamMut<'b> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
         unsafe {
             match self.theta.of {
@@ -142,8 +145,8 @@ impl<'a> Checked<'a> {
 
     /// # Safety
     ///
-    /// As for [`lend`](Self::lend), with theta of type `T`.
-    unsafe fn of_theta<'b, T: Element>(&self) -> Lent<'b> {
+    /// As for [`reborrow`](Self::reborrow), with theta of type `T`.
+    unsafe fn of_theta<'b, T: Element>(&self) -> ParamMut<'b> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
         unsafe {
             match self.grad.of {
@@ -157,43 +160,43 @@ impl<'a> Checked<'a> {
 
     /// # Safety
     ///
-    /// As for [`lend`](Self::lend), with theta of type `T` and grad of type `G`.
-    unsafe fn of_grad<'b, T: Element, G: Element>(&self) -> Lent<'b> {
-        let &FusedAdamLent { rule, t, seed, offset, len, .. } = self.lent;
+    /// As for [`reborrow`](Self::reborrow), with theta of type `T` and grad of type `G`.
+    unsafe fn of_grad<'b, T: Element, G: Element>(&self) -> ParamMut<'b> {
+        let &FusedAdamParam { rule, t, seed, offset, len, .. } = self.borrowed;
         // SAFETY: the caller's promise.
         let (theta, grad) = unsafe { (slice_mut::<T>(self.theta), slice::<G>(self.grad)) };
-        let mut lent = Lent::new(rule, t, theta, grad).seed(seed).offset(offset);
+        let mut borrowed = ParamMut::new(rule, t, theta, grad).with_seed(seed).with_offset(offset);
         for &pointer in self.states {
             let of = self.of_states;
             let state = Buffer { pointer, len, of, ..self.theta };
             // SAFETY: the caller's promise, and each type is that of the buffer.
-            lent = unsafe {
+            borrowed = unsafe {
                 match of {
-                    FusedAdamType::F32 => lent.state(slice_mut::<f32>(state)),
-                    FusedAdamType::F64 => lent.state(slice_mut::<f64>(state)),
-                    FusedAdamType::Bf16 => lent.state(slice_mut::<bf16>(state)),
-                    FusedAdamType::F16 => lent.state(slice_mut::<f16>(state)),
+                    FusedAdamType::F32 => borrowed.with_state(slice_mut::<f32>(state)),
+                    FusedAdamType::F64 => borrowed.with_state(slice_mut::<f64>(state)),
+                    FusedAdamType::Bf16 => borrowed.with_state(slice_mut::<bf16>(state)),
+                    FusedAdamType::F16 => borrowed.with_state(slice_mut::<f16>(state)),
                 }
             };
         }
         if let Some(scalars) = self.scalars {
             // SAFETY: the caller's promise.
-            lent = lent.scalars(unsafe { slice::<f64>(scalars) });
+            borrowed = borrowed.with_scalars(unsafe { slice::<f64>(scalars) });
         }
         match self.copy {
-            None => lent,
+            None => borrowed,
             // SAFETY: the caller's promise, and each type is that of the buffer.
             Some(copy) => unsafe {
                 match copy.of {
-                    FusedAdamType::F16 => lent.copy(slice_mut::<f16>(copy)),
-                    _ => lent.copy(slice_mut::<bf16>(copy)),
+                    FusedAdamType::F16 => borrowed.with_copy(slice_mut::<f16>(copy)),
+                    _ => borrowed.with_copy(slice_mut::<bf16>(copy)),
                 }
             },
         }
     }
 }
 
-/// The type of a copy, which has 16 bits.
+/// The type of a 16-bit copy.
 pub(crate) fn copy_type(number: i32) -> Result<FusedAdamType, Failure> {
     match FusedAdamType::of("copy_type", number)? {
         of @ (FusedAdamType::Bf16 | FusedAdamType::F16) => Ok(of),
@@ -204,67 +207,69 @@ pub(crate) fn copy_type(number: i32) -> Result<FusedAdamType, Failure> {
     }
 }
 
-/// Takes a step on tensors whose structures have been found.
+/// Takes a step on tensors whose structures have been read.
 ///
 /// # Safety
 ///
 /// As for [`fused_adam_step_all`].
 unsafe fn step_tensors(
     rules: &[AnyRule],
-    tensors: &[FusedAdamLent],
+    tensors: &[FusedAdamParam],
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> Result<(), Failure> {
     let (mut spans, mut checked) = (Vec::new(), Vec::with_capacity(tensors.len()));
-    for (i, lent) in tensors.iter().enumerate() {
+    for (i, borrowed) in tensors.iter().enumerate() {
         let number = (tensors.len() > 1).then_some(i);
         // SAFETY: the caller's promise.
-        checked.push(unsafe { Checked::new(lent, rules, number, &mut spans) }?);
+        checked.push(unsafe { Checked::new(borrowed, rules, number, &mut spans) }?);
     }
     check_apart(&mut spans)?;
     let bytes = checked.iter().map(|tensor| tensor.theta.len * tensor.theta.of.bytes()).sum();
-    // SAFETY: all buffers have passed their checks and are apart, and the caller promises the rest.
-    let lent: Vec<Lent<'_>> = checked.iter().map(|tensor| unsafe { tensor.lend() }).collect();
+    // SAFETY: all buffers passed the checks and do not overlap; the caller promises the rest.
+    let borrowed: Vec<ParamMut<'_>> =
+        checked.iter().map(|tensor| unsafe { tensor.reborrow() }).collect();
     // SAFETY: the caller's promise.
     let options = unsafe { or_default(options) };
-    let took = threads::run(options, bytes, |options| step_all(rules, options, lent))?;
+    let took = threads::run(options, bytes, |options| step_all(rules, options, borrowed))?;
     if !report.is_null() {
-        // SAFETY: the caller promises that it may be written.
+        // SAFETY: the caller promises that it is valid for writes.
         unsafe { report.write(took.into()) };
     }
     Ok(())
 }
 
-/// Takes a step on many tensors, in one parallel region, with states that the caller keeps. The
-/// results are to the bit those of a step on each tensor alone; a norm that is clipped is that of all
-/// gradients together.
+/// Takes a step on many tensors in one parallel region, with states that the caller stores. The
+/// results are bit-identical to separate steps on each tensor, except that clipping uses the norm
+/// of all gradients.
 ///
-/// - rules: an array of rule_count rules. A tensor says by number which one is its own.
+/// - rules: an array of rule_count rules. Each tensor has the index of its rule.
 /// - tensors: an array of tensor_count structures.
-/// - options: what else is asked for; NULL for the defaults.
-/// - report: where to write what was done; NULL if nobody wants to know.
+/// - options: the options of the step. NULL for the defaults.
+/// - report: where to store what the step did. NULL if you do not need it.
 ///
-/// Buffers may be of any length, the empty ones NULL; they are aligned to their elements and
-/// share no memory, but gradients, which are only read, may share it with each other.
+/// Buffers can have any length. Empty ones can be NULL. They must be aligned to their elements and
+/// must not overlap, except that gradients, which are only read, can overlap each other.
 ///
-/// Everything is checked before anything is written; nothing has changed after an error, which
-/// names a tensor by its number. Returns FUSED_ADAM_STATUS_NULL, FUSED_ADAM_STATUS_LENGTH,
-/// FUSED_ADAM_STATUS_MISALIGNED, FUSED_ADAM_STATUS_OVERLAP, FUSED_ADAM_STATUS_UNKNOWN for a rule that is not there,
-/// FUSED_ADAM_STATUS_VALUE for hyper-parameters, options or step numbers outside their ranges,
-/// FUSED_ADAM_STATUS_TYPE for types that do not go together, FUSED_ADAM_STATUS_STATES for more or
-/// fewer states or scalars than the rule keeps, and FUSED_ADAM_STATUS_NONFINITE.
+/// All arguments are checked before anything is written. After an error nothing has changed, and
+/// the message has the index of the tensor. Returns FUSED_ADAM_STATUS_NULL,
+/// FUSED_ADAM_STATUS_LENGTH, FUSED_ADAM_STATUS_MISALIGNED, FUSED_ADAM_STATUS_OVERLAP,
+/// FUSED_ADAM_STATUS_UNKNOWN if a rule does not exist, FUSED_ADAM_STATUS_VALUE if a
+/// hyper-parameter, an option or a step number is outside its range, FUSED_ADAM_STATUS_TYPE if the
+/// types cannot be combined, FUSED_ADAM_STATUS_STATES if the number of states or scalars is not
+/// that of the rule, and FUSED_ADAM_STATUS_NONFINITE.
 ///
-/// Any number of threads may call it, each on buffers of its own.
+/// Any number of threads may call it at the same time, each with its own buffers.
 ///
 /// # Safety
 ///
-/// Each pointer that is not NULL points to what is said of it, for as many elements as are said; no
-/// other thread writes any of it during the call, nor reads what the call writes.
+/// Each pointer that is not NULL points to as many elements as its description says. During the
+/// call, no other thread writes to them, or reads what the call writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_step_all(
     rules: *const *const FusedAdamRule,
     rule_count: usize,
-    tensors: *const FusedAdamLent,
+    tensors: *const FusedAdamParam,
     tensor_count: usize,
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
@@ -282,11 +287,11 @@ pub unsafe extern "C" fn fused_adam_step_all(
     })
 }
 
-/// A step of one buffer whose elements are all of one type.
+/// A step of one buffer whose elements all have the same type.
 struct One {
     rule: *const FusedAdamRule,
     of: FusedAdamType,
-    lent: FusedAdamLent,
+    borrowed: FusedAdamParam,
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 }
@@ -296,29 +301,29 @@ impl One {
     ///
     /// As for [`fused_adam_step_all`].
     unsafe fn step(self) -> FusedAdamStatus {
-        let One { rule, of, lent, options, report } = self;
+        let One { rule, of, borrowed, options, report } = self;
         let of = of as i32;
-        let lent = FusedAdamLent { theta_type: of, grad_type: of, state_type: of, ..lent };
+        let borrowed = FusedAdamParam { theta_type: of, grad_type: of, state_type: of, ..borrowed };
         guarded(|| {
             // SAFETY: the caller's promise.
             unsafe {
                 let rules = [handle("rule", rule)?.0];
-                step_tensors(&rules, &[lent], options, report)
+                step_tensors(&rules, &[borrowed], options, report)
             }
         })
     }
 }
 
-/// The parts of a tensor that are the same for all types.
-fn lent<E>(
+/// The fields of a tensor that are the same for all types.
+fn borrowed<E>(
     t: u64,
     len: usize,
     theta: *mut E,
     grad: *const E,
     states: *const *mut E,
     state_count: usize,
-) -> FusedAdamLent {
-    FusedAdamLent {
+) -> FusedAdamParam {
+    FusedAdamParam {
         rule: 0,
         t,
         len,
@@ -338,21 +343,22 @@ fn lent<E>(
     }
 }
 
-/// Takes step number `t`, from 1 on, of a rule on buffers of float whose states the caller keeps.
+/// Takes step number `t`, counted from 1, of a rule on buffers of float. The caller stores the
+/// states.
 ///
-/// - len: how many elements each buffer has. With 0 they may be NULL.
-/// - theta: the parameters, which are updated.
-/// - grad: their gradient, which is read.
-/// - states: an array of state_count pointers, to the states that fused_adam_rule_state_name names, in
-///   that order. They are updated; before the first step they are what
-///   fused_adam_rule_initial_state says, which is 0 as a rule.
-/// - options: what else is asked for; NULL for the defaults.
-/// - report: where to write what was done; NULL if nobody wants to know.
+/// - len: the number of elements of each buffer. If it is 0, the buffers can be NULL.
+/// - theta: the parameters. The step updates them.
+/// - grad: their gradient. The step reads it.
+/// - states: an array of state_count pointers to the states, in the order of
+///   fused_adam_rule_state_name. The step updates them. Before the first step, set their elements
+///   to fused_adam_rule_initial_state, which is 0 for most rules.
+/// - options: the options of the step. NULL for the defaults.
+/// - report: where to store what the step did. NULL if you do not need it.
 ///
-/// Scalars of the rule, if it keeps any, are those that fused_adam_rule_scalar_after gives:
-/// fused_adam_step_all takes others.
+/// If the rule has scalars, the step uses those of fused_adam_rule_scalar_after. Use
+/// fused_adam_step_all to pass other values.
 ///
-/// Errors, what the buffers must be, and threads: as for fused_adam_step_all.
+/// Errors, requirements on the buffers, and threads: as for fused_adam_step_all.
 ///
 /// # Safety
 ///
@@ -369,12 +375,12 @@ pub unsafe extern "C" fn fused_adam_step_f32(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let lent = lent(t, len, theta, grad, states, state_count);
+    let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::F32, lent, options, report }.step() }
+    unsafe { One { rule, of: FusedAdamType::F32, borrowed, options, report }.step() }
 }
 
-/// The same as fused_adam_step_f32, on buffers of double, and computed in double.
+/// The same as fused_adam_step_f32, for buffers of double. It computes in double.
 ///
 /// # Safety
 ///
@@ -391,13 +397,13 @@ pub unsafe extern "C" fn fused_adam_step_f64(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let lent = lent(t, len, theta, grad, states, state_count);
+    let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::F64, lent, options, report }.step() }
+    unsafe { One { rule, of: FusedAdamType::F64, borrowed, options, report }.step() }
 }
 
-/// The same as fused_adam_step_f32, on buffers that hold the bits of bfloat16. It is computed in
-/// float, and rounded as the options say. Use fused_adam_step_all for states in float.
+/// The same as fused_adam_step_f32, for buffers that hold the bits of bfloat16. It computes in
+/// float, and rounds as the options say. For states in float use fused_adam_step_all.
 ///
 /// # Safety
 ///
@@ -414,12 +420,12 @@ pub unsafe extern "C" fn fused_adam_step_bf16(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let lent = lent(t, len, theta, grad, states, state_count);
+    let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::Bf16, lent, options, report }.step() }
+    unsafe { One { rule, of: FusedAdamType::Bf16, borrowed, options, report }.step() }
 }
 
-/// The same as fused_adam_step_bf16, on buffers that hold the bits of IEEE 754 half precision.
+/// The same as fused_adam_step_bf16, for buffers that hold the bits of IEEE 754 half precision.
 ///
 /// # Safety
 ///
@@ -436,7 +442,7 @@ pub unsafe extern "C" fn fused_adam_step_f16(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let lent = lent(t, len, theta, grad, states, state_count);
+    let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::F16, lent, options, report }.step() }
+    unsafe { One { rule, of: FusedAdamType::F16, borrowed, options, report }.step() }
 }

@@ -1,4 +1,4 @@
-//! A step of the optimizer: the buffers of its parameters, checked and handed to the core.
+//! A step of the optimizer: checks the buffers of its parameters and passes them to the core.
 
 use std::ffi::c_void;
 
@@ -14,26 +14,25 @@ use crate::status::{Failure, FusedAdamStatus, guarded};
 use crate::step::copy_type;
 use crate::threads;
 
-/// One parameter in one step of an optimizer. To be set to zero before its members are: 0 and NULL
-/// stand for "not used".
+/// One parameter in one step of an optimizer. Set the structure to zero before you set its members:
+/// 0 and NULL mean "not used".
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct FusedAdamTensor {
-    /// The number that fused_adam_optimizer_add gave.
+    /// The number of the parameter, from fused_adam_optimizer_add.
     pub param: usize,
-    /// How many elements its buffers have: as many as were registered.
+    /// The number of elements of each buffer, as registered.
     pub len: usize,
-    /// The parameters, which are updated, of the type that was registered.
+    /// The parameters, of the registered type. The step updates them.
     pub theta: *mut c_void,
-    /// Their gradient, of the type that was registered. It is read, and written only with
-    /// zero_grad.
+    /// Their gradient, of the registered type. The step only reads it, unless zero_grad is 1.
     pub grad: *const c_void,
-    /// Where the new theta, if it is float, is stored a second time in 16 bits, rounded to the
-    /// nearest; or NULL.
+    /// If theta is float: where to store a 16-bit copy of the new theta, rounded to nearest. NULL
+    /// for none.
     pub copy: *mut c_void,
-    /// The FusedAdamType of copy, if there is one: one of the two of 16 bits.
+    /// The FusedAdamType of copy, if it is not NULL: FUSED_ADAM_TYPE_BF16 or FUSED_ADAM_TYPE_F16.
     pub copy_type: i32,
-    /// 1 to have the gradient set to zero in the same pass, in a step that is skipped too; else 0.
+    /// 1 to set the gradient to zero in the same pass, also if the step is skipped. 0 to leave it.
     pub zero_grad: i32,
 }
 
@@ -80,19 +79,19 @@ impl Job {
         if let Some(copy) = copy {
             spans.push(copy.span()?);
         }
-        // Where they are can be asked for, so they could be handed in.
+        // The caller can get the addresses of the states, so it could pass them as buffers.
         for state in opt.states(own) {
             spans.push(Buffer { tensor: tensor_number, ..state }.span()?);
         }
         Ok(Job { id: own.id, theta, grad, copy })
     }
 
-    /// The tensor for the core.
+    /// The tensor, for the core.
     ///
     /// # Safety
     ///
-    /// The buffers of all jobs of the call are apart, and stay as they are for `'a`.
-    unsafe fn lend<'a>(&self) -> Tensor<'a> {
+    /// The buffers of all jobs of the call do not overlap, and nothing else uses them during `'a`.
+    unsafe fn reborrow<'a>(&self) -> Tensor<'a> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
         unsafe {
             match self.theta.of {
@@ -106,7 +105,7 @@ impl Job {
 
     /// # Safety
     ///
-    /// As for [`lend`](Self::lend), with theta of type `T`.
+    /// As for [`reborrow`](Self::reborrow), with theta of type `T`.
     unsafe fn of_theta<'a, T: Element>(&self) -> Tensor<'a> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
         unsafe {
@@ -121,13 +120,13 @@ impl Job {
 
     /// # Safety
     ///
-    /// As for [`lend`](Self::lend), with theta of type `T` and grad of type `G`.
+    /// As for [`reborrow`](Self::reborrow), with theta of type `T` and grad of type `G`.
     unsafe fn of_grad<'a, T: Element, G: Element>(&self) -> Tensor<'a> {
-        // SAFETY: the caller's promise; a gradient that is to be zeroed counted as written.
+        // SAFETY: the caller's promise; `check_apart` treated a gradient that is zeroed as written.
         unsafe {
             let theta = slice_mut::<T>(self.theta);
             let tensor = match self.grad.written {
-                true => Tensor::zeroing(self.id, theta, slice_mut::<G>(self.grad)),
+                true => Tensor::zero_grad(self.id, theta, slice_mut::<G>(self.grad)),
                 false => Tensor::new(self.id, theta, slice::<G>(self.grad)),
             };
             match self.copy {
@@ -141,21 +140,22 @@ impl Job {
     }
 }
 
-/// Takes a step on the parameters that are handed in, in any order, in one parallel region. The others
-/// stay as they are, with their states and step numbers.
+/// Takes a step on the given parameters, in any order, in one parallel region. Other parameters,
+/// their states and their step numbers do not change.
 ///
 /// - tensors: an array of tensor_count structures.
-/// - report: where to write what was done; NULL if nobody wants to know.
+/// - report: where to store what the step did. NULL if you do not need it.
 ///
-/// Everything is checked before anything is written. Returns FUSED_ADAM_STATUS_UNKNOWN for a
-/// parameter that is not there, FUSED_ADAM_STATUS_DUPLICATE for one that is given twice,
-/// FUSED_ADAM_STATUS_LENGTH for a length that is not its own, and what fused_adam_step_all does.
+/// All arguments are checked before anything is written. Returns FUSED_ADAM_STATUS_UNKNOWN if a
+/// parameter does not exist, FUSED_ADAM_STATUS_DUPLICATE if one is given twice,
+/// FUSED_ADAM_STATUS_LENGTH if a length is not the registered one, and the errors of
+/// fused_adam_step_all.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses. Each other pointer that is not NULL points to
-/// what is said of it, for as many elements as are said; no other thread writes any of it during
-/// the call, nor reads what the call writes.
+/// `opt` is NULL or an optimizer that no other thread uses. Each other pointer that is not NULL
+/// points to as many elements as its description says. During the call, no other thread writes to
+/// them, or reads what the call writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_step(
     opt: *mut FusedAdamOptimizer,
@@ -171,7 +171,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_step(
         for (i, tensor) in tensors.iter().enumerate() {
             jobs.push(Job::new(opt, i, tensor, &mut spans)?);
         }
-        // Said first, since a tensor that is given twice lies where it lies.
+        // First, because a tensor that is given twice also overlaps itself.
         let mut given = vec![false; opt.params.len()];
         for tensor in tensors {
             if std::mem::replace(&mut given[tensor.param], true) {
@@ -181,17 +181,17 @@ pub unsafe extern "C" fn fused_adam_optimizer_step(
         }
         check_apart(&mut spans)?;
         let bytes = jobs.iter().map(|job| job.theta.len * job.theta.of.bytes()).sum();
-        // SAFETY: all buffers have passed their checks and are apart, and the caller promises the rest.
-        let lent: Vec<Tensor<'_>> = jobs.iter().map(|job| unsafe { job.lend() }).collect();
+        // SAFETY: all buffers passed the checks and do not overlap; the caller promises the rest.
+        let borrowed: Vec<Tensor<'_>> = jobs.iter().map(|job| unsafe { job.reborrow() }).collect();
         let own = opt.core.options;
         let took = threads::run(own, bytes, |options| {
             opt.core.options = *options;
-            let took = opt.core.step(lent);
+            let took = opt.core.step(borrowed);
             opt.core.options = own;
             took
         })?;
         if !report.is_null() {
-            // SAFETY: the caller promises that it may be written.
+            // SAFETY: the caller promises that it is valid for writes.
             unsafe { report.write(took.into()) };
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Texts over the border: names that come in, and names that go out and stay valid.
+//! Strings: names from the caller, and names for the caller that stay valid.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::status::{Failure, FusedAdamStatus};
 
-/// A text that the caller keeps.
+/// A string that the caller owns.
 ///
 /// # Safety
 ///
-/// `text` is NULL, or ends with a NUL and stays as it is for `'a`.
+/// `text` is NULL, or ends with a NUL and does not change during `'a`.
 pub(crate) unsafe fn borrowed<'a>(name: &str, text: *const c_char) -> Result<&'a str, Failure> {
     // SAFETY: the caller's promise.
     unsafe { bytes(name, text) }?.to_str().map_err(|_| {
@@ -19,7 +19,7 @@ pub(crate) unsafe fn borrowed<'a>(name: &str, text: *const c_char) -> Result<&'a
     })
 }
 
-/// The path of a file, which on Unix may be of any bytes.
+/// The path of a file. On Unix it can have any bytes.
 ///
 /// # Safety
 ///
@@ -50,15 +50,15 @@ unsafe fn bytes<'a>(name: &str, text: *const c_char) -> Result<&'a CStr, Failure
     Ok(unsafe { CStr::from_ptr(text) })
 }
 
-/// A text that the caller may keep for as long as the program runs. Each is made once.
+/// A string that stays valid until the program ends. Each one is allocated once.
 pub(crate) fn lasting(text: &str) -> *const c_char {
     static MADE: Mutex<BTreeMap<String, CString>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = made.get(text) {
         return known.as_ptr();
     }
-    // Names of rules, states and so on: none has a NUL within.
+    // Names of rules, states and so on. None of them contains a NUL.
     let new = CString::new(text).unwrap_or_default();
-    // What a `CString` points to stays where it is when the map moves it.
+    // The map may move the `CString`, but not the bytes that it points to.
     made.entry(text.to_owned()).or_insert(new).as_ptr()
 }

@@ -1,14 +1,14 @@
-//! On which threads steps run: those of rayon's global pool, or of a pool of as many as were asked
-//! for, or the calling one alone. The bits are the same on all of them.
+//! The threads on which steps run: rayon's global pool, a pool of a given size, or the calling
+//! thread alone. The results are bit-identical with all of them.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use fused_adam::{Schedule, StepOptions};
+use fused_adam::{Parallelism, StepOptions};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 
-/// What fused_adam_set_threads has chosen.
+/// The choice of fused_adam_set_threads.
 #[derive(Clone)]
 enum Threads {
     Global,
@@ -18,11 +18,11 @@ enum Threads {
 
 static THREADS: RwLock<Threads> = RwLock::new(Threads::Global);
 
-/// More are a mistake.
+/// A larger number is a mistake.
 const MOST: usize = 1024;
 
-/// A step on fewer bytes of theta than this stays on the calling thread: to go to a pool of our own
-/// and back costs tens of microseconds. It is where the core begins to use many threads.
+/// A step with fewer bytes of theta than this runs on the calling thread, because switching to a
+/// separate pool and back takes tens of microseconds. The core uses the same limit for threads.
 const POOL_BYTES: usize = 1 << 20;
 
 impl Threads {
@@ -31,15 +31,15 @@ impl Threads {
     }
 }
 
-/// Takes a step of so many bytes of theta on the threads that were chosen.
+/// Takes a step on `theta_bytes` bytes of theta, on the chosen threads.
 pub(crate) fn run<T: Send>(
     options: StepOptions,
     theta_bytes: usize,
     step: impl FnOnce(&StepOptions) -> T + Send,
 ) -> T {
-    let serial = StepOptions { schedule: Schedule::Serial, ..options };
-    let short = options.schedule == Schedule::Auto && theta_bytes < POOL_BYTES;
-    if short || options.schedule == Schedule::Serial {
+    let serial = StepOptions { parallelism: Parallelism::Serial, ..options };
+    let short = options.parallelism == Parallelism::Auto && theta_bytes < POOL_BYTES;
+    if short || options.parallelism == Parallelism::Serial {
         return step(&serial);
     }
     match Threads::chosen() {
@@ -49,23 +49,23 @@ pub(crate) fn run<T: Send>(
     }
 }
 
-/// Chooses the threads that later steps run on, for the whole program. The results are the same
-/// to the bit whatever is chosen.
+/// Sets the threads for later steps, for the whole program. The results are bit-identical with any
+/// number.
 ///
-/// - 0: one for each processor, or as many as the environment variable RAYON_NUM_THREADS says. They
-///   start with the first long step, and stay. This is how it is at first.
-/// - 1: the calling thread alone.
-/// - up to 1024: a pool of so many threads, which start at once. The pool before it ends when no step
-///   runs on it any more.
+/// - 0, the default: one thread per processor, or the number in the environment variable
+///   RAYON_NUM_THREADS. The threads start with the first large step and stay.
+/// - 1: the calling thread only.
+/// - 2 to 1024: a pool of this many threads, which start at once. The previous pool ends when no
+///   step uses it any more.
 ///
-/// Steps on less than 1 MiB of theta run on the calling thread in any case, unless
-/// fused_adam_options_set_chunk says otherwise.
+/// Steps on less than 1 MiB of theta always run on the calling thread, unless you set
+/// fused_adam_options_set_chunk.
 ///
-/// In a process that has been forked the threads of the parent are missing, and a long step would
-/// wait for them for ever: there, call this with another number than 0 before the first step.
+/// A forked process does not have the threads of its parent, and a large step would wait for them
+/// forever. In such a process, call this function with another number than 0 before the first step.
 ///
-/// Returns FUSED_ADAM_STATUS_THREADS if there are to be more than 1024, or if the system does not let them start; then
-/// all is as before. Any thread may call it, while steps run too.
+/// Returns FUSED_ADAM_STATUS_THREADS if the number is larger than 1024, or if the system cannot
+/// start the threads. Nothing changes in that case. Any thread may call it, even while steps run.
 #[unsafe(no_mangle)]
 pub extern "C" fn fused_adam_set_threads(threads: usize) -> FusedAdamStatus {
     guarded(|| {
@@ -87,14 +87,15 @@ pub extern "C" fn fused_adam_set_threads(threads: usize) -> FusedAdamStatus {
         };
         let mut place = THREADS.write().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *place, chosen);
-        // The old pool ends after the lock.
+        // The old pool ends after the lock is released.
         drop(place);
         drop(before);
         Ok(())
     })
 }
 
-/// How many threads a long step runs on. Where that is one for each processor, this starts them.
+/// The number of threads that a large step uses. If that is one per processor, this call starts
+/// them.
 ///
 /// Any thread may call it.
 #[unsafe(no_mangle)]

@@ -1,27 +1,26 @@
-//! Which version this is, when a program is compiled and when it runs.
+//! The version of the header, and of the library at run time.
 
 use std::ffi::c_char;
 
 use crate::text;
 
-/// The first number of the version of this header.
+/// The major version of this header.
 pub const FUSED_ADAM_VERSION_MAJOR: u32 = 0;
-/// The second number of the version of this header.
+/// The minor version of this header.
 pub const FUSED_ADAM_VERSION_MINOR: u32 = 1;
-/// The third number of the version of this header.
+/// The patch version of this header.
 pub const FUSED_ADAM_VERSION_PATCH: u32 = 0;
 
-/// The version of the library that the program runs with, such as "0.1.0".
+/// The version of the library at run time, such as "0.1.0".
 ///
-/// Returns a text that is valid for ever. Any thread may call it.
+/// Returns a string that stays valid forever. Any thread may call it.
 #[unsafe(no_mangle)]
 pub extern "C" fn fused_adam_version() -> *const c_char {
     text::lasting(env!("CARGO_PKG_VERSION"))
 }
 
-/// The version of the library that the program runs with, in one number: a million times the first
-/// one, a thousand times the second, and the third. It is to be compared with
-/// FUSED_ADAM_VERSION_MAJOR and so on, which are those of the header.
+/// The version of the library at run time, as the number 1000000 * major + 1000 * minor + patch.
+/// Compare it with FUSED_ADAM_VERSION_MAJOR and so on, the version of the header.
 ///
 /// Any thread may call it.
 #[unsafe(no_mangle)]

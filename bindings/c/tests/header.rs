@@ -1,6 +1,6 @@
-//! `include/fused_adam.h` is what cbindgen makes of the source.
+//! `include/fused_adam.h` is what cbindgen generates from the source.
 //!
-//! After a change of the interface it is made again by
+//! After a change of the interface, generate it again with
 //!
 //! ```text
 //! UPDATE_HEADER=1 cargo test -p fused-adam-c --test header
@@ -37,7 +37,7 @@ fn the_header_is_what_cbindgen_makes() {
     assert_eq!(committed, made, "see how to make it again in this file");
 }
 
-/// Every exported function, and nothing but the source's, has a comment.
+/// Every exported function has a comment, and the header has no other functions.
 #[test]
 fn every_function_is_described() {
     let header = made();

@@ -1,10 +1,10 @@
-//! The C and C++ programs, and the README's, as a user would build them: the library is put under a
-//! prefix by `install.sh`, each program is compiled with all warnings as errors, linked with the shared
-//! library and with the static one, as `pkg-config` says, and run; and once more, linked by hand, under
-//! valgrind, which has to find no error and no block that was lost.
+//! Builds and runs the C and C++ programs, including that of the README, as a user would.
+//! `install.sh` installs the library under a prefix. Each program is compiled with all warnings as
+//! errors, linked with the shared and with the static library according to `pkg-config`, and run.
+//! It is also linked manually and run under valgrind, which must not find an error or a leak.
 //!
-//! What needs a program that is not installed is skipped, by name. Valgrind shows programs the CPU that
-//! it can emulate, which up to version 3.19 has no AVX-512: there the library chooses AVX2 by itself.
+//! Tests that need a missing tool are skipped, by name. Valgrind shows programs the CPU that it
+//! emulates. Up to version 3.19 this has no AVX-512, so the library uses AVX2.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// It holds a program.
+/// The README contains a program.
 const README: &str = "README.md";
 
-/// A program: its name, its sources, and what it is called with.
+/// A program: its name, its sources and its argument.
 #[derive(Clone, Copy)]
 struct Program {
     name: &'static str,
@@ -31,9 +31,9 @@ enum Argument {
     None,
     /// The names of all rules.
     Rules,
-    /// A file that it may write.
+    /// A file that the program may write.
     File,
-    /// The digits, and fewer steps where it is slow.
+    /// The digits, and a smaller number of steps under valgrind.
     Digits,
 }
 
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
             [(How::Shared, "shared"), (How::Static, "static"), (How::Valgrind, "under valgrind")]
         {
             if how == How::Valgrind && program.name == "fork" {
-                // In a child process the memory of its parent's threads is lost in any case.
+                // In a child process, the memory of the parent's threads always counts as lost.
                 continue;
             }
             let compiler = program.compiler();
@@ -109,7 +109,7 @@ fn run(command: &mut Command) -> Result<String, String> {
     Err(format!("{command:?}: {}\n{printed}{complaints}", output.status))
 }
 
-/// The libraries are where this test is.
+/// The libraries are in the folder of this test.
 fn install(prefix: &Path) -> Result<(), String> {
     let test = std::env::current_exe().map_err(|error| error.to_string())?;
     let from = test.parent().ok_or("the test lies nowhere")?;
@@ -118,7 +118,7 @@ fn install(prefix: &Path) -> Result<(), String> {
     run(script.arg("--prefix").arg(prefix).arg("--from").arg(from)).map(drop)
 }
 
-/// What pkg-config says of the installed library.
+/// pkg-config's answer for the installed library.
 fn pkg_config(prefix: &Path, arguments: &[&str]) -> Result<Vec<String>, String> {
     let mut command = Command::new("pkg-config");
     command.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
@@ -211,7 +211,7 @@ fn digits() -> Result<String, String> {
     Ok(text)
 }
 
-/// The shared library has the header's functions and nothing else to be found.
+/// The shared library exports the header's functions and nothing else.
 fn exports(library: &Path) -> Result<(), String> {
     let listed = run(Command::new("nm").args(["-D", "--defined-only"]).arg(library))?;
     let mut found: Vec<&str> =

@@ -1,5 +1,5 @@
-//! An optimizer in a safetensors file, with its variables or without: fused-adam's checkpoints, which a
-//! crash leaves whole.
+//! Saves an optimizer to a safetensors file, with or without its variables. A crash leaves either
+//! the old or the new file.
 
 use std::path::Path;
 
@@ -12,11 +12,13 @@ use crate::variables::{Variable, Variables};
 use crate::{Error, Optimizer};
 
 impl<C> Optimizer<C> {
-    /// Writes the states to a file: tensors `<name>.<state>` such as `0.m`, and in the metadata the rule and
-    /// each variable's steps. The file takes the place of an older one when it is whole.
+    /// Saves the states to a file: tensors `<name>.<state>` such as `0.m`, and in the metadata the
+    /// rule and the step number of each variable. The new file replaces an older one only when it
+    /// is complete.
     ///
-    /// The variables are not in it: see [`save_with_variables`](Self::save_with_variables). Nor are
-    /// [`options`](Self::options) and the schedule, which are the program's.
+    /// It does not save the variables: see [`save_with_variables`](Self::save_with_variables). Nor
+    /// does it save [`options`](Self::options) and the learning rate schedule, which the program
+    /// sets.
     ///
     /// # Errors
     ///
@@ -25,21 +27,21 @@ impl<C> Optimizer<C> {
         self.variables.save(path.as_ref())
     }
 
-    /// Goes on from a file that [`save`](Self::save) or [`save_with_variables`](Self::save_with_variables)
-    /// wrote: states, counts and the rule's hyper-parameters, the learning rate with them, become those of
-    /// the file. Variables are known by their names, which must be the same ones: where they are numbers,
-    /// the variables must come in the same order.
+    /// Loads a file of [`save`](Self::save) or [`save_with_variables`](Self::save_with_variables):
+    /// the states, the step numbers and the hyper-parameters of the rule, including the learning
+    /// rate. Variables are matched by name. If the names are numbers, pass the variables to the
+    /// optimizer in the same order as before.
     ///
     /// # Errors
     ///
-    /// [`Error::Checkpoint`] if the file is not a checkpoint, or one of another rule, other variables, or
-    /// variables of another type or length. Then nothing has changed.
+    /// [`Error::Checkpoint`] if the file is not a checkpoint, or has another rule, other variables,
+    /// or variables of another type or length. Nothing has changed in that case.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         self.variables.load(path.as_ref())
     }
 
-    /// Writes the states as [`save`](Self::save) does, and the variables under their names, flat, to the same
-    /// file: so that a crash cannot leave the ones without the others.
+    /// Saves the states as [`save`](Self::save) does, and the variables to the same file, flat,
+    /// under their names. A crash cannot leave a mixture of old states and new variables.
     ///
     /// ```
     /// # use candle_core::{Device, Var};
@@ -67,9 +69,9 @@ impl<C> Optimizer<C> {
         self.variables.save_with_variables(path.as_ref())
     }
 
-    /// Goes on from a file that [`save_with_variables`](Self::save_with_variables) wrote: as
-    /// [`load`](Self::load), and the variables too become those of the file. They are read whole before the first is
-    /// written.
+    /// Loads a file of [`save_with_variables`](Self::save_with_variables): the same as
+    /// [`load`](Self::load), and also the variables. It reads the whole file before it writes the
+    /// first variable.
     ///
     /// # Errors
     ///
@@ -94,10 +96,10 @@ impl Variables {
         for Variable { name, var, address, .. } in &self.all {
             let what = What::Variable(name);
             writer = match readers.get(*address, what)? {
-                CpuStorage::F32(all) => writer.with(name, part(all, what, var)?),
-                CpuStorage::F64(all) => writer.with(name, part(all, what, var)?),
-                CpuStorage::BF16(all) => writer.with(name, part(all, what, var)?),
-                CpuStorage::F16(all) => writer.with(name, part(all, what, var)?),
+                CpuStorage::F32(all) => writer.with_tensor(name, part(all, what, var)?),
+                CpuStorage::F64(all) => writer.with_tensor(name, part(all, what, var)?),
+                CpuStorage::BF16(all) => writer.with_tensor(name, part(all, what, var)?),
+                CpuStorage::F16(all) => writer.with_tensor(name, part(all, what, var)?),
                 other => return Err(what.wrong_type(other)),
             };
         }
@@ -140,14 +142,14 @@ impl Variables {
     }
 }
 
-/// A variable's elements in a file.
+/// Reads a variable's elements from a file.
 fn read<E: Element>(file: &mut CheckpointReader, of: &Variable) -> Result<Vec<E>, Error> {
     let mut theta = vec![E::from_f64(0.0); of.var.elem_count()];
     file.read(&of.name, &mut theta)?;
     Ok(theta)
 }
 
-/// What will write a variable.
+/// A closure that writes the elements to a variable.
 fn write<'a, E: Element + WithDType>(
     of: &Variable,
     all: &'a mut [E],

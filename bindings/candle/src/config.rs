@@ -1,21 +1,21 @@
-//! What an optimizer is made from: a rule of fused-adam, or the hyper-parameters that candle's own
-//! optimizer takes.
+//! The configuration of an optimizer: a rule of fused-adam, or the hyper-parameters of candle's own
+//! optimizer.
 
 use candle_nn::ParamsAdamW;
 use fused_adam::{Adam, AdamW, AnyRule};
 
-/// The `Config` of an [`Optimizer`](crate::Optimizer): something that says a rule with its
+/// The `Config` of an [`Optimizer`](crate::Optimizer): a type that converts to a rule with its
 /// hyper-parameters.
 ///
-/// Every rule of fused-adam is one, and [`AnyRule`], and candle's [`ParamsAdamW`], which says
-/// AdamW.
+/// Every rule of fused-adam implements it, as do [`AnyRule`] and candle's [`ParamsAdamW`], which
+/// converts to AdamW.
 pub trait Config: Sized {
-    /// The rule that it says. It is checked by whoever takes it.
+    /// Converts to a rule. The caller checks it.
     fn into_rule(self) -> AnyRule;
 }
 
-/// For what has a conversion. (A blanket implementation would overlap with that for
-/// [`ParamsAdamW`], as far as the compiler may assume.)
+/// Implements the trait for types with a conversion. (A blanket implementation would conflict with
+/// that for [`ParamsAdamW`].)
 macro_rules! config {
     ($type:ty) => {
         impl Config for $type {
@@ -26,7 +26,7 @@ macro_rules! config {
     };
 }
 
-/// For the table of rules.
+/// Implements the trait for the table of rules.
 macro_rules! configs {
     ($($name:ident: $Rule:ident),* $(,)?) => {
         $(config!(fused_adam::$Rule);)*
@@ -44,8 +44,8 @@ impl Config for ParamsAdamW {
     }
 }
 
-/// The hyper-parameters of Adam, in candle's style: the fields of [`ParamsAdamW`], from which it
-/// converts.
+/// The hyper-parameters of Adam, in candle's style. They have the fields of [`ParamsAdamW`], and
+/// convert from it.
 ///
 /// ```
 /// use candle_nn::ParamsAdamW;
@@ -56,16 +56,16 @@ impl Config for ParamsAdamW {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParamsAdam {
-    /// The step size. Default: 1e-3.
+    /// The learning rate. Default: 1e-3.
     pub lr: f64,
-    /// How much of m stays in a step. Default: 0.9.
+    /// β₁, the decay rate of m. Default: 0.9.
     pub beta1: f64,
-    /// How much of v stays in a step. Default: 0.999.
+    /// β₂, the decay rate of v. Default: 0.999.
     pub beta2: f64,
-    /// What is added to the root of v. Default: 1e-8.
+    /// ε, added to the root of v. Default: 1e-8.
     pub eps: f64,
-    /// λ of an L2 penalty, which is folded into the gradient: where AdamW would have θ itself decay.
-    /// Default: 0.
+    /// λ, the coefficient of an L2 penalty. It is added to the gradient as λθ; AdamW instead decays
+    /// θ directly. Default: 0.
     pub weight_decay: f64,
 }
 

@@ -1,4 +1,4 @@
-//! From candle's storages, whose types are known when the program runs, to the slices of a step.
+//! Converts candle's storages, whose types are known at run time, to the slices of a step.
 
 use core::fmt;
 
@@ -8,7 +8,7 @@ use fused_adam::{Element, ParamId, Tensor};
 
 use crate::Error;
 
-/// What an error calls a tensor.
+/// The name of a tensor in error messages.
 #[derive(Clone, Copy)]
 pub enum What<'a> {
     Variable(&'a str),
@@ -25,26 +25,26 @@ impl fmt::Display for What<'_> {
 }
 
 impl What<'_> {
-    /// That a storage is of a type that has no loop.
+    /// The error for a storage with an unsupported element type.
     pub fn wrong_type(self, storage: &CpuStorage) -> Error {
         Error::DType { what: self.to_string(), dtype: storage.dtype() }
     }
 }
 
-/// A contiguous tensor and the storage behind it.
-pub struct Lent<'a, S> {
+/// A contiguous tensor and its storage.
+pub struct ParamMut<'a, S> {
     pub what: What<'a>,
     pub tensor: &'a candle_core::Tensor,
     pub storage: S,
 }
 
-/// The tensor of a step. Whether the types go together is for the step to say.
+/// The tensor, for the core. The core checks that the types can be combined.
 pub fn tensor<'a>(
     id: ParamId,
-    theta: Lent<'a, &'a mut CpuStorage>,
-    grad: Lent<'a, &'a CpuStorage>,
+    theta: ParamMut<'a, &'a mut CpuStorage>,
+    grad: ParamMut<'a, &'a CpuStorage>,
 ) -> Result<Tensor<'a>, Error> {
-    let Lent { what, tensor, storage } = theta;
+    let ParamMut { what, tensor, storage } = theta;
     match storage {
         CpuStorage::F32(all) => with_theta(id, part_mut(all, what, tensor)?, grad),
         CpuStorage::F64(all) => with_theta(id, part_mut(all, what, tensor)?, grad),
@@ -57,9 +57,9 @@ pub fn tensor<'a>(
 fn with_theta<'a, T: Element>(
     id: ParamId,
     theta: &'a mut [T],
-    grad: Lent<'a, &'a CpuStorage>,
+    grad: ParamMut<'a, &'a CpuStorage>,
 ) -> Result<Tensor<'a>, Error> {
-    let Lent { what, tensor, storage } = grad;
+    let ParamMut { what, tensor, storage } = grad;
     Ok(match storage {
         CpuStorage::F32(all) => Tensor::new(id, theta, part(all, what, tensor)?),
         CpuStorage::F64(all) => Tensor::new(id, theta, part(all, what, tensor)?),
@@ -69,7 +69,7 @@ fn with_theta<'a, T: Element>(
     })
 }
 
-/// The part of a storage that is the tensor's.
+/// The tensor's part of a storage, for writing.
 pub fn part_mut<'a, E: WithDType>(
     all: &'a mut [E],
     what: What<'_>,
@@ -81,7 +81,7 @@ pub fn part_mut<'a, E: WithDType>(
     part.ok_or_else(|| too_short(len, what, tensor))
 }
 
-/// The same, to be read.
+/// The tensor's part of a storage, for reading.
 pub fn part<'a, E: WithDType>(
     all: &'a [E],
     what: What<'_>,

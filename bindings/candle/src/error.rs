@@ -1,27 +1,27 @@
-//! What can be wrong with a variable or a gradient, told before anything is written.
+//! Errors in variables, gradients, steps and checkpoints.
 
 use candle_core::{DType, DeviceLocation, Shape};
 use fused_adam::CheckpointError;
 
-/// Why an optimizer was not made, or a step was refused.
+/// The error of a step, or of making an optimizer.
 ///
-/// After an error no variable, state or step count has changed. Variables are named as the
-/// optimizer names them: by their numbers, from 0, unless they were given names.
+/// After an error no variable, state or step number has changed. Messages use the names of the
+/// variables. Without names, these are their numbers, counted from 0.
 ///
-/// In candle's own trait it comes as a [`candle_core::Error`] with the same message.
+/// candle's own trait returns it as a [`candle_core::Error`] with the same message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A variable or a gradient is not in the CPU's memory.
+    /// A variable or a gradient is not in CPU memory.
     #[error("{what} is on {device:?}, expected the CPU")]
     Device {
         /// Such as ``variable `3` ``.
         what: String,
-        /// Where it is.
+        /// Its device.
         device: DeviceLocation,
     },
 
-    /// A variable or a gradient is of a type that has no loop.
+    /// A variable or a gradient has an element type that fused-adam does not support.
     #[error("{what} is {}, expected f32, f64, bf16 or f16", dtype.as_str())]
     DType {
         /// Such as ``variable `3` ``.
@@ -30,56 +30,56 @@ pub enum Error {
         dtype: DType,
     },
 
-    /// A variable does not lie in one piece.
+    /// A variable is not contiguous.
     #[error("variable `{variable}` has strides {strides:?}, expected it to be contiguous")]
     NotContiguous {
         /// The variable.
         variable: String,
-        /// From one element to the next in each dimension.
+        /// The distance from one element to the next in each dimension.
         strides: Vec<usize>,
     },
 
-    /// Two variables are one, or parts of one.
+    /// Two variables are the same, or share a storage.
     #[error("variables `{first}` and `{second}` share their storage, expected each only once")]
     SharedStorage {
-        /// The one that came first.
+        /// The first of them.
         first: String,
-        /// The other.
+        /// The second.
         second: String,
     },
 
-    /// A gradient is not of its variable's shape.
+    /// A gradient has another shape than its variable.
     #[error("the gradient of variable `{variable}` has the shape {given:?}, expected {expected:?}")]
     Shape {
         /// The variable.
         variable: String,
         /// The gradient's shape.
         given: Shape,
-        /// The variable's.
+        /// The shape of the variable.
         expected: Shape,
     },
 
-    /// A storage holds fewer elements than its tensor's shape says. Safe code can make such a tensor
+    /// A storage has fewer elements than the shape of its tensor. Safe code can make such a tensor
     /// with [`Tensor::from_storage`](candle_core::Tensor::from_storage).
     #[error("the storage of {what} holds {len} elements, expected {expected} by its shape")]
     Storage {
         /// Such as ``variable `3` ``.
         what: String,
-        /// How many elements the storage holds.
+        /// The number of elements in the storage.
         len: usize,
-        /// How many the shape says.
+        /// The number of elements of the shape.
         expected: usize,
     },
 
-    /// What fused-adam says of the hyper-parameters, of the names, or of a step.
+    /// An error of fused-adam: in the hyper-parameters, the names, or a step.
     #[error(transparent)]
     Step(#[from] fused_adam::Error),
 
-    /// What fused-adam says of a checkpoint.
+    /// An error of fused-adam in a checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 
-    /// What candle says.
+    /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

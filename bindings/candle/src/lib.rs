@@ -1,8 +1,8 @@
-//! [fused-adam](fused_adam) as a [candle](candle_core) optimizer: [`Optimizer`] implements
-//! [`candle_nn::Optimizer`] with one fused pass over each variable, in place, where candle's own has a
-//! chain of tensor operations.
+//! [fused-adam](fused_adam) as a [candle](candle_core) optimizer. [`Optimizer`] implements
+//! [`candle_nn::Optimizer`]. Its step updates each variable in place in one fused pass, where
+//! candle's own optimizers run a chain of tensor operations.
 //!
-//! Where a program says [`candle_nn::AdamW`] it says [`AdamW`] instead, and nothing else changes:
+//! Replace [`candle_nn::AdamW`] with [`AdamW`]. Nothing else changes:
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor, Var};
@@ -19,34 +19,35 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 //!
-//! Every rule of fused-adam is an optimizer in the same way: see [`Config`]. A step's bits are those of
-//! [`fused_adam::Step`] on each variable alone, on any number of threads.
+//! Every rule of fused-adam works as an optimizer in the same way: see [`Config`]. A step is
+//! bit-identical to [`fused_adam::Step`] on each variable, on any number of threads.
 //!
-//! # How a step reaches the variables
+//! # How a step accesses the variables
 //!
-//! Candle keeps each storage behind a lock, and lends it for writing only to an in-place operation
-//! while that runs. For one parallel region over all variables a step needs all of them at once. So the
-//! operation on the first variable applies another one to the second, and so on, and the innermost takes
-//! the step, on plain slices in the variables' own memory. That is safe code; it costs a lock and some stack
-//! for each variable, and more stack is made where there is too little.
-//! Gradients are read where they are. Only one that is not contiguous, or is a part of a variable, is copied
-//! first.
+//! Candle protects each storage with a lock, and gives write access only to an in-place operation
+//! while it runs. A step needs all variables at the same time, to update them in one parallel
+//! region. So the operation on the first variable applies another operation to the second, and so
+//! on, and the innermost one takes the step, on slices of the variables' own memory. This is safe
+//! code. It costs a lock and some stack for each variable. If there is too little stack, more is
+//! allocated. Gradients are read in place. Only a gradient that is not contiguous, or that shares
+//! its storage with a variable, is copied first.
 //!
 //! # Limits
 //!
-//! - Only the CPU, and variables of `f32`, `f64`, `bf16` and `f16`. What else there is in a list of
-//!   variables is refused, where candle's optimizers leave out integers without a word.
-//! - While a step runs all its variables are locked. Another thread that reads one waits, as it does for
-//!   candle's optimizers. But an operation that reads two of them at once, say a layer norm of both its
-//!   weights, may hold the one and wait for the other while the step does the reverse: then both wait for
-//!   ever. So do not compute with the variables on one thread while another takes a step, nor in tasks of
-//!   the rayon pool that the step is called on. Two optimizers of the same variables are fine: they
+//! - It only supports the CPU, and variables of `f32`, `f64`, `bf16` and `f16`. Other variables are
+//!   an error. Candle's optimizers silently ignore integer variables.
+//! - A step locks all its variables while it runs. Another thread that reads one waits, as with
+//!   candle's optimizers. But an operation that reads two variables at once, such as a layer norm
+//!   that reads both its weights, can deadlock with a step, if each holds a lock that the other
+//!   needs. So do not compute with the variables on one thread while another takes a step, or in
+//!   tasks of the rayon pool from which you call the step. Two optimizers can share variables: they
 //!   take turns.
-//! - Who holds a lock of a variable, from
-//!   [`storage_and_layout`](candle_core::Tensor::storage_and_layout), must let go of it before a step.
-//!   This is so with candle's optimizers too.
-//! - A variable counts its own steps, those in which it has a gradient. Candle's AdamW counts the steps of all, so the two
-//!   differ where a variable had no gradient in some step before.
+//! - Drop any lock of a variable, from
+//!   [`storage_and_layout`](candle_core::Tensor::storage_and_layout), before you take a step.
+//!   Candle's optimizers have the same requirement.
+//! - Each variable has its own step number, which counts the steps in which it has a gradient.
+//!   Candle's AdamW has one step number for all variables. The results differ if a variable has no
+//!   gradient in some step.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -64,10 +65,10 @@ pub use error::Error;
 pub use fused_adam;
 pub use optimizer::Optimizer;
 
-/// AdamW from candle's own parameters: what takes the place of [`candle_nn::AdamW`].
+/// AdamW with candle's own hyper-parameters: a replacement for [`candle_nn::AdamW`].
 pub type AdamW = Optimizer<candle_nn::ParamsAdamW>;
 
-/// Adam, from parameters in candle's style.
+/// Adam with hyper-parameters in candle's style.
 pub type Adam = Optimizer<ParamsAdam>;
 
 /// The README's examples, run as tests.

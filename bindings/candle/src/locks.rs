@@ -1,15 +1,15 @@
-//! Borrowing what lies behind many tensors at once: the storages of variables for writing, those of
-//! gradients for reading.
+//! Borrows the storages of many tensors at once: those of variables for writing, those of gradients
+//! for reading.
 //!
-//! Candle keeps each storage behind a lock of its own, and lends it for writing to an in-place operation,
-//! for as long as that runs. So to have those of all variables at once, the operation on the first
-//! variable applies the next operation to the second, and so on: the innermost has all of them, as
-//! plain `&mut`, in safe code. Locks are taken in the order of their addresses, which is also candle's
-//! order, so that two optimizers with variables in common wait for each other instead of for ever.
+//! Candle protects each storage with a lock, and gives write access only to an in-place operation
+//! while it runs. To access all variables at once, the operation on the first variable applies the
+//! next operation to the second, and so on. The innermost has all storages as plain `&mut`, in safe
+//! code. Locks are taken in the order of their addresses. This is also candle's order, so two
+//! optimizers with common variables cannot deadlock.
 //!
-//! The other way, to take each `Vec` out under its lock and to put it back after the step, would
-//! need no nesting. But until then another thread would find a storage shorter than its shape, and
-//! parts of candle trust that it is not.
+//! The alternative is to take each `Vec` out under its lock and to put it back after the step,
+//! without nesting. But until then another thread could find a storage that is shorter than its
+//! shape, and parts of candle rely on the length.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -19,12 +19,12 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 use crate::Error;
 use crate::elements::What;
 
-/// The least stack that must be left for another lock, and how much more there is made of it if
-/// there is less. Rayon's part of a step, which runs in the innermost, must fit into the first too.
+/// The least free stack for another lock, and the size of a new stack segment if there is less.
+/// Rayon's part of a step, which runs in the innermost operation, must also fit into it.
 const LEAST_STACK: usize = 128 << 10;
 const MORE_STACK: usize = 2 << 20;
 
-/// Where a tensor's storage is: what tells one storage from another.
+/// The address of a tensor's storage, which identifies the storage.
 pub fn address(tensor: &Tensor) -> usize {
     address_of(&tensor.storage_and_layout().0)
 }
@@ -33,8 +33,9 @@ fn address_of(storage: &Storage) -> usize {
     std::ptr::from_ref(storage).addr()
 }
 
-/// Hands `then` the storages of all tensors, in their order, each locked for writing. They are on
-/// the CPU, not empty, contiguous, in the order of their addresses, and no two share one.
+/// Locks the storages of all tensors for writing, and passes them to `then` in the same order. The
+/// tensors must be on the CPU, not empty, contiguous, sorted by address, and must not share
+/// storages.
 pub fn write_all<T>(
     tensors: &[&Tensor],
     then: impl FnOnce(Vec<&mut CpuStorage>) -> T,
@@ -44,7 +45,7 @@ pub fn write_all<T>(
     Ok(result.expect("without an error the innermost operation has run"))
 }
 
-/// Goes on with the first of the tensors that are left.
+/// Locks the first of the remaining tensors, and recurses.
 fn nest<'a, F: FnOnce(Vec<&mut CpuStorage>)>(
     left: &'a [&'a Tensor],
     locked: Vec<&'a mut CpuStorage>,
@@ -58,7 +59,7 @@ fn nest<'a, F: FnOnce(Vec<&mut CpuStorage>)>(
     stacker::maybe_grow(LEAST_STACK, MORE_STACK, || first.inplace_op1(&lock))
 }
 
-/// The in-place operation that does nothing to its storage but hand it on.
+/// An in-place operation that only passes its storage on.
 struct Lock<'a, F> {
     left: &'a [&'a Tensor],
     locked: Cell<Vec<&'a mut CpuStorage>>,
@@ -71,7 +72,7 @@ impl<F: FnOnce(Vec<&mut CpuStorage>)> InplaceOp1 for Lock<'_, F> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
-        // Those that were locked before live as long as this one, and longer.
+        // The storages that are already locked outlive this one.
         let mut locked: Vec<&mut CpuStorage> = self.locked.take();
         locked.push(storage);
         match self.then.take() {
@@ -81,12 +82,12 @@ impl<F: FnOnce(Vec<&mut CpuStorage>)> InplaceOp1 for Lock<'_, F> {
     }
 }
 
-/// The storages of some tensors, locked for reading: each once, as to lock it again while another
-/// thread waits to write it would be to wait for that thread.
+/// Storages that are locked for reading. Each is locked only once: to lock it again while another
+/// thread waits to write would be a deadlock.
 pub struct Readers<'a>(BTreeMap<usize, StorageRef<'a>>);
 
 impl<'a> Readers<'a> {
-    /// Locks the storages of tensors, given with their [`address`]es.
+    /// Locks the storages of tensors, which are given with their [`address`]es.
     pub fn new(tensors: impl IntoIterator<Item = (usize, &'a Tensor)>) -> Self {
         let distinct: BTreeMap<usize, &Tensor> = tensors.into_iter().collect();
         let lock =
@@ -94,7 +95,7 @@ impl<'a> Readers<'a> {
         Readers(distinct.into_iter().map(lock).collect())
     }
 
-    /// The storage at one of the addresses.
+    /// The storage at an address.
     pub fn get(&self, address: usize, what: What<'_>) -> Result<&CpuStorage, Error> {
         match self.0.get(&address).map(|storage| &**storage) {
             Some(Storage::Cpu(storage)) => Ok(storage),

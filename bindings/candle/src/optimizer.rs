@@ -1,24 +1,25 @@
-//! The optimizer as candle sees it.
+//! The optimizer for candle.
 
 use std::marker::PhantomData;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::{ParamsAdamW, VarMap};
-use fused_adam::{AnyRule, GroupId, LossScale, LrSchedule, Report, Rule, StepOptions};
+use fused_adam::{AnyRule, GradScaler, GroupId, LrSchedule, Report, Rule, StepOptions};
 
 use crate::variables::Variables;
 use crate::{Config, Error};
 
-/// A candle optimizer whose step is one fused pass over each variable, in place, all variables in one
-/// parallel region.
+/// A candle optimizer. Its step updates each variable in place in one fused pass, with all
+/// variables in one parallel region.
 ///
-/// `C` is what [`new`](candle_nn::Optimizer::new) takes: any rule of fused-adam, or
-/// [`AnyRule`], or candle's own parameters, as in [`AdamW`](crate::AdamW). Which rule it is does not
-/// show in the type but for that.
+/// `C` is the argument type of [`new`](candle_nn::Optimizer::new): any rule of fused-adam,
+/// [`AnyRule`], or candle's own hyper-parameters, as in [`AdamW`](crate::AdamW). Internally the
+/// rule is always an [`AnyRule`].
 ///
-/// A variable has its states from its first gradient on, in its own element type, and counts its own steps: one that has
-/// no gradient in a step stays as it is, with its states and its count.
+/// The states of a variable are allocated at its first gradient, in its element type. Each variable
+/// has its own step number. If a variable has no gradient in a step, it does not change, nor do its
+/// states and its step number.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -43,7 +44,7 @@ pub struct Optimizer<C = AnyRule> {
 }
 
 impl<C: Config> Optimizer<C> {
-    /// With variables of these names, which errors and checkpoints call them.
+    /// Makes an optimizer with named variables. Errors and checkpoints use the names.
     ///
     /// ```
     /// use candle_core::{DType, Device, Var};
@@ -57,10 +58,10 @@ impl<C: Config> Optimizer<C> {
     ///
     /// # Errors
     ///
-    /// [`Error::Step`] for hyper-parameters outside their ranges and for a name that is given twice;
-    /// and a variable that is on another [device](Error::Device), of a [type](Error::DType) that is not a
-    /// float of 16 bits or more, not [contiguous](Error::NotContiguous), or [given
-    /// twice](Error::SharedStorage). (Candle's own optimizers leave out variables of integers without a word.)
+    /// [`Error::Step`] if a hyper-parameter is outside its range or a name is given twice. Also an
+    /// error if a variable is on another [device](Error::Device), has a [type](Error::DType) other
+    /// than `f32`, `f64`, `bf16` or `f16`, is not [contiguous](Error::NotContiguous), or is [given
+    /// twice](Error::SharedStorage). (Candle's own optimizers silently ignore integer variables.)
     pub fn with_names<N: Into<String>>(
         vars: impl IntoIterator<Item = (N, Var)>,
         config: C,
@@ -72,16 +73,16 @@ impl<C: Config> Optimizer<C> {
         Ok(Optimizer { variables, config: PhantomData })
     }
 
-    /// With all variables of a map, by their names there, in alphabetical order.
+    /// Makes an optimizer of all variables of a map, with their names, in alphabetical order.
     ///
-    /// It is how to have checkpoints with a map: [`VarMap::all_vars`] has them in another order each time that
-    /// the program runs, so that numbers would not mean the same variables.
+    /// Use it for checkpoints with a map. [`VarMap::all_vars`] returns the variables in a different
+    /// order in each run of a program, so numbers would not identify the same variables.
     ///
     /// # Errors
     ///
     /// As for [`with_names`](Self::with_names).
     pub fn from_var_map(map: &VarMap, config: C) -> Result<Self, Error> {
-        // A thread that panicked while it held the lock has left a map all the same.
+        // The map is valid even if a thread panicked while it held the lock.
         let data = map.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut vars: Vec<_> = data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
         drop(data);
@@ -89,12 +90,12 @@ impl<C: Config> Optimizer<C> {
         Self::with_names(vars, config)
     }
 
-    /// Has the next steps follow this rule. Its states and scalars must be those of the rule
-    /// before, or the next step is refused.
+    /// Sets the rule for the next steps. It must have the same states and scalars as the rule
+    /// before. Otherwise the next step fails.
     ///
     /// # Errors
     ///
-    /// [`Error::Step`] for hyper-parameters outside their ranges.
+    /// [`Error::Step`] if a hyper-parameter is outside its range.
     pub fn set_params(&mut self, config: C) -> Result<(), Error> {
         let rule = config.into_rule();
         rule.check()?;
@@ -104,53 +105,55 @@ impl<C: Config> Optimizer<C> {
 }
 
 impl<C> Optimizer<C> {
-    /// Takes a step, as [`candle_nn::Optimizer::step`] does, and says what it did. Gradients are not written;
-    /// one that is not contiguous is copied first, and so is one that shares its storage with a variable.
+    /// Takes a step, as [`candle_nn::Optimizer::step`] does, and returns a report. It does not
+    /// write to the gradients. A gradient that is not contiguous, or that shares its storage with a
+    /// variable, is copied first.
     ///
-    /// All variables are locked at once while it runs.
+    /// All variables are locked while it runs.
     ///
     /// # Errors
     ///
-    /// All are found before anything is written: a gradient that is on another [device](Error::Device), of
-    /// another [type](Error::DType) or of another [shape](Error::Shape) than its variable; [`Error::Storage`]; and those of fused-adam's
-    /// [`Optimizer::step`](fused_adam::Optimizer::step), as [`Error::Step`].
+    /// All checks run before the first write. An error if a gradient is on another
+    /// [device](Error::Device), or has another [type](Error::DType) or [shape](Error::Shape) than
+    /// its variable; [`Error::Storage`]; and as [`Error::Step`], the errors of fused-adam's
+    /// [`Optimizer::step`](fused_adam::Optimizer::step).
     pub fn step_with_report(&mut self, grads: &GradStore) -> Result<Report, Error> {
         self.variables.step(grads)
     }
 
-    /// Computes the gradients of a loss, and takes a step.
+    /// Computes the gradients of a loss and takes a step.
     ///
     /// # Errors
     ///
-    /// As for [`step_with_report`](Self::step_with_report), and what candle says of the loss.
+    /// As for [`step_with_report`](Self::step_with_report), and candle's errors for the loss.
     pub fn backward_step_with_report(&mut self, loss: &Tensor) -> Result<Report, Error> {
         self.step_with_report(&loss.backward()?)
     }
 
-    /// What is done to gradients, and how a step runs.
+    /// The options: how steps scale and clip gradients, and how they run.
     pub fn options(&self) -> &StepOptions {
         &self.variables.core.options
     }
 
-    /// The same, to be changed: clipping, backend, threads, rounding. It is checked on the next step.
+    /// The options, for changes: clipping, backend, threads, rounding. The next step checks them.
     pub fn options_mut(&mut self) -> &mut StepOptions {
         &mut self.variables.core.options
     }
 
-    /// Has the learning rate multiplied by a function of the number of steps. Default: none.
+    /// Sets a schedule: a function of the number of steps that multiplies the learning rate.
+    /// Default: none.
     pub fn set_lr_schedule(&mut self, schedule: Option<LrSchedule>) {
         self.variables.core.lr_schedule = schedule;
     }
 
-    /// What the losses are to be multiplied with before their gradients are computed.
-    pub fn loss_scale(&self) -> Option<&LossScale> {
-        self.variables.core.loss_scale.as_ref()
+    /// The loss scale: the factor for the loss before you compute its gradients.
+    pub fn grad_scaler(&self) -> Option<&GradScaler> {
+        self.variables.core.grad_scaler.as_ref()
     }
 
-    /// Says what the losses are multiplied with. Steps whose gradients are not all finite are then
-    /// skipped. Default: nothing.
-    pub fn set_loss_scale(&mut self, scale: Option<LossScale>) {
-        self.variables.core.loss_scale = scale;
+    /// Sets a loss scale. Steps whose gradients are not all finite are then skipped. Default: none.
+    pub fn set_grad_scaler(&mut self, scale: Option<GradScaler>) {
+        self.variables.core.grad_scaler = scale;
     }
 
     /// The rule with its hyper-parameters.
@@ -162,41 +165,42 @@ impl<C> Optimizer<C> {
         self.variables.core.rule_mut(GroupId::default()).expect("the first group is always there")
     }
 
-    /// Steps taken; those that were skipped do not count.
+    /// The number of steps taken. Skipped steps do not count.
     pub fn steps(&self) -> u64 {
         self.variables.core.steps()
     }
 
-    /// The names of the variables, in the order in which they were given.
+    /// The names of the variables, in their original order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.all.iter().map(|of| of.name.as_str())
     }
 
-    /// The steps that a variable has taken: with a gradient, that is. None if there is none such.
+    /// The step number of a variable: how many steps it had a gradient in. None for an unknown
+    /// name.
     pub fn t(&self, name: &str) -> Option<u64> {
-        self.variables.core.id(name).map(|id| self.variables.core.t(id))
+        self.variables.core.id(name).and_then(|id| self.variables.core.t(id))
     }
 
-    /// A copy of a variable's state of this name, such as `m`, if it has one by now.
+    /// A copy of a variable's state, such as `m`. None before its first step.
     ///
     /// # Errors
     ///
-    /// What candle says of the copy.
+    /// Those of candle's copy.
     pub fn state(&self, name: &str, state: &str) -> candle_core::Result<Option<Tensor>> {
         self.variables.state(name, state)
     }
 
-    /// The variables, in the order in which they were given.
+    /// The variables, in their original order.
     pub fn into_inner(self) -> Vec<Var> {
         self.variables.all.into_iter().map(|of| of.var).collect()
     }
 }
 
-/// The variables' names are their numbers, from 0.
+/// The names of the variables are their numbers, counted from 0.
 impl<C: Config> candle_nn::Optimizer for Optimizer<C> {
     type Config = C;
 
-    /// [`with_names`](Optimizer::with_names), the names being `0`, `1` and so on.
+    /// [`with_names`](Optimizer::with_names), with the names `0`, `1` and so on.
     fn new(vars: Vec<Var>, config: C) -> candle_core::Result<Self> {
         let numbered = vars.into_iter().enumerate();
         Ok(Self::with_names(numbered.map(|(number, var)| (number.to_string(), var)), config)?)
@@ -208,19 +212,19 @@ impl<C: Config> candle_nn::Optimizer for Optimizer<C> {
         Ok(())
     }
 
-    /// The rule's own, which a schedule multiplies.
+    /// The learning rate of the rule. A schedule multiplies it.
     fn learning_rate(&self) -> f64 {
         self.rule().lr()
     }
 
-    /// It is checked on the next step.
+    /// The next step checks it.
     fn set_learning_rate(&mut self, lr: f64) {
         self.rule_mut().set_lr(lr);
     }
 }
 
 impl Optimizer<ParamsAdamW> {
-    /// AdamW with this learning rate, and candle's defaults.
+    /// AdamW with this learning rate and candle's defaults.
     ///
     /// # Errors
     ///

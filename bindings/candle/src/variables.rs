@@ -1,6 +1,6 @@
-//! The variables of an optimizer with their states, and the step of all of them.
+//! The variables of an optimizer with their states, and the step on all of them.
 //!
-//! Nothing here is generic, so that the rules' loops are compiled with this crate, once, and not
+//! Nothing here is generic, so the kernels of the rules are compiled once, with this crate, and not
 //! with each program that uses it.
 
 use std::collections::HashMap;
@@ -11,43 +11,45 @@ use candle_core::{DType, Device, Tensor, Var, WithDType};
 use fused_adam::{AnyRule, Element, GroupId, Optimizer, ParamId, Report, bf16, f16};
 
 use crate::Error;
-use crate::elements::{self, Lent, What};
+use crate::elements::{self, ParamMut, What};
 use crate::locks::{self, Readers};
 
-/// Variables by name, and fused-adam's own optimizer, which has their states.
+/// Variables by name, and fused-adam's own optimizer, which stores their states.
 pub struct Variables {
     pub all: Vec<Variable>,
-    /// The number of the variable whose storage is at an address.
+    /// The index of a variable, by the address of its storage.
     addresses: HashMap<usize, usize>,
-    /// Its parameters are called as the variables are.
+    /// Its parameters have the names of the variables.
     pub core: Optimizer<AnyRule>,
 }
 
-/// A variable: on the CPU, contiguous, of a type that has a loop, and with a storage of its own.
+/// A variable that passed the checks: on the CPU, contiguous, of a supported type, and with its own
+/// storage.
 pub struct Variable {
     pub name: String,
     pub var: Var,
-    /// Of its storage, which it has for as long as it is.
+    /// The address of its storage, which never changes.
     pub address: usize,
     id: ParamId,
 }
 
-/// A gradient that has been checked: contiguous, on the CPU, and no part of a variable.
+/// A gradient that passed the checks: contiguous, on the CPU, and not sharing a storage with a
+/// variable.
 struct Given<'a> {
     of: &'a Variable,
     grad: Tensor,
-    /// Of its storage.
+    /// The address of its storage.
     address: usize,
 }
 
 impl Variables {
-    /// None yet.
+    /// No variables.
     pub fn new(rule: AnyRule) -> Result<Self, Error> {
         let core = Optimizer::new(rule)?;
         Ok(Variables { all: Vec::new(), addresses: HashMap::new(), core })
     }
 
-    /// Checks a variable, and takes it in.
+    /// Checks and adds a variable.
     pub fn add(&mut self, name: String, var: Var) -> Result<(), Error> {
         let what = What::Variable(&name);
         check_place(&var, what)?;
@@ -74,10 +76,10 @@ impl Variables {
         Ok(())
     }
 
-    /// Steps the variables that have gradients.
+    /// Takes a step on the variables that have gradients.
     pub fn step(&mut self, grads: &GradStore) -> Result<Report, Error> {
         let mut given = Vec::with_capacity(self.all.len());
-        // Nothing is to be done to variables of no elements, and candle would not lend them.
+        // Variables without elements need no step, and candle does not give access to them.
         for of in self.all.iter().filter(|of| of.var.elem_count() > 0) {
             if let Some(grad) = grads.get(&of.var) {
                 given.push(self.check(of, grad)?);
@@ -91,16 +93,16 @@ impl Variables {
             let mut tensors = Vec::with_capacity(storages.len());
             for (Given { of, grad, address }, storage) in given.iter().zip(storages) {
                 let what = What::Variable(&of.name);
-                let theta = Lent { what, tensor: &of.var, storage };
+                let theta = ParamMut { what, tensor: &of.var, storage };
                 let what = What::GradientOf(&of.name);
-                let grad = Lent { what, tensor: grad, storage: readers.get(*address, what)? };
+                let grad = ParamMut { what, tensor: grad, storage: readers.get(*address, what)? };
                 tensors.push(elements::tensor(of.id, theta, grad)?);
             }
             Ok(core.step(tensors)?)
         })?
     }
 
-    /// That a gradient is one of this variable's.
+    /// Checks that a gradient fits this variable.
     fn check<'a>(&self, of: &'a Variable, grad: &Tensor) -> Result<Given<'a>, Error> {
         check_place(grad, What::GradientOf(&of.name))?;
         if grad.shape() != of.var.shape() {
@@ -146,7 +148,7 @@ fn register<E: Element>(
     core.add::<E>(GroupId::default(), name, len)
 }
 
-/// That a tensor is where it can be read, and of a type that can be read.
+/// Checks that a tensor is on the CPU and has a supported type.
 fn check_place(tensor: &Tensor, what: What<'_>) -> Result<(), Error> {
     if !matches!(tensor.device(), Device::Cpu) {
         return Err(Error::Device { what: what.to_string(), device: tensor.device().location() });

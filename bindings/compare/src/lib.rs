@@ -1,7 +1,7 @@
-//! A framework's own step beside fused-adam's, in one run: as a table, and as a picture.
+//! Compares a framework's own step with fused-adam's, and shows the result as a table and a plot.
 //!
-//! The two are timed in turn, round after round. A time is the median over the rounds, and so is a
-//! ratio: that of the two times of one round, so that a machine whose speed drifts does not spoil it.
+//! The two are timed alternately in many rounds. A time is the median over the rounds. A ratio is
+//! the median of the ratios of each round, so a drift of the machine's speed does not bias it.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -13,10 +13,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// Each side of a round is repeated for at least this long.
+/// The minimum time of each side of a round.
 const LEAST: Duration = Duration::from_millis(20);
 
-/// What has been timed so far.
+/// The results so far.
 pub struct Comparison {
     framework: &'static str,
     rounds: usize,
@@ -31,14 +31,14 @@ struct Row {
 }
 
 impl Comparison {
-    /// With a framework of this name. With the argument `--test` on the command line each
-    /// side runs once, to show that it works.
+    /// A comparison with this framework. If the command line has the argument `--test`, each side
+    /// runs only once, as a test.
     pub fn new(framework: &'static str) -> Self {
         let rounds = if testing() { 1 } else { 15 };
         Comparison { framework, rounds, rows: Vec::new() }
     }
 
-    /// Times one step of each. Both are called once before, unseen.
+    /// Times one step of each. Both run once before, without being timed.
     pub fn measure(&mut self, case: &str, mut theirs: impl FnMut(), mut ours: impl FnMut()) {
         let style = ProgressStyle::with_template("{msg:>30} {wide_bar} {pos}/{len}");
         let progress = ProgressBar::new(self.rounds as u64).with_message(case.to_owned());
@@ -58,11 +58,11 @@ impl Comparison {
         });
     }
 
-    /// Prints the table, draws the picture, and returns where that lies: under `target/`.
+    /// Prints the table, plots the results to a file under `target/`, and returns its path.
     ///
     /// # Errors
     ///
-    /// What the drawing or the file system says.
+    /// Errors of the plot or of the file system.
     pub fn finish(self) -> Result<PathBuf, Box<dyn std::error::Error>> {
         println!("| step | {} | fused-adam | times as fast |", self.framework);
         println!("|---|---|---|---|");
@@ -75,11 +75,12 @@ impl Comparison {
         std::fs::create_dir_all(&target)?;
         let file = target.join(format!("compare-{}.svg", self.framework));
         self.draw(&file)?;
-        println!("\ndrawn to {}", file.display());
+        println!("\nplotted to {}", file.display());
         Ok(file)
     }
 
-    /// How many times as fast, one bar for each case, on a logarithmic scale; the two times beside it.
+    /// Plots the speedup of each case as a bar on a logarithmic scale, with the two times next to
+    /// it.
     fn draw(&self, file: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
         const BAR: i32 = 30;
         const LEFT: i32 = 250;
@@ -98,14 +99,14 @@ impl Comparison {
             root.draw(&Text::new(words.to_owned(), at, style)).map(|_| ())
         };
 
-        let title = format!("How many times as fast as {} is fused-adam?", self.framework);
+        let title = format!("Speedup of fused-adam over {}", self.framework);
         write((20, 24), &title, text(20, BLACK, HPos::Left))?;
         let times = format!("{} → fused-adam", self.framework);
         write((WIDTH - 20, TOP - 22), &times, text(13, GREY, HPos::Right))?;
 
         let most = self.rows.iter().map(|row| row.ratio).fold(2.0, f64::max);
         let least = self.rows.iter().map(|row| row.ratio).fold(1.0, f64::min);
-        // Where a ratio lies between the two ends. The numbers beside the bars have 50 pixels.
+        // The position of a ratio on the axis. The numbers next to the bars take 50 pixels.
         let from = if least < 1.0 { LEFT + 50 } else { LEFT };
         let width = f64::from(RIGHT - 50 - from);
         let x = |ratio: f64| from + (width * (ratio / least).ln() / (most / least).ln()) as i32;
@@ -139,10 +140,10 @@ impl Comparison {
 const GREY: RGBColor = RGBColor(110, 110, 110);
 const LIGHT: RGBColor = RGBColor(222, 222, 222);
 
-/// The numbers 1, 2 and 5 times powers of ten within a range; only the powers if there are many.
+/// The numbers 1, 2 and 5 times powers of ten within a range. Only the powers if there are many.
 fn ticks(least: f64, most: f64) -> Vec<f64> {
     let all = |steps: &[u32]| -> Vec<f64> {
-        // As text, for 0.2 to be the number that is shown so.
+        // Parses decimal text, so that the labels are exact: 0.2 and not a nearby number.
         let of = |power| steps.iter().map(move |step| format!("{step}e{power}"));
         let numbers = (-6..7).flat_map(of).filter_map(|tick| tick.parse().ok());
         numbers.filter(|tick| (least..=most).contains(tick)).collect()
@@ -151,7 +152,7 @@ fn ticks(least: f64, most: f64) -> Vec<f64> {
     if ticks.len() <= 9 { ticks } else { all(&[1]) }
 }
 
-/// Whether each thing is only to be seen to work.
+/// Whether to run everything only once, as a test.
 pub fn testing() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }

@@ -1,14 +1,14 @@
-//! AdamW in ndarray's own arithmetic beside a step of this crate, in one run: as a table, and as a
-//! picture.
+//! Compares AdamW in ndarray's own arithmetic with a step of this crate. It prints a table and
+//! plots it.
 //!
 //! ```text
 //! cargo run --release -p fused-adam-ndarray --example compare     # -- --test runs each side once
 //! ```
 //!
-//! `Zip` is one pass over all arrays, `par` the same on the threads of the rayon pool, and `arrays` is whole-array expressions, an array
-//! for each term. A gradient in column-major order is what a product of a transposed array may
-//! give; ours is copied for the step. The last table is the cost of this crate's border: the core's own step
-//! on slices beside the same one on arrays.
+//! `Zip` is one pass over all arrays. `par` is the same on the threads of the rayon pool. `arrays`
+//! uses whole-array expressions, with one array for each term. A gradient in column-major order can
+//! be the result of a product with a transposed array; fused-adam copies it for the step. The last
+//! table is the overhead of this crate: the core's step on slices next to the same step on arrays.
 
 use fused_adam_compare::Comparison;
 use fused_adam_ndarray::{fused_adam::AdamW, step};
@@ -57,7 +57,7 @@ struct Arrays {
 }
 
 impl Arrays {
-    /// Square ones.
+    /// Square arrays.
     fn new(side: usize) -> Self {
         let of = |scale: f32| {
             Array2::from_shape_fn((side, side), |(i, j)| scale * ((i * 31 + j * 17) % 97) as f32)
@@ -86,7 +86,7 @@ impl Arrays {
         AdamW::default().step(*t, theta, grad, [m, v]).expect("all is as it should be");
     }
 
-    /// Counts, and says by what the means are divided.
+    /// Increments the step number, and returns the two bias corrections.
     fn corrections(&mut self) -> [f32; 2] {
         self.t += 1;
         let power = |beta: f32| f64::from(beta).powi(i32::try_from(self.t).unwrap_or(i32::MAX));

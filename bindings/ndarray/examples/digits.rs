@@ -1,14 +1,14 @@
-//! A training loop that keeps its weights and states in ndarray's arrays, run twice: with AdamW
-//! as textbooks have it, written with ndarray's own arithmetic, and with that line changed to a step
-//! of this crate. Both arrive at the same loss.
+//! A training loop with weights and states in ndarray arrays. It runs twice: with a textbook AdamW
+//! in ndarray's own arithmetic, and with a step of this crate in its place. Both end with the same
+//! loss.
 //!
 //! ```text
 //! cargo run --release -p fused-adam-ndarray --example digits
 //! ```
 //!
-//! It is a softmax regression on 1797 real handwritten digits of 8×8 pixels: UCI "Optical
-//! Recognition of Handwritten Digits" (E. Alpaydin, 1998, CC BY 4.0). Every fifth one is held out, of which at
-//! least 95 % have to be read correctly.
+//! The model is a softmax regression on 1797 handwritten digits of 8×8 pixels: UCI "Optical
+//! Recognition of Handwritten Digits" (E. Alpaydin, 1998, CC BY 4.0). Every fifth digit is held
+//! out. At least 95 % of these must be classified correctly.
 
 use std::io::Read;
 
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
         Ok(())
     })?;
     let ours = train(&digits, |t, theta, grad, m, v| {
-        step(&adamw, t, theta, grad, &mut [m, v])?; // the one line that is another
+        step(&adamw, t, theta, grad, &mut [m, v])?; // the only line that differs
         Ok(())
     })?;
 
@@ -41,9 +41,9 @@ fn main() -> Result<()> {
     for (name, Trained { loss, accuracy, .. }) in [("textbook", &textbook), ("fused-adam", &ours)] {
         println!("{name:<15}  {loss:>15.7}  {:>28.1} %", 100.0 * accuracy);
     }
-    // Each step rounds θ once, by 2⁻²⁴ of it at the most; if all of these errors had the same sign, and the
-    // loss followed θ one to one, it would be this far off. The loss is convex: there is no chaos that
-    // could magnify them.
+    // Each step rounds θ once, with a relative error of at most 2⁻²⁴. If all errors had the same
+    // sign, and the loss changed as much as θ, this would be the difference. The loss is convex, so
+    // errors do not grow chaotically.
     let tolerance = ours.steps as f32 * 0.5_f32.powi(24);
     let difference = (ours.loss - textbook.loss).abs() / textbook.loss;
     println!("relative difference of the losses: {difference:.1e}, tolerance {tolerance:.1e}");
@@ -84,7 +84,7 @@ struct Trained {
     accuracy: f32,
 }
 
-/// With an update that takes step `t` on θ, from the gradient, with the states m and v.
+/// Trains with `update`, which takes step `t` on θ with the gradient and the states m and v.
 fn train(
     digits: &Digits,
     mut update: impl FnMut(
@@ -112,7 +112,7 @@ fn train(
     Ok(Trained { steps: t as usize, loss, accuracy: digits.held_out.accuracy(&theta) })
 }
 
-/// Each row becomes probabilities.
+/// Turns each row into probabilities.
 fn softmax(mut logits: Array2<f32>) -> Array2<f32> {
     for mut row in logits.rows_mut() {
         let largest = row.fold(f32::NEG_INFINITY, |a, &b| a.max(b));
@@ -128,9 +128,9 @@ struct Digits {
 }
 
 struct Samples {
-    /// A row each: pixels from 0 for white to 1 for black, and a 1 for the bias.
+    /// One row per digit: pixels from 0 for white to 1 for black, and a 1 for the bias.
     inputs: Array2<f32>,
-    /// A row each: 1 at the digit, else 0.
+    /// One row per digit: 1 at its class, else 0.
     labels: Array2<f32>,
 }
 

@@ -1,50 +1,50 @@
-//! What can be wrong with arrays beside what the core refuses.
+//! Errors of arrays, in addition to the core's.
 
-/// Why a step was refused.
+/// The error of a step.
 ///
 /// Every check runs before the first write: after an error no array, step number or state has
-/// changed. Arrays are named by their number in the list, from 0 on; a single one is number 0.
+/// changed. Messages contain the index of the array in the list, counted from 0. A single array has
+/// index 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An array has another shape than `theta`, or `theta` another one than its states. Nothing is
-    /// broadcast.
+    /// An array or a state has a different shape than `theta`. There is no broadcasting.
     #[error("`{buffer}` of array number {array} has shape {given:?}, expected {expected:?}")]
     Shape {
-        /// The number of the array in the list.
+        /// The index of the array in the list.
         array: usize,
         /// `theta`, `grad` or the name of a state.
         buffer: &'static str,
         /// Its shape.
         given: Vec<usize>,
-        /// What it should be.
+        /// The expected shape.
         expected: Vec<usize>,
     },
 
-    /// An owner was given another number of arrays than it keeps states for.
+    /// A step got a different number of arrays than the optimizer has states for.
     #[error("{given} arrays were given, expected {expected} as in the steps before")]
     Count {
-        /// How many there were.
+        /// The number of arrays in the call.
         given: usize,
-        /// How many have states.
+        /// The number of arrays with states.
         expected: usize,
     },
 
-    /// The rule of an array, as it is now, keeps other states than those that the owner has.
+    /// The current rule of an array has other states than the optimizer stores.
     #[error(
         "array number {array} has the states {kept:?}, expected its rule's states {expected:?}"
     )]
     OtherStates {
-        /// The number of the array in the list.
+        /// The index of the array in the list.
         array: usize,
-        /// The names of what is kept.
+        /// The names of the stored states.
         kept: Vec<&'static str>,
-        /// The names of what the rule keeps.
+        /// The names of the rule's states.
         expected: Vec<&'static str>,
     },
 
-    /// What the core found: a hyper-parameter, the step number, the number of states, the backend
-    /// or the norm.
+    /// An error of the core: in a hyper-parameter, the step number, the number of states, the
+    /// backend or the norm.
     #[error(transparent)]
     Core(#[from] fused_adam::Error),
 }

@@ -1,5 +1,6 @@
-//! Optimizer steps of the Adam family on [`ndarray`]'s arrays and views, of any dimension and in any
-//! memory order, in one fused pass: a thin layer over [`fused_adam`], with the same bits.
+//! Optimizer steps of the Adam family on the arrays and views of [`ndarray`], with any dimension
+//! and memory order, in one fused pass. This crate is a thin layer over [`fused_adam`], with
+//! bit-identical results.
 //!
 //! ```
 //! use fused_adam_ndarray::{fused_adam::AdamW, step};
@@ -14,56 +15,58 @@
 //! # Ok::<(), fused_adam_ndarray::Error>(())
 //! ```
 //!
-//! [`ArrayOptimizer`] keeps the states of a list of arrays; [`step_all`] steps a list whose states the
-//! caller keeps. Either takes all arrays in one parallel region.
+//! [`ArrayOptimizer`] stores the states of a list of arrays. [`step_all`] steps a list of arrays
+//! whose states you store. Both update all arrays in one parallel region.
 //!
 //! # Memory order
 //!
-//! A step is elementwise, so only the order in which memory is walked is a question, and it is walked as θ
-//! lies: in row-major (C) order, in column-major (Fortran) order, with axes permuted or reversed.
-//! Whatever lies in that order without gaps is stepped in place, with nothing allocated for its elements. Anything else
-//! (a gradient in another order than θ, a slice with gaps, a broadcast gradient) is first copied
-//! to memory that lies so, and what has changed is written back: the result is the same, to the bit, and costs
-//! that copy. Elements between those of a view are never touched. Shapes must be equal; nothing is
-//! broadcast unasked.
+//! A step is elementwise, so only the order of the elements in memory matters. A step uses the
+//! memory order of θ: row-major (C) order, column-major (Fortran) order, or with axes permuted or
+//! reversed. Arrays that have this order without gaps are used in place, without allocating memory
+//! for their elements. Other arrays (a gradient in another order than θ, a slice with gaps, a
+//! broadcast gradient) are first copied to a buffer in this order, and changes are copied back. The
+//! result is bit-identical; the only cost is the copy. Elements between those of a view are never
+//! touched. All shapes must be equal: there is no implicit broadcasting.
 //!
-//! The random bits of [`Rounding::Stochastic`](fused_adam::Rounding::Stochastic) belong to an element's number, which is its place in *logical*, that is row-major,
-//! order. They depend on the shape and not on the memory order; for that, 16-bit arrays which lie in another order are copied in such a step.
+//! The random bits of [`Rounding::Stochastic`](fused_adam::Rounding::Stochastic) depend on the
+//! index of an element in *logical*, row-major order. So they depend on the shape, but not on the
+//! memory order. For this, a step with stochastic rounding copies 16-bit arrays that are in another
+//! order.
 //!
 //! # Features
 //!
-//! - `parallel` (default): long arrays are stepped, and copied where they must be, on the threads of
-//!   the caller's rayon pool.
+//! - `parallel` (default): steps large arrays, and copies arrays where a copy is needed, on the
+//!   threads of the caller's rayon pool.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod arrays;
 mod copy;
 mod error;
-mod lent;
 mod order;
 mod owner;
 mod slices;
 
+pub use arrays::{ParamMut, step_all};
 pub use error::Error;
 pub use fused_adam;
-pub use lent::{Lent, step_all};
 pub use owner::{ArrayOptimizer, Pair};
 
 use fused_adam::{Element, Report, Rule, StepOptions};
 use ndarray::{ArrayRef, Dimension};
 
-/// Takes step number `t`, from 1 on, of a rule on one array: updates `theta` and each state in
-/// place, from `grad`. All may be arrays or views.
+/// Takes step number `t`, counted from 1, of a rule on one array: updates `theta` and each state in
+/// place, from `grad`. All of them can be arrays or views.
 ///
-/// `states` are those that [`Rule::states`] names, in that order: `m` and `v` for AdamW. The
-/// scalars that a rule keeps beside them are what they are after `t` steps with these
-/// hyper-parameters; [`Lent::scalars`] takes others.
-/// [`Step::run_mixed`](fused_adam::Step::run_mixed) says which element types go together.
+/// `states` are the states of [`Rule::states`], in that order: `m` and `v` for AdamW. If the rule
+/// has scalars, they have the values after `t` steps with the current hyper-parameters; use
+/// [`ParamMut::scalars`] to pass others. [`Step::run_mixed`](fused_adam::Step::run_mixed) lists the
+/// element types that can be combined.
 ///
 /// # Errors
 ///
-/// Those of [`step_all`]; then nothing has changed.
+/// Those of [`step_all`]. Nothing has changed after an error.
 pub fn step<R, T, G, S, D>(
     rule: &R,
     t: u64,
@@ -81,7 +84,7 @@ where
     step_with(rule, t, &StepOptions::default(), theta, grad, states).map(|_| ())
 }
 
-/// As [`step`], with options: clipping, scaling, rounding, the backend and the threads.
+/// As [`step`], with options: clipping, scaling, rounding, backend and threads.
 ///
 /// ```
 /// use fused_adam_ndarray::fused_adam::{ClipNorm, Lion, StepOptions};
@@ -101,7 +104,7 @@ where
 ///
 /// # Errors
 ///
-/// Those of [`step_all`]; then nothing has changed.
+/// Those of [`step_all`]. Nothing has changed after an error.
 pub fn step_with<R, T, G, S, D>(
     rule: &R,
     t: u64,
@@ -117,9 +120,9 @@ where
     S: Element<Float = T::Float>,
     D: Dimension,
 {
-    let lent = Lent::new(0, t, theta, grad);
-    let lent = states.iter_mut().fold(lent, |lent, state| lent.state(state));
-    step_all(core::slice::from_ref(rule), options, [lent])
+    let borrowed = ParamMut::new(0, t, theta, grad);
+    let borrowed = states.iter_mut().fold(borrowed, |borrowed, state| borrowed.with_state(state));
+    step_all(core::slice::from_ref(rule), options, [borrowed])
 }
 
 /// The README's examples, run as tests.

@@ -1,27 +1,27 @@
-//! How the elements of an array lie in memory: which axis is the slowest, which is the fastest, and
-//! which run backwards. Seen along its axes in that order, an array without gaps is in row-major
-//! order, and so a slice.
+//! The memory order of an array: its axes from the slowest to the fastest, and those that are
+//! reversed. With its axes arranged in this way, an array without gaps is in row-major order, so it
+//! is a slice.
 
 use core::cmp::Reverse;
 
 use ndarray::{ArrayBase, ArrayD, ArrayRef, Axis, IxDyn, RawData};
 
-/// An order of axes. The default is the row-major one, for which nothing is allocated.
+/// An order of axes. The default is row-major order, which allocates nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Order {
-    /// From the slowest axis to the fastest; empty if they are in order.
+    /// From the slowest axis to the fastest. Empty if they are in order.
     axes: Vec<usize>,
-    /// Those with negative strides.
+    /// The axes with negative strides.
     backwards: Vec<usize>,
 }
 
 impl Order {
-    /// The one in which these elements lie.
+    /// The memory order of an array.
     pub fn of<T>(array: &ArrayRef<T, IxDyn>) -> Self {
         if array.is_standard_layout() {
             return Order::default();
         }
-        // An axis of one element may have any stride, and any place among the others.
+        // An axis of length 1 can have any stride, and any position among the others.
         let stride = |axis: &usize| array.stride_of(Axis(*axis));
         let mut axes: Vec<usize> = (0..array.ndim()).collect();
         let backwards = axes.iter().copied().filter(|axis| stride(axis) < 0).collect();
@@ -29,7 +29,7 @@ impl Order {
         Order { axes, backwards }
     }
 
-    /// An array, or a view, with its axes in this order and running forwards.
+    /// Arranges the axes of an array or view in this order, and reverses those that run backwards.
     pub fn arrange<V: RawData>(&self, mut array: ArrayBase<V, IxDyn>) -> ArrayBase<V, IxDyn> {
         for &axis in &self.backwards {
             array.invert_axis(Axis(axis));
@@ -37,7 +37,7 @@ impl Order {
         if self.axes.is_empty() { array } else { array.permuted_axes(self.axes.as_slice()) }
     }
 
-    /// A new array of this shape that lies in this order.
+    /// A new array of this shape in this memory order.
     pub fn filled<T: Clone>(&self, shape: &[usize], value: T) -> ArrayD<T> {
         if self.axes.is_empty() {
             return ArrayD::from_elem(shape, value);
@@ -61,8 +61,8 @@ mod tests {
 
     use super::*;
 
-    /// Arrays without gaps are slices once their axes are arranged, and what is made in an order lies
-    /// in it.
+    /// Arrays without gaps are slices once their axes are arranged. A new array has the order in
+    /// which it was made.
     #[test]
     fn an_array_without_gaps_is_a_slice_in_its_order() {
         let rows = Array::<f32, _>::zeros((2, 3, 4)).into_dyn();

@@ -1,12 +1,12 @@
-//! The owner of the states of a list of arrays, for those who do not want to keep them themselves.
+//! An optimizer that stores the states of a list of arrays.
 
 use fused_adam::{Element, Report, Rule, State, StepOptions};
 use ndarray::{ArrayD, ArrayRef, ArrayViewD, ArrayViewMutD, Dimension};
 
-use crate::lent::order;
-use crate::{Error, Lent, step_all};
+use crate::arrays::order;
+use crate::{Error, ParamMut, step_all};
 
-/// θ and its gradient, in a step of an [`ArrayOptimizer`].
+/// θ and its gradient in a step of an [`ArrayOptimizer`].
 pub struct Pair<'a, T, G = T> {
     group: usize,
     theta: ArrayViewMutD<'a, T>,
@@ -14,12 +14,12 @@ pub struct Pair<'a, T, G = T> {
 }
 
 impl<'a, T, G> Pair<'a, T, G> {
-    /// Arrays, or views, of one shape. Their rule is that of group 0.
+    /// Arrays or views of the same shape. They use the rule of group 0.
     pub fn new<D: Dimension>(theta: &'a mut ArrayRef<T, D>, grad: &'a ArrayRef<G, D>) -> Self {
         Pair { group: 0, theta: theta.view_mut().into_dyn(), grad: grad.view().into_dyn() }
     }
 
-    /// With the rule of this group: see [`ArrayOptimizer::add_group`].
+    /// Sets the group, whose rule they use: see [`ArrayOptimizer::add_group`].
     #[must_use]
     pub fn group(self, group: usize) -> Self {
         Pair { group, ..self }
@@ -28,8 +28,8 @@ impl<'a, T, G> Pair<'a, T, G> {
 
 /// Rules, the states of a list of arrays, and the number of steps taken.
 ///
-/// The states, of type `S`, are made in the first step, one set for each array of the list, and lie in memory as their arrays do; from
-/// then on each step takes the same list, in the same order.
+/// The first step allocates the states, of type `S`: one set for each array of the list, in the
+/// memory order of the array. Each later step takes the same list in the same order.
 ///
 /// ```
 /// use fused_adam_ndarray::fused_adam::AdamW;
@@ -53,22 +53,23 @@ pub struct ArrayOptimizer<R, S> {
     t: u64,
     /// None before the first step.
     arrays: Option<Vec<States<S>>>,
-    /// What is done to gradients, and how a step runs.
+    /// The options: how steps scale and clip gradients, and how they run.
     pub options: StepOptions,
 }
 
-/// Those of one array.
+/// The states of one array.
 #[derive(Clone, Debug)]
 struct States<S> {
-    /// What they are. None if they were handed in and have not been used.
+    /// The declarations of the states. None if the caller passed the states and no step has used
+    /// them yet.
     declared: Option<&'static [State]>,
     states: Vec<ArrayD<S>>,
-    /// After the steps taken. None if they follow from the number of these.
+    /// The scalars after the steps taken. None if they follow from the step number.
     scalars: Option<Vec<f64>>,
 }
 
 impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
-    /// No states yet, and one group, of this rule.
+    /// Makes an optimizer without states and with one group, which uses this rule.
     ///
     /// # Errors
     ///
@@ -83,21 +84,20 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
         })
     }
 
-    /// Goes on after step `t` with the states of each array, in the order of the list: what
-    /// [`into_parts`](Self::into_parts) gave. Other groups are to be added again.
+    /// Resumes after step `t`, with the states of each array in the order of the list, from
+    /// [`into_parts`](Self::into_parts). Add other groups again.
     ///
     /// # Errors
     ///
-    /// [`fused_adam::Error::HyperParameter`]. Whether the states fit is checked on each step.
+    /// [`fused_adam::Error::HyperParameter`]. Each step checks whether the states fit.
     pub fn resume(rule: R, t: u64, states: Vec<Vec<ArrayD<S>>>) -> Result<Self, Error> {
         let of = |states| States { declared: None, states, scalars: None };
         let arrays = states.into_iter().map(of).collect();
         Ok(ArrayOptimizer { t, arrays: Some(arrays), ..Self::new(rule)? })
     }
 
-    /// Goes on with these scalars of each array, as [`scalars`](Self::scalars) gave them. Default:
-    /// what they are after the steps taken, if the hyper-parameters have been those of the next
-    /// step in all of them.
+    /// Sets the scalars of each array, from [`scalars`](Self::scalars). Default: their values after
+    /// the steps taken, if all steps used the hyper-parameters of the next step.
     ///
     /// ```
     /// use fused_adam_ndarray::fused_adam::NAdam;
@@ -117,8 +117,8 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::Count`] if they are those of more or fewer arrays than have states. Whether they
-    /// are as many as the rule keeps is checked on each step.
+    /// [`Error::Count`] if the number of arrays is not that of the states. Each step checks the
+    /// number of scalars.
     pub fn with_scalars(
         mut self,
         scalars: impl IntoIterator<Item = Vec<f64>>,
@@ -134,14 +134,14 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
         Ok(self)
     }
 
-    /// The rules, the number of steps taken, and the states of each array. Before this,
-    /// [`scalars`](Self::scalars) gives what else the rule keeps.
+    /// The rules, the number of steps taken, and the states of each array. Call
+    /// [`scalars`](Self::scalars) first if the rule has scalars.
     pub fn into_parts(self) -> (Vec<R>, u64, Vec<Vec<ArrayD<S>>>) {
         let arrays = self.arrays.into_iter().flatten().map(|array| array.states).collect();
         (self.rules, self.t, arrays)
     }
 
-    /// Another group, whose arrays have this rule. Returns its number; the first is 0.
+    /// Adds a group of arrays with this rule. Returns its number; the first group has number 0.
     ///
     /// # Errors
     ///
@@ -152,16 +152,16 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
         Ok(self.rules.len() - 1)
     }
 
-    /// Takes the next step on all arrays, in one parallel region: θ and gradients are of the type of
+    /// Takes the next step on all arrays, in one parallel region. θ and gradients have the type of
     /// the states.
     ///
-    /// With stochastic rounding each array's random bits are drawn from the seed and its number in
+    /// With stochastic rounding, the random bits of an array depend on the seed and its index in
     /// the list.
     ///
     /// # Errors
     ///
-    /// Those of [`step_all`], [`Error::Count`] and [`Error::OtherStates`]; then neither the states
-    /// nor the number of steps has changed.
+    /// Those of [`step_all`], [`Error::Count`] and [`Error::OtherStates`]. After an error neither
+    /// the states nor the number of steps has changed.
     pub fn step<'a>(
         &mut self,
         arrays: impl IntoIterator<Item = Pair<'a, S, S>>,
@@ -169,7 +169,7 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
         self.step_mixed(arrays)
     }
 
-    /// Takes the next step on types that go with that of the states: see
+    /// Takes the next step, with types that can be combined with that of the states: see
     /// [`Step::run_mixed`](fused_adam::Step::run_mixed).
     ///
     /// # Errors
@@ -198,18 +198,19 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
             return Err(Error::Count { given: pairs.len(), expected: kept.len() });
         }
         let groups: Vec<usize> = pairs.iter().map(|pair| pair.group).collect();
-        let mut lent = Vec::with_capacity(pairs.len());
+        let mut borrowed = Vec::with_capacity(pairs.len());
         let mut all_scalars = Vec::with_capacity(pairs.len());
         for (number, (pair, kept)) in pairs.into_iter().zip(&mut *kept).enumerate() {
             let rule = find(&self.rules, pair.group)?;
             kept.check(number, &pair, rule)?;
             let scalars = kept.scalars_after(t, rule);
-            let array = Lent::of(pair.group, t, pair.theta, pair.grad);
-            let array = array.seed(number as u64).scalars(&scalars);
+            let array = ParamMut::of(pair.group, t, pair.theta, pair.grad);
+            let array = array.with_seed(number as u64).with_scalars(&scalars);
             all_scalars.push(scalars);
-            lent.push(kept.states.iter_mut().fold(array, |array, state| array.state(state)));
+            borrowed
+                .push(kept.states.iter_mut().fold(array, |array, state| array.with_state(state)));
         }
-        let report = step_all(&self.rules, &self.options, lent)?;
+        let report = step_all(&self.rules, &self.options, borrowed)?;
         for ((kept, group), scalars) in kept.iter_mut().zip(groups).zip(all_scalars) {
             kept.declared = self.rules.get(group).map(R::states);
             if !report.skipped {
@@ -223,7 +224,7 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
         Ok(report)
     }
 
-    /// The number of steps taken; those that were skipped do not count.
+    /// The number of steps taken. Skipped steps do not count.
     pub fn t(&self) -> u64 {
         self.t
     }
@@ -233,13 +234,13 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
         self.rules.get(group)
     }
 
-    /// A group's rule, to be changed between steps: its `lr`, say. It is checked on the next step, and
-    /// if it then keeps other states than before, that step is refused.
+    /// A group's rule, for changes between steps, for example of its `lr`. The next step checks it.
+    /// If the rule then has other states than before, that step fails.
     pub fn rule_mut(&mut self, group: usize) -> Option<&mut R> {
         self.rules.get_mut(group)
     }
 
-    /// The state of this name, such as `m`, of an array of the list, if it has one by now.
+    /// The state with this name, such as `m`, of an array of the list. None before its first step.
     pub fn state(&self, array: usize, name: &str) -> Option<ArrayViewD<'_, S>> {
         let States { declared, states, .. } = self.arrays.as_ref()?.get(array)?;
         let i = (*declared)?.iter().position(|state| state.name() == name)?;
@@ -247,7 +248,7 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     }
 
     /// The scalars of an array of the list after the steps taken, in the order of
-    /// [`Rule::scalars`]; empty before the first one.
+    /// [`Rule::scalars`]. Empty before the first step.
     pub fn scalars(&self, array: usize) -> &[f64] {
         let array = self.arrays.as_deref().and_then(|arrays| arrays.get(array));
         array.and_then(|array| array.scalars.as_deref()).unwrap_or_default()
@@ -255,7 +256,7 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
 }
 
 impl<S: Element> States<S> {
-    /// Those before the first step, which lie as θ does.
+    /// The states before the first step, in the memory order of θ.
     fn new<R: Rule, T: Element, G>(
         pair: &Pair<'_, T, G>,
         rules: &[R],
@@ -268,7 +269,7 @@ impl<S: Element> States<S> {
         Ok(States { declared: Some(declared), states, scalars: None })
     }
 
-    /// That these are the states of this array and its rule.
+    /// Checks that these are the states of this array and its rule.
     fn check<R: Rule, T, G>(
         &self,
         array: usize,
@@ -297,7 +298,12 @@ impl<S: Element> States<S> {
             let each = 0..rule.scalars().len();
             each.map(|i| rule.scalar_after(i, t - 1)).collect()
         };
-        let mut scalars = self.scalars.clone().unwrap_or_else(computed);
+        // Another rule may have been used before. States that the caller passed are checked in
+        // their first step.
+        let others =
+            |scalars: &Vec<f64>| self.declared.is_some() && scalars.len() != rule.scalars().len();
+        let kept = self.scalars.clone().filter(|scalars| !others(scalars));
+        let mut scalars = kept.unwrap_or_else(computed);
         rule.advance_scalars(t, &mut scalars);
         scalars
     }

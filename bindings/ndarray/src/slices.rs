@@ -1,4 +1,4 @@
-//! An array as a slice in some order: its own memory if it lies so, else a copy.
+//! An array as a slice in a given order: its own memory if it has that order, or else a copy.
 
 use fused_adam::Element;
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
@@ -19,7 +19,7 @@ pub enum SliceMut<'a, T> {
     InPlace(&'a mut [T]),
     Copied {
         copy: ArrayD<T>,
-        /// With its axes arranged as those of the copy.
+        /// With its axes arranged as in the copy.
         array: ArrayViewMutD<'a, T>,
     },
 }
@@ -57,7 +57,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         }
     }
 
-    /// Writes what was copied back to where it came from.
+    /// Copies the changes back to the array.
     pub fn write_back(self, parallel: bool) {
         if let SliceMut::Copied { copy: from, array } = self {
             copy(from.view(), array, parallel);
@@ -84,7 +84,7 @@ mod tests {
         read
     }
 
-    /// What lies as θ does is not copied, and only that.
+    /// Arrays in the memory order of θ are not copied. All others are.
     #[test]
     fn what_lies_alike_is_stepped_in_place() {
         let mut rows = Array2::<f32>::zeros((3, 4));

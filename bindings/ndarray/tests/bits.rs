@@ -1,27 +1,28 @@
-//! A step on arrays that lie in any way gives the bits of the core's scalar reference on contiguous
-//! copies of them, and writes nothing beside their elements.
+//! A step on arrays with any layout is bit-identical to the core's scalar reference on contiguous
+//! copies of them, and writes nothing besides their elements.
 
 use std::fmt::Debug;
 
 use fused_adam_ndarray::fused_adam::{
-    AdamW, Backend, Element, Rounding, Rule, Schedule, Sgd, Step, StepOptions, bf16, bytemuck, f16,
+    AdamW, Backend, Element, Parallelism, Rounding, Rule, Sgd, Step, StepOptions, bf16, bytemuck,
+    f16,
 };
 use fused_adam_ndarray::step_with;
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis, Slice};
 use proptest::prelude::*;
 
-/// How an array of some shape lies in an array around it.
+/// The layout of an array inside a larger array.
 #[derive(Clone, Debug)]
 struct Layout {
     /// The axes from the slowest to the fastest.
     order: Vec<usize>,
-    /// Of each axis, in that order; 0 broadcasts its one element.
+    /// The step of each axis, in that order. 0 broadcasts its one element.
     steps: Vec<isize>,
-    /// Elements around it, on both sides of each axis.
+    /// The number of elements around it, on both sides of each axis.
     margin: usize,
 }
 
-/// An array that lies so, in one whose other elements are canaries.
+/// An array with a layout, in a larger array whose other elements are canaries.
 #[derive(Clone)]
 struct Laid<T> {
     around: ArrayD<T>,
@@ -30,7 +31,7 @@ struct Laid<T> {
 }
 
 impl<T: Element> Laid<T> {
-    /// Values from `seed`, uniform within ±1, or from 0 up.
+    /// Random values, uniform in ±1 or non-negative.
     fn new(shape: &[usize], layout: &Layout, seed: u64, positive: bool) -> Self {
         let margin = layout.margin;
         let extents: Vec<usize> = (layout.order.iter().zip(&layout.steps))
@@ -47,7 +48,7 @@ impl<T: Element> Laid<T> {
         laid
     }
 
-    /// Its own elements; one for each that is broadcast.
+    /// Its own elements. A broadcast axis has one.
     fn elements(&mut self) -> ArrayViewMutD<'_, T> {
         let Laid { around, shape, layout: Layout { order, steps, margin } } = self;
         let mut view = around.view_mut();
@@ -67,13 +68,13 @@ impl<T: Element> Laid<T> {
         self.elements().broadcast(shape).unwrap().iter().copied().collect()
     }
 
-    /// With these elements, in logical order.
+    /// Sets the elements, in logical order.
     fn set(&mut self, elements: &[T]) {
         self.elements().iter_mut().zip(elements).for_each(|(x, new)| *x = *new);
     }
 }
 
-/// Places that an axis takes.
+/// The length of an axis in the larger array.
 fn extent(len: usize, step: isize) -> usize {
     match (len, step) {
         (0, _) => 0,
@@ -90,18 +91,18 @@ fn uniform(state: &mut u64) -> f64 {
     ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
 }
 
-/// A step to be taken twice.
+/// A step that is taken twice.
 #[derive(Clone, Debug)]
 struct Case {
     shape: Vec<usize>,
     theta: Layout,
     grad: Layout,
-    /// Of three states; a rule with fewer takes the first ones.
+    /// The layouts of three states. A rule with fewer states uses the first ones.
     states: Vec<Layout>,
     t: u64,
     seed: u64,
     rounding: Rounding,
-    schedule: Schedule,
+    parallelism: Parallelism,
 }
 
 fn raw<T: Element>(array: &ArrayD<T>) -> &[u8] {
@@ -127,9 +128,9 @@ impl Case {
         let mut flat_states: Vec<Vec<S>> = states.iter_mut().map(Laid::logical).collect();
         let mut slices: Vec<&mut [S]> = flat_states.iter_mut().map(Vec::as_mut_slice).collect();
         Step::new(rule, self.t)
-            .backend(Backend::Scalar)
-            .schedule(Schedule::Serial)
-            .rounding(self.rounding)
+            .with_backend(Backend::Scalar)
+            .with_parallelism(Parallelism::Serial)
+            .with_rounding(self.rounding)
             .run_mixed(&mut flat, &grad.logical(), &mut slices)
             .unwrap();
         theta_wanted.set(&flat);
@@ -138,7 +139,7 @@ impl Case {
         let grad_before = grad.around.clone();
         let options = StepOptions {
             rounding: self.rounding,
-            schedule: self.schedule,
+            parallelism: self.parallelism,
             ..StepOptions::default()
         };
         {
@@ -148,7 +149,7 @@ impl Case {
             let grad: ArrayViewD<'_, G> = elements.broadcast(self.shape.as_slice()).unwrap();
             step_with(rule, self.t, &options, &mut theta.elements(), &grad, &mut views).unwrap();
         }
-        // All of the arrays around them, canaries included.
+        // Compares the whole larger arrays, including canaries.
         assert_eq!(raw(&theta.around), raw(&theta_wanted.around), "theta, {rule:?}");
         assert_eq!(raw(&grad.around), raw(&grad_before), "grad, {rule:?}");
         for (state, wanted) in states.iter().zip(&states_wanted) {
@@ -168,7 +169,7 @@ impl Case {
         }
     }
 
-    /// With no state, one, two and three.
+    /// Rules with zero, one, two and three states.
     fn run_rules(&self, types: usize) {
         let decay = 0.01;
         self.run_types(&Sgd { weight_decay: decay, ..Sgd::default() }, types);
@@ -180,11 +181,11 @@ impl Case {
 
 const TYPES: usize = 7;
 
-const SCHEDULES: &[Schedule] = &[
-    Schedule::Auto,
-    Schedule::Serial,
+const SCHEDULES: &[Parallelism] = &[
+    Parallelism::Auto,
+    Parallelism::Serial,
     #[cfg(feature = "parallel")]
-    Schedule::Chunks(std::num::NonZeroUsize::new(5).unwrap()),
+    Parallelism::Chunks(std::num::NonZeroUsize::new(5).unwrap()),
 ];
 
 fn layout(dims: usize, may_broadcast: bool) -> impl Strategy<Value = Layout> {
@@ -201,7 +202,7 @@ fn layout(dims: usize, may_broadcast: bool) -> impl Strategy<Value = Layout> {
         .prop_map(|(order, steps, margin)| Layout { order, steps, margin })
 }
 
-/// Of θ, the gradient and three states: often all alike.
+/// The layouts of θ, the gradient and three states, which are often the same.
 fn layouts(dims: usize) -> impl Strategy<Value = (Layout, Layout, Vec<Layout>)> {
     let other = (layout(dims, true), prop::collection::vec(layout(dims, false), 3));
     (layout(dims, false), other, 0..4_u8).prop_map(|(theta, (grad, states), alike)| match alike {
@@ -218,11 +219,11 @@ fn case() -> impl Strategy<Value = Case> {
         Just(Rounding::Nearest),
         any::<u64>().prop_map(|seed| Rounding::Stochastic { seed })
     ];
-    let schedule = prop::sample::select(SCHEDULES);
-    let rest = (1..1000_u64, any::<u64>(), rounding, schedule);
+    let parallelism = prop::sample::select(SCHEDULES);
+    let rest = (1..1000_u64, any::<u64>(), rounding, parallelism);
     (shape, rest)
         .prop_flat_map(|(shape, rest)| (layouts(shape.len()), Just(shape), Just(rest)))
-        .prop_map(|((theta, grad, states), shape, (t, seed, rounding, schedule))| Case {
+        .prop_map(|((theta, grad, states), shape, (t, seed, rounding, parallelism))| Case {
             shape,
             theta,
             grad,
@@ -230,7 +231,7 @@ fn case() -> impl Strategy<Value = Case> {
             t,
             seed,
             rounding,
-            schedule,
+            parallelism,
         })
 }
 
@@ -243,7 +244,7 @@ proptest! {
     }
 }
 
-/// Arrays of many tiles, which are copied by several threads.
+/// Arrays of many tiles, which several threads copy.
 #[test]
 fn large_arrays_are_copied_tile_by_tile() {
     for (shape, order) in [
@@ -271,7 +272,7 @@ fn large_arrays_are_copied_tile_by_tile() {
                     t: 7,
                     seed: 11,
                     rounding,
-                    schedule: Schedule::Auto,
+                    parallelism: Parallelism::Auto,
                 }
                 .run_rules(types);
             }

@@ -1,9 +1,9 @@
-//! What is refused, with which message; and that nothing has changed then.
+//! Wrong calls: their messages, and that they change nothing.
 
 use fused_adam_ndarray::fused_adam::{
     AdamW, ClipNorm, Rounding, StepOptions, bf16, step_all as core_step_all,
 };
-use fused_adam_ndarray::{Error, Lent, step, step_all, step_with};
+use fused_adam_ndarray::{Error, ParamMut, step, step_all, step_with};
 use ndarray::{Array2, ArrayD, Axis, IxDyn, ShapeBuilder, s};
 
 type Dyn = ArrayD<f32>;
@@ -18,7 +18,7 @@ struct Arrays {
 }
 
 impl Arrays {
-    /// The gradient lies otherwise than the rest, so that it would be copied.
+    /// The gradient has a different memory order, so it would be copied.
     fn new() -> Self {
         let grad = ArrayD::from_elem(IxDyn(&[2, 3]).f(), 1.0);
         let zeros = Dyn::zeros(IxDyn(&[2, 3]));
@@ -26,7 +26,7 @@ impl Arrays {
     }
 }
 
-/// A change to what is handed in, and the message that it leads to.
+/// A change to the arguments, and the resulting message.
 type Bad = (fn(&mut Call), &'static str);
 
 struct Call {
@@ -47,7 +47,7 @@ const TABLE: [Bad; 11] = [
         "`grad` of array number 0 has shape [6], expected [2, 3]",
     ),
     (
-        // It would be broadcast by ndarray's own arithmetic.
+        // ndarray's own arithmetic would broadcast it.
         |call| call.arrays.grad = Dyn::zeros(IxDyn(&[3])),
         "`grad` of array number 0 has shape [3], expected [2, 3]",
     ),
@@ -79,7 +79,7 @@ const TABLE: [Bad; 11] = [
 #[test]
 fn bad_input_is_named_and_changes_nothing() {
     for (change, message) in TABLE {
-        // With states in place, and with states that are copied.
+        // With states that are used in place, and with states that are copied.
         for flip in [false, true] {
             let mut call = Call {
                 rule: AdamW::default(),
@@ -104,7 +104,7 @@ fn bad_input_is_named_and_changes_nothing() {
     }
 }
 
-/// The second array of a list is refused: the first has not changed.
+/// The second array of a list has an error. The first has not changed.
 #[test]
 fn a_list_is_checked_before_the_first_of_it_is_written() {
     let rules = [AdamW::default()];
@@ -112,16 +112,17 @@ fn a_list_is_checked_before_the_first_of_it_is_written() {
     let (mut a, mut b) = (Arrays::new(), Arrays::new());
     b.grad = Dyn::zeros(IxDyn(&[1, 2, 3]));
     let before = (a.clone(), b.clone());
-    let lent = |arrays: &mut Arrays, rule| {
+    let borrowed = |arrays: &mut Arrays, rule| {
         let Arrays { theta, grad, m, v } = arrays;
-        let lent = Lent::new(rule, 1, theta, grad).state(m).state(v);
-        step_all::<_, f32, f32, f32>(&rules, &options, [lent])
+        let borrowed = ParamMut::new(rule, 1, theta, grad).with_state(m).with_state(v);
+        step_all::<_, f32, f32, f32>(&rules, &options, [borrowed])
     };
-    let no_group = lent(&mut a, 1).unwrap_err();
+    let no_group = borrowed(&mut a, 1).unwrap_err();
     assert_eq!(no_group.to_string(), "there is no group 1, expected one of the 1 that were added");
     {
-        let [a, b] = [&mut a, &mut b]
-            .map(|Arrays { theta, grad, m, v }| Lent::new(0, 1, theta, grad).state(m).state(v));
+        let [a, b] = [&mut a, &mut b].map(|Arrays { theta, grad, m, v }| {
+            ParamMut::new(0, 1, theta, grad).with_state(m).with_state(v)
+        });
         let error = step_all(&rules, &options, [a, b]).unwrap_err();
         let message = "`grad` of array number 1 has shape [1, 2, 3], expected [2, 3]";
         assert_eq!(error.to_string(), message);
@@ -131,7 +132,7 @@ fn a_list_is_checked_before_the_first_of_it_is_written() {
     assert_eq!((a, b), before);
 }
 
-/// A step that is skipped for its gradients leaves everything as it was.
+/// A step that is skipped because of its gradients changes nothing.
 #[test]
 fn a_skipped_step_writes_nothing() {
     let mut arrays = Arrays::new();
@@ -145,7 +146,7 @@ fn a_skipped_step_writes_nothing() {
     assert_eq!((arrays.theta, arrays.m, arrays.v), (before.theta, before.m, before.v));
 }
 
-/// Empty arrays, and those of no axis, are fine.
+/// Empty arrays and zero-dimensional arrays are valid.
 #[test]
 fn nothing_and_one_number_are_arrays_too() {
     let adamw = AdamW::default();
@@ -156,12 +157,12 @@ fn nothing_and_one_number_are_arrays_too() {
         step(&adamw, 1, &mut theta, &grad, &mut [&mut m, &mut v]).unwrap();
         assert!(theta.iter().all(|x| *x < 1.0));
     }
-    let none: [Lent<'_, f32, f32, f32>; 0] = [];
+    let none: [ParamMut<'_, f32, f32, f32>; 0] = [];
     step_all(&[adamw], &StepOptions::default(), none).unwrap();
 }
 
-/// An element's random bits belong to its place in row-major order, however it lies, and to the
-/// seeds as the core takes them.
+/// The random bits of an element depend on its index in row-major order, whatever the memory order,
+/// and on the seeds, as in the core.
 #[test]
 fn random_bits_belong_to_logical_places() {
     let options =
@@ -172,8 +173,9 @@ fn random_bits_belong_to_logical_places() {
     let mut flat: Vec<bf16> = rows.iter().copied().collect();
     let grad = flat.clone();
     let (mut m, mut v) = (vec![bf16::ZERO; 35], vec![bf16::ZERO; 35]);
-    let lent = fused_adam_ndarray::fused_adam::Lent::new(0, 1, &mut flat, &grad).seed(9);
-    core_step_all(&rules, &options, [lent.state(&mut m).state(&mut v)]).unwrap();
+    let borrowed =
+        fused_adam_ndarray::fused_adam::ParamMut::new(0, 1, &mut flat, &grad).with_seed(9);
+    core_step_all(&rules, &options, [borrowed.with_state(&mut m).with_state(&mut v)]).unwrap();
 
     let mut columns = Array2::from_elem((5, 7).f(), bf16::ZERO);
     columns.assign(&rows);
@@ -184,12 +186,13 @@ fn random_bits_belong_to_logical_places() {
     let (mut m, mut v) = (theta.clone(), theta.clone());
     m.fill(bf16::ZERO);
     v.fill(bf16::ZERO);
-    let lent = Lent::new(0, 1, &mut theta, &rows).seed(9).state(&mut m).state(&mut v);
-    step_all(&rules, &options, [lent]).unwrap();
+    let borrowed =
+        ParamMut::new(0, 1, &mut theta, &rows).with_seed(9).with_state(&mut m).with_state(&mut v);
+    step_all(&rules, &options, [borrowed]).unwrap();
     assert_ne!(theta, rows);
     assert!(theta.iter().zip(&flat).all(|(x, wanted)| x.to_bits() == wanted.to_bits()));
 
-    // Two shards of rows, each alone.
+    // Two shards of rows, each in its own step.
     let mut theta = rows.clone();
     let (mut m, mut v) = (rows.mapv(|_| bf16::ZERO), rows.mapv(|_| bf16::ZERO));
     for shard in [0..2_usize, 2..5] {
@@ -198,8 +201,8 @@ fn random_bits_belong_to_logical_places() {
         let grad = rows.slice(shard);
         let (mut theta, mut m) = (theta.slice_mut(shard), m.slice_mut(shard));
         let mut v = v.slice_mut(shard);
-        let lent = Lent::new(0, 1, &mut theta, &grad).seed(9).offset(first);
-        step_all(&rules, &options, [lent.state(&mut m).state(&mut v)]).unwrap();
+        let borrowed = ParamMut::new(0, 1, &mut theta, &grad).with_seed(9).with_offset(first);
+        step_all(&rules, &options, [borrowed.with_state(&mut m).with_state(&mut v)]).unwrap();
     }
     assert!(theta.iter().zip(&flat).all(|(x, wanted)| x.to_bits() == wanted.to_bits()));
 }

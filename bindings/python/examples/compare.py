@@ -1,9 +1,9 @@
-"""torch's fused optimizer step beside this one, in one run: as a table, and as a picture.
+"""Compares the time of a step of torch's fused AdamW with fused-adam's, as a table and a plot.
 
     python examples/compare.py [--test] [--plot FILE.svg]
 
-The two are timed in turn, round after round; a time is the median over the rounds, and so is a ratio. Needs
-matplotlib for the picture.
+Each round times both optimizers, one after the other. A time is the median over the rounds, and a
+ratio is the median of the ratios of the rounds. ``--plot`` needs matplotlib.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Call = Callable[[], object]
 
 
 def timed(call: Call, least: float, before: Call | None = None) -> float:
-    """The time of one call, in seconds; what is called before each is not in it."""
+    """Return the time of one call in seconds. It does not include the calls of ``before``."""
     call()
     took, calls = 0.0, 0
     while True:
@@ -63,12 +63,12 @@ def cases(testing: bool) -> Iterator[tuple[str, Call, Call, Call | None]]:
         ("1000 tensors of 1000", [1000] * 1000),
         ("GPT-2 small", [small] * 4 if testing else gpt2()),
     ]:
-        # One after the other, so that only one pair is in memory.
+        # A generator, so that only one pair of optimizers is in memory at a time.
         theirs = torch.optim.AdamW(params(lens), fused=True)
         ours = fused_adam.torch.AdamW(params(lens))
         yield name, theirs.step, ours.step, None
         if name == "2^20":
-            # As after a backward pass: some of torch's threads still wait busily for its next operation.
+            # After a backward pass, some of torch's threads spin, waiting for the next operation.
             other = torch.rand(1 << 20)
             yield f"{name}, after torch's own work", theirs.step, ours.step, other.cos_
         if name == "GPT-2 small":
@@ -83,17 +83,18 @@ def cases(testing: bool) -> Iterator[tuple[str, Call, Call, Call | None]]:
 
 
 def border() -> None:
-    """What a call from NumPy costs beside its arithmetic."""
+    """Print the overhead of a call from NumPy."""
     theta, grad = np.ones(16, np.float32), np.ones(16, np.float32)
     flat = fused_adam.Flat(fused_adam.Rule("adamw"), theta)
     took = min(timed(lambda: flat.step(theta, grad), 0.02) for _ in range(15))
-    print(f"\na step of 16 elements of NumPy: {took * 1e6:.2f} µs, of which the arithmetic is 0.05 or less")
+    print(f"\na step of a NumPy array of 16 elements: {took * 1e6:.2f} µs")
+    print("(the arithmetic takes 0.05 µs or less of it)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--test", action="store_true", help="run everything once, on less")
-    parser.add_argument("--plot", metavar="FILE", help="draw the ratios")
+    parser.add_argument("--test", action="store_true", help="run each step once, on small tensors")
+    parser.add_argument("--plot", metavar="FILE", help="plot the ratios to FILE")
     options = parser.parse_args()
     rounds, least = (1, 0.0) if options.test else (11, 0.03)
     rows = []
@@ -117,7 +118,13 @@ def main() -> None:
         colors = ["#286eb4" if ratio >= 1 else "#c85a3c" for ratio in ratios]
         axes.barh(names, [ratio - 1 for ratio in ratios], left=1, color=colors)
         for name, ratio in zip(names, ratios):
-            axes.annotate(f"{ratio:.2f}", (max(ratio, 1), name), (5, 0), textcoords="offset points", va="center")
+            axes.annotate(
+                f"{ratio:.2f}",
+                (max(ratio, 1), name),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+            )
         axes.axvline(1, color="black", linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(min(0.8, *ratios) * 0.95, max(ratios) * 1.3)
@@ -125,7 +132,7 @@ def main() -> None:
             axis("{x:g}")
         axes.set_xlabel("times as fast as torch's fused AdamW")
         figure.savefig(options.plot)
-        print(f"drawn to {options.plot}")
+        print(f"plotted to {options.plot}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Trains a small network on real handwritten digits, with torch's AdamW and with this one.
+"""Trains a small network on handwritten digits, with torch's AdamW and with fused-adam's.
 
     python examples/digits.py
 
-The one line that differs is the import of the optimizer.
+Only the optimizer class differs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ DATA = Path(__file__).parents[3] / "data" / "digits.csv.gz"
 
 
 def digits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """1797 images of 8 by 8 pixels from 0 to 1, and what they show."""
+    """Return 1797 images of 8x8 pixels from 0 to 1, and their labels."""
     with gzip.open(DATA, "rt") as file:
-        rows = [[int(float(cell)) for cell in row] for row in csv.reader(file) if row[0][:1].isdigit()]
+        rows = [
+            [int(float(cell)) for cell in row] for row in csv.reader(file) if row[0][:1].isdigit()
+        ]
     table = torch.tensor(rows)
     return table[:, :64].to(dtype) / 16, table[:, 64]
 
@@ -30,7 +32,7 @@ def digits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
 def train(
     optimizer_class: Any, epochs: int = 12, dtype: torch.dtype = torch.float32, **options: Any
 ) -> tuple[list[float], float]:
-    """The loss after each epoch, and the accuracy on a fifth that was held out."""
+    """Return the loss after each epoch, and the accuracy on a held-out fifth of the images."""
     images, labels = digits(dtype)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Tanh(), torch.nn.Linear(48, 10))
@@ -48,7 +50,9 @@ def train(
             optimizer.step()
         schedule.step()
         with torch.no_grad():
-            losses.append(float(torch.nn.functional.cross_entropy(network(images[rest]), labels[rest])))
+            losses.append(
+                float(torch.nn.functional.cross_entropy(network(images[rest]), labels[rest]))
+            )
     with torch.no_grad():
         right = network(images[held_out]).argmax(1) == labels[held_out]
     return losses, float(right.float().mean())

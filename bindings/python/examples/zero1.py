@@ -1,12 +1,17 @@
-"""ZeRO stage 1 by hand: each process keeps the optimizer state of its shard alone.
+"""ZeRO stage 1 by hand: each process keeps the optimizer states of its shard only.
 
     torchrun --nproc-per-node 4 examples/zero1.py
 
-All parameters are one flat buffer. A step adds the gradients of all processes up, each for the shard of one
-(reduce-scatter), steps that shard on the process that owns its state, and hands the new parameters round
-(all-gather). A step is elementwise, so the bits are those of a step of the whole on one process, if the gradients
-are: the sum of them is made in another order by other numbers of processes, so here each process has the
-gradient of the whole batch, divided by the number of processes, a power of two.
+All parameters are in one flat buffer, which is split into shards, one for each process. A step
+
+1. sums the gradients of all processes; each process gets the sum for its shard (reduce-scatter);
+2. steps the shard on the process that owns its states;
+3. distributes the new parameters to all processes (all-gather).
+
+A step is elementwise. So from the same gradients it has the same bits as a step of the whole buffer
+on one process. The order in which gradients are summed depends on the number of processes, which
+would change the bits. To avoid this, each process here computes the gradient of the whole batch,
+divided by the number of processes, which must be a power of two.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ class Zero1:
 
 
 def train(steps: int = 20) -> str:
-    """Trains a small network, and returns a hash of the bits of its parameters."""
+    """Train a small network. Return a hash of the bits of its parameters."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     network = torch.nn.Sequential(torch.nn.Linear(10, 33), torch.nn.Tanh(), torch.nn.Linear(33, 7))

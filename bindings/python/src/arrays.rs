@@ -1,4 +1,4 @@
-//! The door for arrays: a rule, and its step in place.
+//! The interface for arrays: a rule, and its step in place.
 
 use fused_adam::{AnyRule, Backend, Error, Rounding, Rule as _, State, StepOptions, step_all};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -9,7 +9,7 @@ use crate::border::{Slot, View, held, with_slices};
 use crate::pool;
 use crate::rules::{by_name, refused};
 
-/// A rule with its hyper-parameters, by its name.
+/// A rule with its hyper-parameters.
 #[pyclass(frozen, module = "fused_adam")]
 pub struct Rule(AnyRule);
 
@@ -23,32 +23,32 @@ impl Rule {
         Ok(Rule(rule))
     }
 
-    /// Such as `adamw`.
+    /// The name of the rule, such as `adamw`.
     #[getter]
     fn name(&self) -> &'static str {
         self.0.name()
     }
 
-    /// What its states are called, in the order in which `step` takes them.
+    /// The names of its states, in the order in which `step` takes them.
     #[getter]
     fn states(&self) -> Vec<&'static str> {
         self.0.states().iter().map(State::name).collect()
     }
 
-    /// What each state is filled with before the first step.
+    /// The initial value of each state.
     #[getter]
     fn initial(&self) -> Vec<f64> {
         (0..self.0.states().len()).map(|i| self.0.initial_state(i)).collect()
     }
 
-    /// What the numbers are called that it keeps beside its states, such as a product over all
-    /// steps of a hyper-parameter that a schedule changes.
+    /// The names of its scalars. A scalar is a number in addition to the states, such as the
+    /// product over all steps of a hyper-parameter that a schedule changes.
     #[getter]
     fn scalars(&self) -> &'static [&'static str] {
         self.0.scalars()
     }
 
-    /// What these numbers are after `t` steps that all had these hyper-parameters.
+    /// The scalars after `t` steps with these hyper-parameters.
     fn scalars_after(&self, t: u64) -> Vec<f64> {
         (0..self.0.scalars().len()).map(|i| self.0.scalar_after(i, t)).collect()
     }
@@ -62,9 +62,12 @@ impl Rule {
         all.get_item(self.0.name())
     }
 
-    /// Takes step number `t` in place. `scalars` are those before the step, which become those after
-    /// it; without them they follow from `t`.
-    #[pyo3(signature = (t, theta, grad, *states, scalars = None, grad_scale = 1.0, clip_value = None, seed = None, offset = 0, backend = None))]
+    /// Takes step number `t` in place. `scalars` are the scalars before the step; it updates them
+    /// in place. Without `scalars` they follow from `t`.
+    #[pyo3(signature = (
+        t, theta, grad, *states, scalars = None, grad_scale = 1.0, clip_value = None, seed = None,
+        offset = 0, backend = None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
     fn step(
         &self,
@@ -130,11 +133,11 @@ impl Rule {
         theta
             .py()
             .detach(|| {
-                pool::run(bytes, None, |schedule| {
-                    let options = StepOptions { schedule, ..options };
-                    // SAFETY: `theta`, `grad` and `states` hold the arrays until this returns. That no other
-                    // thread of Python touches them meanwhile is the caller's part, as for every
-                    // function of NumPy that lets other threads run.
+                pool::run(bytes, None, |parallelism| {
+                    let options = StepOptions { parallelism, ..options };
+                    // SAFETY: `theta`, `grad` and `states` keep the arrays alive until this
+                    // returns. The caller must not use them in another Python thread meanwhile, as
+                    // with every NumPy function that releases the GIL.
                     unsafe { with_slices(vec![slot], |all| step_all(&rules, &options, all)) }
                 })
             })??
@@ -145,7 +148,7 @@ impl Rule {
         Ok(())
     }
 
-    /// For `pickle` and `copy`: what makes it again.
+    /// For `pickle` and `copy`: the arguments of the constructor.
     fn __getnewargs_ex__<'py>(
         &self,
         py: Python<'py>,
@@ -159,7 +162,7 @@ impl Rule {
 }
 
 impl Rule {
-    /// The scalars after a step, of an array that has them before it.
+    /// The scalars after a step, from those before it in an array.
     fn next_scalars(&self, t: u64, array: &View, slot: &Slot) -> PyResult<Vec<f64>> {
         let Some(mut scalars) = array.doubles() else {
             return Err(PyTypeError::new_err(format!(

@@ -1,9 +1,9 @@
 //! fused-adam for Python: steps on NumPy arrays, and the step behind the optimizers of
 //! `fused_adam.torch`.
 //!
-//! `border` turns Python's arrays into slices, and alone holds `unsafe` code; `rules` turns keywords
-//! and torch's parameter groups into rules; `arrays` and `torch` are the two doors; `pool` has the
-//! threads.
+//! `border` makes slices of Python's arrays, and contains all `unsafe` code. `rules` makes rules of
+//! keyword arguments and of torch's parameter groups. `arrays` and `torch` are the two interfaces.
+//! `pool` has the threads.
 
 mod arrays;
 mod border;

@@ -1,48 +1,49 @@
-//! The threads that long steps run on: torch's own for its tensors, else rayon's global pool, where the caller takes part; or,
-//! once a number was asked for, and in a process that was forked, a pool of our own.
+//! The threads that run large steps: torch's own for its tensors, and otherwise rayon's global
+//! pool, together with the calling thread. If a number of threads was set, or in a forked process,
+//! it is a separate pool.
 //!
-//! The threads of a pool do not exist in a process that was forked after the pool was made.
+//! A pool that was made before a fork has no threads in the forked process.
 
 use std::process;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fused_adam::{Schedule, Threads, on_threads};
+use fused_adam::{Parallelism, Threads, on_threads};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// The process in which a step was first taken.
+/// The process that took the first step.
 static GLOBAL: OnceLock<u32> = OnceLock::new();
 
-/// A pool of our own.
+/// The separate pool.
 static OWN: Mutex<Own> = Mutex::new(Own { wanted: 0, pool: None });
 
 struct Own {
-    /// 0 for as many threads as rayon takes by itself: `RAYON_NUM_THREADS`, or one for each core.
+    /// 0 for rayon's default: `RAYON_NUM_THREADS`, or one thread per core.
     wanted: usize,
     pool: Option<(u32, Arc<ThreadPool>)>,
 }
 
-/// Below this many bytes of θ, to go to another pool costs more than it saves.
+/// Below this many bytes of θ, switching to another pool takes longer than it saves.
 const SERIAL_BYTES: usize = 1 << 20;
 
-/// Runs a step on `bytes` of θ: on `theirs`, if there are any, and no others were asked for.
+/// Runs a step on `bytes` of θ. Uses `theirs`, if given, unless a number of threads was set.
 pub fn run<T: Send>(
     bytes: usize,
     theirs: Option<&'static dyn Threads>,
-    work: impl FnOnce(Schedule) -> T + Send,
+    work: impl FnOnce(Parallelism) -> T + Send,
 ) -> PyResult<T> {
     match own()? {
         None => Ok(match theirs {
-            Some(threads) => on_threads(threads, || work(Schedule::Auto)),
-            None => work(Schedule::Auto),
+            Some(threads) => on_threads(threads, || work(Parallelism::Auto)),
+            None => work(Parallelism::Auto),
         }),
-        Some(_) if bytes < SERIAL_BYTES => Ok(work(Schedule::Serial)),
-        Some(pool) => Ok(pool.install(|| work(Schedule::Auto))),
+        Some(_) if bytes < SERIAL_BYTES => Ok(work(Parallelism::Serial)),
+        Some(pool) => Ok(pool.install(|| work(Parallelism::Auto))),
     }
 }
 
-/// The pool of our own, if one is to be used.
+/// The separate pool, if it should be used.
 fn own() -> PyResult<Option<Arc<ThreadPool>>> {
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
     let process = process::id();
@@ -56,7 +57,7 @@ fn own() -> PyResult<Option<Arc<ThreadPool>>> {
     }
     let pool = ThreadPoolBuilder::new().num_threads(own.wanted).build();
     let pool = Arc::new(pool.map_err(|e| PyRuntimeError::new_err(e.to_string()))?);
-    // The threads of a pool from before a fork are not there to be joined.
+    // The threads of a pool from before a fork do not exist, so they cannot be joined.
     if let Some(old) = own.pool.replace((process, Arc::clone(&pool)))
         && old.0 != process
     {
@@ -65,14 +66,15 @@ fn own() -> PyResult<Option<Arc<ThreadPool>>> {
     Ok(Some(pool))
 }
 
-/// How many threads long steps run on; those of torch's tensors only if a number was set, else on torch's own.
+/// The number of threads for large steps. Steps of torch's tensors use torch's own threads instead,
+/// unless a number was set.
 #[pyfunction]
 pub fn get_num_threads() -> PyResult<usize> {
     Ok(own()?.map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads()))
 }
 
-/// Has long steps run on `n` threads; with 0, as at first, on one for each core, or on `RAYON_NUM_THREADS`, and those of
-/// torch's tensors on torch's threads. The results are the same.
+/// Sets the number of threads for large steps. With 0, the default, it is `RAYON_NUM_THREADS` or
+/// one per core, and steps of torch's tensors use torch's threads. The results are the same.
 #[pyfunction]
 pub fn set_num_threads(n: i64) -> PyResult<()> {
     let wanted = usize::try_from(n).map_err(|_| {

@@ -1,4 +1,4 @@
-//! Rules from Python: by name with keywords, and from a parameter group of torch.
+//! Rules from Python: from a name and keyword arguments, or from a parameter group of torch.
 
 use fused_adam::{
     AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Lion, NAdam, RAdam, RmsProp, Sgd,
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::Value;
 
-/// A rule by its name, with some of its hyper-parameters changed.
+/// A rule from its name, with some hyper-parameters changed.
 pub fn by_name(name: &str, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyRule> {
     let rule: AnyRule = name.parse().map_err(refused)?;
     let Some(changes) = changes else { return Ok(rule) };
@@ -54,10 +54,10 @@ pub fn by_name(name: &str, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyR
 
 const WHOLE: &str = "a whole number from 0 to 2^64 - 1";
 
-/// A whole number: of Python or NumPy, or one of floating point that has no fraction. None if it is
-/// out of range.
+/// A whole number: an integer of Python or NumPy, or a float without a fraction. None if it is out
+/// of range.
 fn whole(value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-    // Truth values are numbers in Python, but not meant as such.
+    // Booleans are numbers in Python, but are probably a mistake here.
     if value.extract::<bool>().is_ok() {
         return Err(PyTypeError::new_err("a truth value"));
     }
@@ -65,17 +65,17 @@ fn whole(value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
         return Ok(Some(number));
     }
     let number: f64 = value.extract()?;
-    // 2^64 itself is the first that is too large.
+    // 2^64 is the first number that is too large.
     let fits = number.fract() == 0.0 && (0.0..u64::MAX as f64).contains(&number);
     Ok(fits.then_some(number as u64))
 }
 
-/// An error of the core, as Python has it.
+/// The Python exception for an error of the core.
 pub fn refused(error: fused_adam::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-/// The rule of a parameter group, and what torch calls its states, in the order of
+/// The rule of a parameter group, and torch's names of its states, in the order of
 /// [`fused_adam::Rule::states`].
 pub fn of_group(
     kind: &str,
@@ -86,7 +86,7 @@ pub fn of_group(
             .get_item(key)?
             .ok_or_else(|| PyValueError::new_err(format!("the parameter group has no {key:?}")))
     };
-    // A tensor of one element is a number too.
+    // A tensor of one element is also a number.
     let number = |key: &str| -> PyResult<f64> { item(key)?.extract() };
     let flag = |key: &str| -> PyResult<bool> { item(key)?.is_truthy() };
     let lr = number("lr")?;

@@ -1,8 +1,8 @@
-//! The door for torch: one call takes the step of all tensors of an optimizer.
+//! The interface for torch: one call takes the step of all tensors of an optimizer.
 //!
-//! What torch keeps per parameter (the step number among it, a tensor of one element) is read and
-//! written where it lies. Where a parameter, its gradient and its states do not lie in memory alike,
-//! each of them that is not in row-major order is stepped by way of a copy that is.
+//! torch's state of a parameter, with its step number in a tensor of one element, is read and
+//! written in place. If a parameter, its gradient and its states have different memory orders,
+//! those that are not in row-major order are copied to row-major order for the step.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::border::{Exchange, Slot, View, of_torch, refuse_negated, with_slices}
 use crate::pool;
 use crate::rules::{of_group, refused};
 
-/// Names of what a state has.
+/// The names of the entries of a state.
 type Keys<'py> = Vec<(&'static str, Bound<'py, PyString>)>;
 
 /// Parameters with their groups.
@@ -25,8 +25,8 @@ type Params<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyDict>)>;
 
 /// Takes the step of every parameter that has a gradient.
 ///
-/// Returns those whose state is not there yet: if there are any, nothing has been done. And the norm
-/// of the gradients, if it was needed, and whether the step was skipped.
+/// Returns the parameters that have no state yet. If there are any, it has done nothing else. Also
+/// returns the gradient norm, if it was needed, and whether the step was skipped.
 #[pyfunction]
 #[pyo3(signature = (
     kind, groups, state, fresh, *, loss_scale = 1.0, clip_norm = None, inf_norm = false,
@@ -70,7 +70,7 @@ pub fn torch_step<'py>(
         let params = params.ok_or_else(|| PyValueError::new_err("a group has no \"params\""))?;
         let params = match params.cast_into::<PyList>() {
             Ok(params) => params,
-            // Groups that were put together by hand may have a tuple.
+            // Groups that were built by hand can have a tuple.
             Err(other) => PyList::new(py, other.into_inner().extract::<Vec<Bound<'py, PyAny>>>()?)?,
         };
         for param in params {
@@ -104,10 +104,11 @@ pub fn torch_step<'py>(
     Ok((missing, report.grad_norm, report.skipped))
 }
 
-/// The entries of a `state`, to be found without its lookup, for which each tensor is asked for its hash by a
-/// call of a function in Python. They come in the order in which parameters had their first gradients, which mostly is that of the
-/// parameters; where it is not, there is the lookup. They are those of the beginning of the step: what code of the
-/// user's that runs within it, such as a `grad` that is a property, puts in their places is not seen before the next.
+/// The entries of a `state`, in order. Going through them avoids a lookup, in which Python computes
+/// the hash of each tensor by a call of a Python function. Their order is that in which parameters
+/// had their first gradients, which is mostly the order of the parameters. Where it is not, the
+/// lookup is used. The entries are those at the beginning of the step: if user code that runs
+/// within the step, such as a `grad` property, replaces an entry, only the next step sees that.
 struct States<'py> {
     entries: std::vec::IntoIter<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
 }
@@ -119,14 +120,14 @@ impl<'py> States<'py> {
         States { entries: entries.into_iter() }
     }
 
-    /// What belongs to a parameter, if that comes next.
+    /// The state of a parameter, if it comes next.
     fn next_if_of(&mut self, param: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
         let (of, _) = self.entries.as_slice().first()?;
         if of.is(param) { self.entries.next().map(|(_, found)| found) } else { None }
     }
 }
 
-/// torch's way to look at its tensors.
+/// torch's C function to read its tensors.
 fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
     static OF_TORCH: PyOnceLock<Exchange> = PyOnceLock::new();
     OF_TORCH.get_or_try_init(py, || {
@@ -139,26 +140,26 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
     })
 }
 
-/// A step that is being put together.
+/// A step that is being prepared.
 struct Call<'py> {
     exchange: &'static Exchange,
-    /// The scalars that were advanced last: most parameters were stepped alike.
+    /// The last scalars that were advanced. Most parameters have the same step number and scalars.
     advanced: Option<Advanced>,
     /// The parameters whose state was made for this step.
     fresh: HashSet<usize>,
     slots: Vec<Slot>,
-    /// Step numbers and the like, and what they are once the step is taken.
+    /// Step numbers and similar counters, with their values after the step.
     counters: Vec<(View, f64)>,
     params: Vec<Bound<'py, PyAny>>,
-    /// Tensors that do not lie in one piece, and whether they are written.
+    /// Tensors that are not contiguous, and whether they are written.
     strided: Vec<(Bound<'py, PyAny>, View, bool)>,
-    /// Tensors that are stepped by way of a copy, with the copies.
+    /// Tensors that are stepped through a copy, with the copies.
     copies: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
-    /// What else is looked at, kept for as long.
+    /// Other objects that must stay alive during the step.
     keep: Vec<Bound<'py, PyAny>>,
 }
 
-/// The scalars of a parameter before step `t` of rule number `rule`, and after it.
+/// The scalars of a parameter before and after step `t` of the rule at index `rule`.
 struct Advanced {
     rule: usize,
     t: u64,
@@ -167,7 +168,7 @@ struct Advanced {
 }
 
 impl<'py> Call<'py> {
-    /// Room for this many parameters.
+    /// Reserves space for this many parameters.
     fn reserve(&mut self, params: usize) {
         self.slots.reserve(params);
         self.params.reserve(params);
@@ -175,7 +176,7 @@ impl<'py> Call<'py> {
         self.keep.reserve(5 * params);
     }
 
-    /// Adds a parameter; false if its state is not all there.
+    /// Adds a parameter. Returns false if its state is incomplete.
     fn add(
         &mut self,
         rule: &AnyRule,
@@ -193,8 +194,9 @@ impl<'py> Call<'py> {
             ));
         }
         check_shape("a gradient", &grad_view, &theta)?;
-        // torch's views with a sign that is not in memory are parts of complex numbers: they have gaps, and a copy of them
-        // has the sign, unless they are of one element (or made by `as_strided`).
+        // torch's views with the negative bit are parts of complex numbers. They have gaps, and
+        // their copy has the sign applied, unless they have one element (or were made by
+        // `as_strided`).
         if theta.len() == 1 {
             refuse_negated("a parameter", param)?;
             refuse_negated("a gradient", &grad)?;
@@ -241,7 +243,7 @@ impl<'py> Call<'py> {
         Ok(true)
     }
 
-    /// Which step it is; none if the state does not say.
+    /// The step number. None if the state does not contain it.
     fn step_number(
         &mut self,
         rule: &AnyRule,
@@ -250,7 +252,7 @@ impl<'py> Call<'py> {
     ) -> PyResult<Option<u64>> {
         let py = param.py();
         if matches!(rule, AnyRule::Sgd(_)) {
-            // torch keeps no number, and all that counts is whether it is the first.
+            // torch stores no step number here. It only matters whether it is the first step.
             return Ok(Some(if self.fresh.contains(&(param.as_ptr() as usize)) { 1 } else { 2 }));
         }
         let Some(counter) = state.get_item(intern!(py, "step"))? else { return Ok(None) };
@@ -267,8 +269,8 @@ impl<'py> Call<'py> {
         Ok(Some(steps as u64 + 1))
     }
 
-    /// The rule's scalars after the step, made of those in the state. None if it keeps none, or if
-    /// the state has none: then they follow from the step number.
+    /// The rule's scalars after the step, from those in the state. None if the rule has none, or if
+    /// the state has none; they then follow from the step number.
     fn scalars(
         &mut self,
         rule: &AnyRule,
@@ -305,7 +307,8 @@ impl<'py> Call<'py> {
         Ok(Some(after))
     }
 
-    /// A tensor in row-major order: itself, or a copy, which goes back if the tensor is written.
+    /// A tensor in row-major order: itself, or a copy, which is copied back if the tensor is
+    /// written.
     fn in_rows(&mut self, tensor: &Bound<'py, PyAny>, view: View, written: bool) -> PyResult<View> {
         if view.is_row_major() {
             return Ok(view);
@@ -325,8 +328,8 @@ impl<'py> Call<'py> {
         self.exchange.view(tensor).map_err(|error| unfit(what, tensor).unwrap_or(error))
     }
 
-    /// That no element of a tensor which does not lie in one piece is one of another too. The others'
-    /// copies are apart in any case, so this is about where they go back to.
+    /// Checks that no element of a tensor that is not contiguous is also an element of another
+    /// tensor. The copies themselves do not overlap, so this is for the copies back.
     fn check_strided(&self, py: Python<'py>) -> PyResult<()> {
         let overlap = || {
             PyValueError::new_err("arrays overlap in memory, expected what is written to be apart")
@@ -353,16 +356,17 @@ impl<'py> Call<'py> {
         Ok(())
     }
 
-    /// Takes the step, and then writes down that it was taken.
+    /// Takes the step, and then updates the counters.
     fn run(self, py: Python<'py>, rules: &[AnyRule], options: StepOptions) -> PyResult<Report> {
         self.check_strided(py)?;
         let Call { slots, params, counters, copies, keep, .. } = self;
         let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
         let report = py.detach(|| {
-            pool::run(bytes, of_torch(), |schedule| {
-                let options = StepOptions { schedule, ..options };
-                // SAFETY: the parameters are kept by `params`, and all else by `keep` and `copies`. That nobody else touches their memory meanwhile is the part
-                // of whoever calls `step`, as with torch's own.
+            pool::run(bytes, of_torch(), |parallelism| {
+                let options = StepOptions { parallelism, ..options };
+                // SAFETY: `params`, `keep` and `copies` keep all tensors alive. The caller of
+                // `step` must not use their memory in another thread meanwhile, as with torch's own
+                // optimizers.
                 unsafe { with_slices(slots, |all| step_all(rules, &options, all)) }
             })
         })??;
@@ -374,7 +378,7 @@ impl<'py> Call<'py> {
             for (view, then) in counters {
                 view.set_number(then);
             }
-            // For autograd to notice that what it kept for a backward pass has changed.
+            // Tells autograd that tensors that it saved for a backward pass have changed.
             let graph = py.import("torch.autograd.graph")?;
             graph.call_method1("increment_version", (PyList::new(py, params)?,))?;
         }
@@ -394,7 +398,7 @@ fn check_shape(what: &str, view: &View, theta: &View) -> PyResult<()> {
     )))
 }
 
-/// Why a tensor cannot be stepped, if it is for what torch says of it.
+/// Why a tensor cannot be stepped, if the reason is one of its torch properties.
 fn unfit(what: &str, tensor: &Bound<'_, PyAny>) -> Option<PyErr> {
     let text = |name: &str| tensor.getattr(name).and_then(|it| it.str()?.extract::<String>()).ok();
     let (layout, device, dtype) = (text("layout")?, text("device")?, text("dtype")?);

@@ -1,4 +1,4 @@
-"""What the tests share: the optimizers with their options, and the reference that they are held to."""
+"""Shared code of the tests: the optimizers with their options, and the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import fused_adam.torch as fused
 
 @dataclass(frozen=True)
 class Case:
-    """An optimizer with options, and the rule that it is."""
+    """An optimizer with options, and its rule."""
 
     name: str
     options: dict[str, Any]
@@ -53,7 +53,14 @@ CASES = [
         "AdamW",
         {"lr": 0.02, "betas": (0.4, 0.95), "eps": 1e-6, "weight_decay": 0.1, "amsgrad": True},
         "adamw",
-        {"lr": 0.02, "beta1": 0.4, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.1, "amsgrad": True},
+        {
+            "lr": 0.02,
+            "beta1": 0.4,
+            "beta2": 0.95,
+            "eps": 1e-6,
+            "weight_decay": 0.1,
+            "amsgrad": True,
+        },
         MAX,
     ),
     Case("NAdam", {}, "nadam", {"lr": 2e-3}),
@@ -70,7 +77,13 @@ CASES = [
         "radam",
         {"lr": 1e-3, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
     ),
-    Case("Adamax", {"weight_decay": 0.1}, "adamax", {"lr": 2e-3, "weight_decay": 0.1}, ("exp_avg", "exp_inf")),
+    Case(
+        "Adamax",
+        {"weight_decay": 0.1},
+        "adamax",
+        {"lr": 2e-3, "weight_decay": 0.1},
+        ("exp_avg", "exp_inf"),
+    ),
     Case("RMSprop", {}, "rmsprop", {"lr": 0.01}, ("square_avg",)),
     Case(
         "RMSprop",
@@ -79,7 +92,13 @@ CASES = [
         {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},
         ("square_avg", "momentum_buffer"),
     ),
-    Case("RMSprop", {"centered": True}, "rmsprop", {"lr": 0.01, "centered": True}, ("variance", "grad_avg")),
+    Case(
+        "RMSprop",
+        {"centered": True},
+        "rmsprop",
+        {"lr": 0.01, "centered": True},
+        ("variance", "grad_avg"),
+    ),
     Case(
         "RMSprop",
         {"centered": True, "momentum": 0.9},
@@ -92,7 +111,13 @@ CASES = [
         "Adagrad",
         {"lr_decay": 0.1, "initial_accumulator_value": 0.5, "weight_decay": 0.1},
         "adagrad",
-        {"lr": 0.01, "lr_decay": 0.1, "initial_accumulator_value": 0.5, "weight_decay": 0.1, "eps": 1e-10},
+        {
+            "lr": 0.01,
+            "lr_decay": 0.1,
+            "initial_accumulator_value": 0.5,
+            "weight_decay": 0.1,
+            "eps": 1e-10,
+        },
         ("sum",),
     ),
     Case("SGD", {}, "sgd", {"lr": 1e-3}, ()),
@@ -123,7 +148,7 @@ CASES = [
 
 
 def variants() -> list[tuple[str, dict[str, Any]]]:
-    """Each rule with its defaults, and with every option or two that change which states it keeps."""
+    """Each rule with its defaults, and with each option or pair that changes its states."""
     found = []
     for name in fused_adam.RULES:
         default = fused_adam.Rule(name)
@@ -140,7 +165,7 @@ def variants() -> list[tuple[str, dict[str, Any]]]:
                 try:
                     states = list(fused_adam.Rule(name, **hyper).states)
                 except ValueError:
-                    continue  # They do not go together.
+                    continue  # These options are inconsistent.
                 if states not in seen:
                     seen.append(states)
                     found.append((name, hyper))
@@ -151,7 +176,7 @@ VARIANTS = variants()
 
 
 class Reference:
-    """One tensor stepped by the rule's reference, in row-major order."""
+    """One tensor, stepped by the reference of a rule, in row-major order."""
 
     def __init__(self, case: Case, param: torch.Tensor, state_dtype: torch.dtype | None = None):
         self.rule = fused_adam.Rule(case.rule, **case.hyper)
@@ -170,7 +195,7 @@ class Reference:
 
 
 def bits(tensor: torch.Tensor) -> np.ndarray:
-    """The bits of a tensor's elements in row-major order; all NaNs alike."""
+    """The bits of a tensor's elements in row-major order. All NaNs are the same."""
     tensor = tensor.detach().contiguous().reshape(-1)
     of = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     found = tensor.view(of).clone()

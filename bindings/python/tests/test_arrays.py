@@ -1,4 +1,4 @@
-"""The door for arrays: what it takes, what it gives, and what it refuses."""
+"""The interface for arrays: arguments, results and errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_anything_with_memory_is_taken():
     Rule("sgd", lr=0.5).step(1, expected, ones())
 
     class OnlyDlpack:
-        """Speaks DLPack, in the newest version or the oldest, and nothing else."""
+        """Only supports DLPack, in the newest version or the oldest."""
 
         def __init__(self, of, old: bool) -> None:
             self.of, self.old = of, old
@@ -111,7 +111,7 @@ def test_shards_draw_the_random_bits_of_the_whole():
 
 
 def test_other_threads_run_meanwhile():
-    """A long step lets other threads of Python run."""
+    """Other Python threads run during a large step."""
     theta, grad = ones(1 << 24), ones(1 << 24)
     flat, done, turns = Flat(Rule("adamw"), theta), threading.Event(), []
 
@@ -119,7 +119,7 @@ def test_other_threads_run_meanwhile():
         while not done.is_set():
             turns.append(len(turns))
 
-    # With the lock held the interpreter would switch to the other thread only between steps.
+    # If the step held the GIL, the interpreter would only switch threads between steps.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(10.0)
     thread = threading.Thread(target=count)
@@ -182,38 +182,94 @@ BAD = [
     (lambda: Rule("adam", lr=float("nan")), ValueError, "lr is NaN, expected a finite number"),
     (lambda: Rule("adam", eps=0.0), ValueError, "eps` is 0.0, expected"),
     (lambda: Rule("adam", beta1=1.0), ValueError, "beta1` is 1.0, expected"),
-    (lambda: Rule("adam", rate=1.0), TypeError, "adam has no hyper-parameter \"rate\", expected one of"),
+    (
+        lambda: Rule("adam", rate=1.0),
+        TypeError,
+        "adam has no hyper-parameter \"rate\", expected one of",
+    ),
     (lambda: Rule("adamm"), ValueError, "adamm"),
     (lambda: Rule("sgd").step(0, ones(), ones()), ValueError, "step number `t` is 0, expected 1"),
     (lambda: Rule("sgd").step(-1, ones(), ones()), OverflowError, "negative"),
-    (lambda: Rule("adam").step(1, ones(), ones(), ones()), TypeError, "1 states were given, expected 2"),
-    (lambda: Rule("sgd").step(1, ones(), ones(3)), ValueError, "grad has 3 elements, expected 4 as theta has"),
-    (lambda: Rule("sgd").step(1, ones(), ones(dtype=np.float64)), ValueError, "grad.*f64, expected f32"),
-    (lambda: Rule("sgd").step(1, ones(dtype=np.int32), ones()), TypeError, "type int32, expected float32"),
-    (lambda: Rule("sgd").step(1, ones(dtype=np.complex64), ones()), TypeError, "type complex64, expected"),
+    (
+        lambda: Rule("adam").step(1, ones(), ones(), ones()),
+        TypeError,
+        "1 states were given, expected 2",
+    ),
+    (
+        lambda: Rule("sgd").step(1, ones(), ones(3)),
+        ValueError,
+        "grad has 3 elements, expected 4 as theta has",
+    ),
+    (
+        lambda: Rule("sgd").step(1, ones(), ones(dtype=np.float64)),
+        ValueError,
+        "grad.*f64, expected f32",
+    ),
+    (
+        lambda: Rule("sgd").step(1, ones(dtype=np.int32), ones()),
+        TypeError,
+        "type int32, expected float32",
+    ),
+    (
+        lambda: Rule("sgd").step(1, ones(dtype=np.complex64), ones()),
+        TypeError,
+        "type complex64, expected",
+    ),
     (lambda: Rule("sgd").step(1, ones(dtype=">f4"), ones()), TypeError, "bytes swapped"),
     (lambda: Rule("sgd").step(1, read_only(), ones()), ValueError, "theta is read-only"),
     (lambda: Rule("sgd").step(1, b"\0" * 16, ones()), TypeError, "type uint8, expected float32"),
-    (lambda: Rule("sgd").step(1, ones(8)[::2], ones()), ValueError, "theta does not lie in memory as one piece"),
-    (lambda: Rule("sgd").step(1, ones()[::-1], ones()), ValueError, "theta does not lie in memory as one piece"),
-    (lambda: Rule("sgd").step(1, np.broadcast_to(ones(1), 4), ones()), ValueError, "read-only|one piece"),
-    (lambda: Rule("sgd").step(1, ones().reshape(2, 2), ones().reshape(2, 2).T), ValueError, "grad does not lie"),
+    (
+        lambda: Rule("sgd").step(1, ones(8)[::2], ones()),
+        ValueError,
+        "theta does not lie in memory as one piece",
+    ),
+    (
+        lambda: Rule("sgd").step(1, ones()[::-1], ones()),
+        ValueError,
+        "theta does not lie in memory as one piece",
+    ),
+    (
+        lambda: Rule("sgd").step(1, np.broadcast_to(ones(1), 4), ones()),
+        ValueError,
+        "read-only|one piece",
+    ),
+    (
+        lambda: Rule("sgd").step(1, ones().reshape(2, 2), ones().reshape(2, 2).T),
+        ValueError,
+        "grad does not lie",
+    ),
     (lambda: Rule("sgd").step(1, shifted(), ones()), ValueError, "expected a multiple of 4"),
     (lambda: Rule("sgd").step(1, [1.0], ones()), TypeError, "expected an array, not list"),
     (lambda: Rule("sgd").step(1, None, ones()), TypeError, "expected an array, not NoneType"),
     (lambda: overlapping(), ValueError, "arrays overlap in memory"),
     (lambda: Rule("sgd").step(1, ones(), ones(), backend="gpu"), ValueError, "gpu"),
-    (lambda: Rule("sgd").step(1, ones(), ones(), grad_scale=-1.0), ValueError, "grad_scale` is -1.0, expected"),
-    (lambda: Rule("sgd").step(1, ones(), ones(), clip_value=0.0), ValueError, "clip_value` is 0.0, expected"),
+    (
+        lambda: Rule("sgd").step(1, ones(), ones(), grad_scale=-1.0),
+        ValueError,
+        "grad_scale` is -1.0, expected",
+    ),
+    (
+        lambda: Rule("sgd").step(1, ones(), ones(), clip_value=0.0),
+        ValueError,
+        "clip_value` is 0.0, expected",
+    ),
     (lambda: with_scalars(np.ones(2)), ValueError, "2 scalars were given, expected the 1 scalars"),
     (lambda: with_scalars(np.ones(0)), ValueError, "0 scalars were given, expected the 1 scalars"),
-    (lambda: with_scalars(ones(1)), TypeError, "scalars is an array of f32, expected a contiguous one of f64"),
+    (
+        lambda: with_scalars(ones(1)),
+        TypeError,
+        "scalars is an array of f32, expected a contiguous one of f64",
+    ),
     (lambda: with_scalars(np.ones(4)[::2]), TypeError, "expected a contiguous one of f64"),
     (lambda: with_scalars([1.0]), TypeError, "expected an array, not list"),
     (lambda: with_scalars(np.broadcast_to(np.float64(1.0), 1)), ValueError, "scalars is read-only"),
     (lambda: with_scalars(np.array([3.0])), ValueError, "mu_product` is 1.*, expected"),
     (lambda: shared_scalars(), ValueError, "scalars overlaps in memory with another array"),
-    (lambda: Rule("sgd").step(1, ones(), ones(), scalars=np.ones(1)), ValueError, "expected the 0 scalars"),
+    (
+        lambda: Rule("sgd").step(1, ones(), ones(), scalars=np.ones(1)),
+        ValueError,
+        "expected the 0 scalars",
+    ),
     (lambda: fused_adam.set_num_threads(-1), ValueError, "is -1, expected 0 or more"),
 ]
 
@@ -261,16 +317,21 @@ def test_every_rule_is_made_again_from_what_it_says(name):
         try:
             changed = Rule(name, **{key: other})
         except ValueError as error:
-            # It does not go together with another one.
+            # It is inconsistent with another one.
             assert "expected" in str(error)
             continue
         assert changed.hyper_parameters == {**default.hyper_parameters, key: other}
 
 
 def options_of(kind: type) -> list[tuple[str, str]]:
-    """The hyper-parameters of this type of all rules."""
+    """All hyper-parameters of this type, of all rules."""
     defaults = {name: Rule(name).hyper_parameters for name in fused_adam.RULES}
-    return [(name, key) for name in defaults for key, value in defaults[name].items() if type(value) is kind]
+    return [
+        (name, key)
+        for name in defaults
+        for key, value in defaults[name].items()
+        if type(value) is kind
+    ]
 
 
 def test_rules_are_listed():
@@ -287,7 +348,7 @@ def test_truth_values_by_name():
             try:
                 rule = Rule(name, **{key: truth})
             except ValueError as error:
-                # Some need another one, but all are of the right type.
+                # Some also need another one, but all have the right type.
                 assert "expected" in str(error)
             else:
                 assert rule.hyper_parameters[key] is bool(truth)
@@ -300,7 +361,8 @@ def test_truth_values_by_name():
 def test_whole_numbers_by_name():
     torch = pytest.importorskip("torch")
     for name, key in options_of(int):
-        for number in (0, 7, 2**53 + 1, 2**64 - 1, np.int64(7), np.uint8(7), 7.0, np.float32(7), torch.tensor(7)):
+        of_libraries = (np.int64(7), np.uint8(7), np.float32(7), torch.tensor(7))
+        for number in (0, 7, 7.0, 2**53 + 1, 2**64 - 1, *of_libraries):
             found = Rule(name, **{key: number}).hyper_parameters[key]
             assert type(found) is int and found == int(number)
         for wrong in (-1, 2.5, 2**64, -1.0, 2.0**64, float("nan"), float("inf"), np.int64(-1)):
@@ -318,8 +380,9 @@ def with_beta1(beta1: float) -> Rule:
 
 
 def test_scalars_go_on_under_a_schedule():
-    """The product of NAdam's momenta is that of the steps that were taken; ``Flat`` keeps it."""
-    assert list(with_beta1(0.5).scalars) == ["mu_product"] and with_beta1(0.5).scalars_after(0) == [1.0]
+    """NAdam's product of momenta is that of the steps taken, and ``Flat`` stores it."""
+    assert list(with_beta1(0.5).scalars) == ["mu_product"]
+    assert with_beta1(0.5).scalars_after(0) == [1.0]
     theta, m, v = np.array([0.5, -0.25, 1.0, -2.0]), np.zeros(4), np.zeros(4)
     twin, without = theta.copy(), theta.copy()
     flat, scalars = Flat(with_beta1(0.5), twin), np.array([1.0])
@@ -377,7 +440,9 @@ def test_an_error_of_a_number_itself_comes_through():
         Rule("adam", lr=10**400)
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
 def test_copies_and_pickles(again):
     opt = Flat(Rule("adamw", lr=0.1 + 0.2, amsgrad=True), ones())
     opt.step(ones(), ones())
@@ -385,7 +450,7 @@ def test_copies_and_pickles(again):
     assert (copied.rule.name, copied.t) == ("adamw", 1)
     assert copied.rule.hyper_parameters == opt.rule.hyper_parameters
     theta, twin = ones(), ones()
-    # A copy of the outside alone shares its states with the first: both step from the same.
+    # A shallow copy shares its states with the original, so both step from the same states.
     states = {name: state.copy() for name, state in opt.states.items()}
     opt.step(theta, ones())
     copied.states = states

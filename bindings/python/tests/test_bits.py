@@ -1,4 +1,4 @@
-"""Steps of tensors of any shape, strides and type are the reference's, to the bit."""
+"""Steps of tensors of any shape, strides and type are bit-identical to the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 @st.composite
 def laid_out(draw: st.DrawFn) -> tuple[tuple[int, ...], list[int], tuple[int, ...], bool]:
-    """A shape, an order of its dimensions in memory, the steps of a slice, and whether to expand."""
+    """A shape, the order of its dimensions in memory, the steps of a slice, whether to expand."""
     shape = tuple(draw(st.lists(st.integers(0, 9), max_size=4)))
     order = draw(st.permutations(range(len(shape))))
     steps = tuple(draw(st.sampled_from([1, 1, 1, 2, 3])) for _ in shape)
@@ -24,7 +24,7 @@ def laid_out(draw: st.DrawFn) -> tuple[tuple[int, ...], list[int], tuple[int, ..
 
 
 def make(layout, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """A tensor that lies in memory in that way, in a larger piece of memory."""
+    """A tensor with this memory layout, in a larger piece of memory."""
     shape, order, steps, _ = layout
     sizes = [shape[i] * steps[i] for i in order]
     base = torch.randn(sizes, generator=generator, dtype=torch.float64).to(dtype)

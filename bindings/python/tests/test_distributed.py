@@ -1,4 +1,4 @@
-"""Optimizer states in shards, on real processes that talk over the loopback."""
+"""Sharded optimizer states, with processes that communicate over the loopback device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def run(script: Path, processes: int, *arguments: str) -> str:
-    """What the script prints, on this many processes."""
+    """Run the script on this many processes, and return its output."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", str(script), *arguments]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -41,7 +41,7 @@ def test_zero1_over_the_flat_api():
 
 
 def test_zero_redundancy_optimizer():
-    """Sharded over 1, 2 and 4 processes, torch's wrapper ends where the optimizer alone does."""
+    """With 1, 2 and 4 processes, torch's wrapper has the same result as the optimizer alone."""
     script = HERE / "zero_redundancy.py"
     alone = hashes(run(script, 1, "--alone"))
     assert len(alone) == 1

@@ -1,4 +1,4 @@
-"""Long steps of torch's tensors, on torch's threads."""
+"""Large steps of torch's tensors, on torch's threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = 1 << 20
 
 
 def stepped(threads: int) -> bytes:
-    """Three steps of a long tensor and a short one, the last one clipped."""
+    """Three steps of a large tensor and a small one. The last step is clipped."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -73,11 +73,11 @@ opt.step()
 pid = os.fork()
 opt.step()
 if pid == 0:
-    # torch's own operations would wait for threads that are not there.
+    # torch's own operations would wait for threads that do not exist.
     os._exit(0 if len(set(p.detach().numpy().tolist()) - {1.0}) == 1 else 3)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """)
-    # Where only torch has used its threads before. Without a state, which torch would make on them.
+    # Here only torch has used its threads before. SGD has no state for torch to allocate.
     run("""
 opt = fused_adam.torch.SGD([p], lr=0.1)
 p.grad.cos_()

@@ -1,4 +1,4 @@
-"""The optimizers of ``fused_adam.torch`` in the place of torch's."""
+"""The optimizers of ``fused_adam.torch`` as replacements of torch's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(seed: int = 0) -> torch.nn.Module:
 
 
 def train(network: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int, start: int = 0):
-    """Steps on random data; returns the last loss."""
+    """Take steps on random data, and return the last loss."""
     loss = None
     for step in range(start, start + steps):
         generator = torch.Generator().manual_seed(step)
@@ -42,8 +42,8 @@ def assert_same_parameters(ours: torch.nn.Module, expected: torch.nn.Module) -> 
 
 @pytest.mark.parametrize("case", TORCHS, ids=str)
 def test_agrees_with_torch(case: Case):
-    # Both are computed in f64, and differ in the order of operations alone; NAdam, whose product of
-    # momenta torch keeps in f32, in that.
+    # Both compute in f64, and only differ in the order of operations. In addition, torch stores
+    # NAdam's product of momenta in f32.
     tolerance = 1e-7 if case.name == "NAdam" else 1e-11
     ours, theirs = model().double(), model().double()
     pairs = [(ours, case.ours(ours.parameters())), (theirs, case.torchs(theirs.parameters()))]
@@ -88,7 +88,7 @@ def test_goes_on_to_the_bit(case: Case, how: str):
 @pytest.mark.parametrize("case", TORCHS, ids=str)
 @pytest.mark.parametrize("to_torch", [True, False], ids=["to-torch", "from-torch"])
 def test_state_dict_goes_to_torch_and_back(case: Case, to_torch: bool):
-    """Either of the two takes over from the other, and ends where torch alone does."""
+    """Either can continue from the other's state, with the same result as torch alone."""
     tolerance = 1e-6 if case.name == "NAdam" else 1e-11
     first, second = (case.ours, case.torchs) if to_torch else (case.torchs, case.ours)
     network, alone = model().double(), model().double()
@@ -115,7 +115,10 @@ def test_state_dict_goes_to_torch_and_back(case: Case, to_torch: bool):
 def test_states_and_groups_are_those_of_torch(case: Case):
     ours, theirs = model(), model()
     packed = []
-    for network, optimizer in [(ours, case.ours(ours.parameters())), (theirs, case.torchs(theirs.parameters()))]:
+    for network, optimizer in [
+        (ours, case.ours(ours.parameters())),
+        (theirs, case.torchs(theirs.parameters())),
+    ]:
         train(network, optimizer, 3)
         packed.append(optimizer.state_dict())
     mine, torchs = packed
@@ -126,7 +129,7 @@ def test_states_and_groups_are_those_of_torch(case: Case):
             found = mine["state"][number][name]
             assert (found is None) == (expected is None), name
             if expected is not None:
-                # The product of momenta is kept in full.
+                # The product of momenta is stored in f64.
                 dtype = torch.float64 if name == "mu_product" else expected.dtype
                 assert found.dtype == dtype and found.stride() == expected.stride(), name
                 torch.testing.assert_close(found, expected.to(dtype), rtol=1e-3, atol=1e-5)
@@ -157,7 +160,8 @@ def test_groups_schedulers_and_frozen_parameters():
     for param, other in zip(ours.parameters(), theirs.parameters()):
         torch.testing.assert_close(param, other, rtol=1e-11, atol=1e-11)
         assert mine.state[param]["step"] == torchs.state[other]["step"]
-    assert [group["lr"] for group in mine.param_groups] == [group["lr"] for group in torchs.param_groups]
+    rates = [[group["lr"] for group in opt.param_groups] for opt in (mine, torchs)]
+    assert rates[0] == rates[1]
 
 
 def test_lr_in_a_tensor():
@@ -191,7 +195,7 @@ def test_closures_and_hooks():
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "Lion"])
 def test_grad_scaler(name: str):
-    """Scaled losses give what unscaled ones give, and a step with infinite gradients is skipped."""
+    """Loss scaling does not change the result, and a step with infinite gradients is skipped."""
     plain, scaled = model(), model()
     optimizer = getattr(fused, name)(plain.parameters(), lr=0.1)
     train(plain, optimizer, 4)
@@ -205,7 +209,7 @@ def test_grad_scaler(name: str):
         scaler.step(optimizer)
         assert all(torch.equal(a, b.grad) for a, b in zip(before, scaled.parameters()))
         scaler.update()
-    # A power of two changes no digit.
+    # Scaling by a power of two is exact.
     assert_same_parameters(scaled, plain)
 
     kept = copy.deepcopy(scaled)
@@ -257,7 +261,8 @@ def test_clip_with_a_norm_that_is_not_finite():
     network = model()
     optimizer = fused.AdamW(network.parameters())
     train(network, optimizer, 2)
-    kept, steps = copy.deepcopy(network), optimizer.state[next(network.parameters())]["step"].clone()
+    kept = copy.deepcopy(network)
+    steps = optimizer.state[next(network.parameters())]["step"].clone()
     next(network.parameters()).grad[0, 0] = float("nan")
     with pytest.raises(ValueError, match="norm"):
         fused.clip_grad_norm_and_step(optimizer, 1.0)
@@ -302,7 +307,7 @@ def strided_pair(shift: int) -> list[torch.Tensor]:
 
 
 def freed(start: int, of: str = "param") -> list[torch.Tensor]:
-    """With a parameter, or a gradient, whose memory was freed, at an offset in it."""
+    """A parameter or gradient, at an offset in a storage, whose memory was freed."""
     memory = torch.ones(start + 4)
     part = memory[start:]
     tensors = [with_grad(part) if of == "param" else with_grad(torch.ones(4), part)]
@@ -311,7 +316,7 @@ def freed(start: int, of: str = "param") -> list[torch.Tensor]:
 
 
 def halves() -> list[torch.Tensor]:
-    """The upper halves of the elements of another parameter, as numbers of 16 bits."""
+    """The upper halves of another parameter's elements, as 16-bit numbers."""
     memory = torch.ones(8)
     return [with_grad(memory[::2]), with_grad(memory.view(torch.bfloat16)[1::4])]
 
@@ -321,13 +326,29 @@ def negated() -> torch.Tensor:
 
 
 BAD_STEPS = [
-    (lambda: [with_grad(torch.ones(3, 3), torch.ones(3, 3).to_sparse())], RuntimeError, "gradient is of layout torch.sparse_coo"),
-    (lambda: [with_grad(torch.ones(3, dtype=torch.complex64))], TypeError, "parameter is of torch.complex64, expected one of"),
-    (lambda: [with_grad(torch.ones(3, device="meta"))], RuntimeError, "parameter is on the device meta, expected cpu"),
+    (
+        lambda: [with_grad(torch.ones(3, 3), torch.ones(3, 3).to_sparse())],
+        RuntimeError,
+        "gradient is of layout torch.sparse_coo",
+    ),
+    (
+        lambda: [with_grad(torch.ones(3, dtype=torch.complex64))],
+        TypeError,
+        "parameter is of torch.complex64, expected one of",
+    ),
+    (
+        lambda: [with_grad(torch.ones(3, device="meta"))],
+        RuntimeError,
+        "parameter is on the device meta, expected cpu",
+    ),
     (lambda: [with_grad(torch.ones(1).expand(3))], RuntimeError, "several elements in one place"),
     (shared, ValueError, "arrays overlap in memory"),
     (lambda: strided_pair(0), ValueError, "arrays overlap in memory, expected"),
-    (lambda: [with_grad(torch.zeros(5).as_strided((3, 3), (1, 1)))], ValueError, "overlap in memory, expected what"),
+    (
+        lambda: [with_grad(torch.zeros(5).as_strided((3, 3), (1, 1)))],
+        ValueError,
+        "overlap in memory, expected what",
+    ),
     (lambda: freed(0), ValueError, "an array has no memory"),
     (lambda: freed(4), ValueError, "has no memory: it"),
     (lambda: freed(4, "grad"), ValueError, "no memory"),
@@ -352,7 +373,7 @@ def test_a_step_number_without_memory():
 
 
 def test_what_others_put_into_groups_and_states():
-    """A tuple of parameters, entries that torch keeps, and hooks that make something else of a state."""
+    """A tuple of parameters, additional entries, and hooks that replace a state."""
     param = with_grad(torch.ones(4))
     optimizer = fused.NAdam([param], lr=0.1)
     optimizer.param_groups[0]["params"] = (param,)
@@ -371,7 +392,7 @@ def test_what_others_put_into_groups_and_states():
 
 @pytest.mark.parametrize("schedule", ["one cycle", "cyclic", "by hand", "loaded"])
 def test_nadam_under_changing_betas(schedule):
-    """torch multiplies up the momenta that there were, and so does this one when they were not the present ones."""
+    """torch multiplies the momenta of all steps. This does too, even if they changed."""
 
     def trained(optimizer_class, first_class=None):
         torch.manual_seed(3)
@@ -392,7 +413,9 @@ def test_nadam_under_changing_betas(schedule):
                 state["param_groups"][0]["betas"] = (0.9, 0.999)
                 optimizer.load_state_dict(state)
             for number, param in enumerate(params):
-                param.grad = torch.sin(param.detach() * (step + number + 1)) if step or number else None
+                param.grad = (
+                    torch.sin(param.detach() * (step + number + 1)) if step or number else None
+                )
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
@@ -407,7 +430,7 @@ def test_nadam_under_changing_betas(schedule):
 @pytest.mark.parametrize("how", ["whole", "state_dict", "pickle"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_nadam_under_changing_betas_to_the_bit(dtype, how):
-    """The product of momenta is that of the rule: it is rounded nowhere, and in no file."""
+    """The product of momenta is that of the rule. It is not rounded, not even in files."""
     params = [torch.linspace(-1, 2, 7).to(dtype).requires_grad_() for _ in range(3)]
     twins = [param.detach().clone() for param in params]
     states = [[torch.zeros_like(twin) for _ in range(2)] for twin in twins]
@@ -436,7 +459,7 @@ def test_nadam_under_changing_betas_to_the_bit(dtype, how):
 
 
 def test_nadam_of_parameters_that_began_at_other_times():
-    """Each parameter goes on from its own product, whichever came before it."""
+    """Each parameter has its own product, independent of the previous parameter."""
     params = [with_grad(torch.ones(3)) for _ in range(4)]
     optimizer = fused.NAdam(params, lr=0.05)
     params[1].grad = None
@@ -444,7 +467,7 @@ def test_nadam_of_parameters_that_began_at_other_times():
     params[1].grad = torch.ones(3)
     optimizer.param_groups[0]["betas"] = (0.7, 0.99)
     optimizer.step()
-    # By hand: the same momenta, in another call for each.
+    # The same momenta, in a separate call for each parameter.
     rules = [fused_adam.Rule("nadam", lr=0.05, beta1=beta1) for beta1 in (0.9, 0.7)]
     for param in params:
         steps = rules[1:] if param is params[1] else rules
@@ -471,7 +494,7 @@ def test_a_skipped_step_leaves_the_product():
 
 
 def test_nadam_is_loaded_through_hooks():
-    """What a hook makes of a state is what is loaded."""
+    """The state that a hook returns is loaded."""
     param = with_grad(torch.ones(3, dtype=torch.bfloat16))
     saved = fused.NAdam([param])
     saved.step()
@@ -490,7 +513,8 @@ def test_numbers_have_the_type_of_torchs():
         param = with_grad(torch.ones(4))
         optimizer = fused.NAdam([param])
         optimizer.step()
-        assert {optimizer.state[param][name].dtype for name in ("step", "mu_product")} == {torch.float64}
+        for name in ("step", "mu_product"):
+            assert optimizer.state[param][name].dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -525,7 +549,9 @@ BAD_ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("name, options, message", BAD_ARGUMENTS, ids=[bad[2] for bad in BAD_ARGUMENTS])
+@pytest.mark.parametrize(
+    "name, options, message", BAD_ARGUMENTS, ids=[bad[2] for bad in BAD_ARGUMENTS]
+)
 def test_arguments_that_are_refused(name, options, message):
     param = torch.ones(3, requires_grad=True)
     with pytest.raises(ValueError, match=message):
@@ -561,7 +587,7 @@ def test_wrong_states_are_refused():
 
 
 def test_a_dampened_first_step_that_fails_is_still_the_first():
-    """SGD keeps no step number: a buffer that was made for a step which failed must not stay."""
+    """SGD has no step number, so a buffer that was made for a failed step must not stay."""
     ours, theirs = with_grad(torch.ones(4)), with_grad(torch.ones(4))
     options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}
     mine, torchs = fused.SGD([ours, *shared()], **options), torch.optim.SGD([theirs], **options)
@@ -588,7 +614,7 @@ def test_interleaved_parameters_are_apart():
 
 
 def test_centred_rmsprop_goes_to_torch_and_back():
-    """torch hands on the variance that it does not know, and steps the mean square."""
+    """torch keeps the variance, which it does not use, and steps the mean square."""
     options = {"lr": 0.01, "centered": True}
     ours, alone = model().double(), model().double()
     train_in = [fused.RMSprop, torch.optim.RMSprop, fused.RMSprop]
@@ -657,7 +683,7 @@ def test_nadam_in_sixteen_bits_keeps_its_product_after_loading():
     steps(loaded, 3)
     found, expected = (one.state[param]["mu_product"] for one in (loaded, whole))
     assert torch.equal(found, expected) and found.dtype == torch.float64
-    # The two have not come to share it.
+    # The two do not share it.
     assert not torch.equal(found, parts.state[param]["mu_product"])
 
 
@@ -672,7 +698,9 @@ def test_signatures_are_torchs():
 def test_a_group_that_is_refused_is_not_added():
     optimizer = fused.Adam([torch.ones(1, requires_grad=True)])
     with pytest.raises(ValueError, match="capturable=True is not supported"):
-        optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "capturable": True})
+        optimizer.add_param_group(
+            {"params": [torch.ones(2, requires_grad=True)], "capturable": True}
+        )
     assert len(optimizer.param_groups) == 1
 
 
@@ -695,7 +723,7 @@ def test_adagrad_starts_a_later_group_where_it_started_the_first():
 
 
 def test_what_a_failed_step_made_is_taken_back():
-    """A state that was there before stays, without what the step had added to it."""
+    """A state from before stays, without the entries that the failed step added."""
     param = with_grad(torch.ones(4))
     optimizer = fused.Adam([param], lr=0.1)
     optimizer.step()

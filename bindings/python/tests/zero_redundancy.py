@@ -1,4 +1,4 @@
-"""Trains with torch's ZeroRedundancyOptimizer around fused-adam's AdamW; prints a hash of the bits."""
+"""Trains with fused-adam's AdamW in torch's ZeroRedundancyOptimizer. Prints a hash of the bits."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-//! An optimizer's states in a safetensors file.
+//! Saves the states of an optimizer to a safetensors file, and loads them.
 //!
-//! The tensors `<param>.<state>` hold the states as they lie in memory; the metadata hold, as JSON,
-//! the version of this format, the rule of each group, and each parameter's group, type and number
-//! of steps. A file is written beside the one that it replaces, brought to the disk, and renamed: a
-//! crash leaves the old file or the new one. States are written from where they are and read to
-//! where they will be.
+//! The tensors `<param>.<state>` hold the states as stored in memory. The metadata hold, as JSON,
+//! the version of this format, the number of steps, the loss scale, the rule of each group, and the
+//! group, element type, number of steps and scalars of each parameter. A file is written next to
+//! the one that it replaces, synced to disk, and renamed: after a crash, the path holds either the
+//! old or the new file. States are written and read without an intermediate copy.
 //!
-//! A file is not trusted. Its header may not be longer than the file, nor than [`LONGEST_HEADER`];
-//! its tensors must cover the file without gaps; and beside what it takes to read the header, some
-//! tens of times its length at worst, memory is allocated only for parameters that are registered.
+//! Files are not trusted. The header may not be longer than the file, nor than [`LONGEST_HEADER`].
+//! The tensors must cover the file without gaps. Reading the header takes some tens of times its
+//! length in memory at worst. Apart from that, memory is allocated only for parameters that are
+//! registered.
 
 mod reader;
 mod writer;
@@ -23,29 +24,29 @@ use std::path::PathBuf;
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
-use super::loss_scale::LossScale;
+use super::grad_scaler::GradScaler;
 use crate::elements::column::DType;
 use crate::error::Error;
 use crate::rules::Rule;
 
-/// The version that is written, and the only one that is read.
+/// The version that is written, and the only one that is accepted.
 const VERSION: u32 = 1;
 
-/// Where in the metadata the description is.
+/// The metadata key of the description.
 const KEY: &str = "fused_adam";
 
-/// In the metadata of a file of torch's layout: that it was written here, and lacks what has not
-/// been stepped.
+/// The metadata key of a file in torch's layout. It says that this crate wrote the file, and that
+/// parameters without a step are missing.
 const TORCH_KEY: &str = "fused_adam_torch";
 
-/// The first number of steps that torch's layout is not trusted with: past it, an `f64` has no
-/// halves.
+/// The limit on the number of steps in torch's layout, exclusive. It is just below 2^53, above
+/// which an `f64` does not hold every integer.
 const MOST_STEPS: u64 = 9_000_000_000_000_000;
 
 /// The longest header that is written or read: 32 MiB, enough for some hundred thousand tensors.
 const LONGEST_HEADER: u64 = 32 << 20;
 
-/// Why a checkpoint was not saved or loaded.
+/// The error of saving or loading a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -58,7 +59,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
 
-    /// The file is not a checkpoint, or is not whole.
+    /// The file is not a checkpoint, or is truncated or damaged.
     #[error("{}: {why}", path.display())]
     Format {
         /// The file.
@@ -67,20 +68,20 @@ pub enum CheckpointError {
         why: String,
     },
 
-    /// The file is a checkpoint of something else.
+    /// The file is a checkpoint of another optimizer.
     #[error("{}: {what} is {found}, expected {expected}", path.display())]
     Mismatch {
         /// The file.
         path: PathBuf,
         /// What does not fit.
         what: String,
-        /// What the file has.
+        /// The value in the file.
         found: String,
-        /// What the optimizer, or the caller, has.
+        /// The value in the optimizer, or that the caller expects.
         expected: String,
     },
 
-    /// What the file says is not valid, such as a hyper-parameter outside its range.
+    /// The file holds an invalid value, such as a hyper-parameter outside its range.
     #[error("{}: {source}", path.display())]
     Invalid {
         /// The file.
@@ -92,13 +93,13 @@ pub enum CheckpointError {
 
 type Result<T> = std::result::Result<T, CheckpointError>;
 
-/// What the metadata say of an optimizer.
+/// The description of an optimizer in the metadata.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description<R> {
     version: u32,
     steps: u64,
-    loss_scale: Option<LossScale>,
+    loss_scale: Option<GradScaler>,
     groups: Vec<GroupDescription<R>>,
     params: Vec<ParamDescription>,
 }
@@ -117,18 +118,18 @@ struct ParamDescription {
     group: usize,
     theta: String,
     t: u64,
-    /// The rule's scalars, by name. Absent where the rule has none, or before the first step.
+    /// The scalars of the rule, by name. Absent if the rule has none, or before the first step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scalars: BTreeMap<String, f64>,
 }
 
-/// The version alone, which is looked at before the rest.
+/// The version alone, which is read before the rest.
 #[derive(Deserialize)]
 struct Version {
     version: u32,
 }
 
-/// Whether torch keeps all of this rule's states, and what it calls them.
+/// Whether torch has names for all states of this rule, and the rule keeps no scalars.
 fn is_torchs(rule: &impl Rule) -> bool {
     let states = rule.states();
     !states.is_empty()
@@ -145,7 +146,7 @@ fn safetensors_dtype(of: DType) -> Dtype {
     }
 }
 
-/// That numbers lie in memory as they do in a file.
+/// Checks that this machine is little-endian, as the file is.
 fn little_endian() -> io::Result<()> {
     if cfg!(target_endian = "big") {
         let why = "safetensors files are little-endian, and this machine is not";

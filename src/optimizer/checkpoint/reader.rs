@@ -1,4 +1,4 @@
-//! Reading: everything is checked, then read, then taken over.
+//! Reading a checkpoint: everything is checked, then read, then moved into the optimizer.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -20,14 +20,14 @@ use crate::optimizer::states::States;
 use crate::rules::{Rule, State};
 use crate::step::{Scalars, scalars_after};
 
-/// A checkpoint that is being read. To open it reads the header and checks that the file is as long
-/// as that says.
+/// An open checkpoint. Opening it reads the header and checks that the length of the file matches
+/// it.
 #[derive(Debug)]
 pub struct CheckpointReader {
     path: PathBuf,
     file: File,
     metadata: Metadata,
-    /// Where the tensors begin.
+    /// The position of the first tensor in the file.
     data: u64,
 }
 
@@ -36,8 +36,8 @@ impl CheckpointReader {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`], and [`CheckpointError::Format`] if it is not a safetensors file or
-    /// not whole.
+    /// [`CheckpointError::Io`], and [`CheckpointError::Format`] if the file is not a safetensors
+    /// file or is truncated.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         match Self::header(&path) {
@@ -74,17 +74,17 @@ impl CheckpointReader {
         Ok((file, metadata, data))
     }
 
-    /// Has an optimizer go on from here: its parameters' states and step counts, its groups' rules,
-    /// the number of its steps, and its loss scale become those of the file. Its parameters and
-    /// groups must be those that were saved, and be of the same types, and of the same lengths
-    /// where they have states.
+    /// Restores an optimizer: replaces the states, scalars and step counts of its parameters, the
+    /// rules of its groups, its number of steps and its loss scale by those of the file. The
+    /// optimizer must have the parameters and groups that were saved, with the same element types,
+    /// and with the same lengths where they have states.
     ///
-    /// If the optimizer has states already, they are replaced when all have been read; a new
-    /// optimizer needs no second copy in memory.
+    /// If the optimizer already has states, they are replaced after all new ones have been read. A
+    /// new optimizer needs no second copy in memory.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] says what does not fit. Then nothing has changed.
+    /// [`CheckpointError`] says what does not fit. Then the optimizer has not changed.
     pub fn load<R: Rule + DeserializeOwned>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
         let description: Description<R> = self.description()?;
         self.fits("the number of groups", description.groups.len(), opt.groups.len())?;
@@ -98,7 +98,7 @@ impl CheckpointReader {
             scale.check().map_err(|source| self.invalid(source))?;
         }
         self.fits("the number of parameters", description.params.len(), opt.params.len())?;
-        // Everything is checked, then read, then taken over.
+        // First check everything, then read, then replace.
         let mut places = vec![None; opt.params.len()];
         for param in &description.params {
             let Some(&id) = opt.by_name.get(&param.name) else {
@@ -147,19 +147,20 @@ impl CheckpointReader {
             *own = group.hyper_parameters;
         }
         opt.steps = description.steps;
-        opt.loss_scale = description.loss_scale;
+        opt.grad_scaler = description.loss_scale;
         Ok(())
     }
 
-    /// Has an optimizer go on from the states of torch's optimizers, as
-    /// [`Optimizer::torch_checkpoint`] names them, in tensors of any shape with as many elements.
-    /// Its steps become the largest of its parameters'. Parameters that the file does not know have
-    /// not been stepped, but it has to know one, unless it is empty or was written by
-    /// [`Optimizer::torch_checkpoint`]. Rules and options are not in the file, and stay.
+    /// Restores an optimizer from the states of torch's optimizers, with the names of
+    /// [`Optimizer::torch_checkpoint`]. Tensors may have any shape with the right number of
+    /// elements. The number of steps becomes the largest of the parameters' step counts. Parameters
+    /// that are not in the file count as not stepped. At least one must be in the file, unless the
+    /// file is empty or was written by [`Optimizer::torch_checkpoint`]. Rules and options are not
+    /// in the file, and do not change.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] says what does not fit. Then nothing has changed.
+    /// [`CheckpointError`] says what does not fit. Then the optimizer has not changed.
     pub fn load_torch<R: Rule>(&mut self, opt: &mut Optimizer<R>) -> Result<()> {
         let mut states = Vec::with_capacity(opt.params.len());
         let mut any = self.metadata.tensors().is_empty() || self.metadata_of(TORCH_KEY).is_some();
@@ -199,12 +200,12 @@ impl CheckpointReader {
         Ok(())
     }
 
-    /// Reads a tensor that was kept with the states, into a slice of its type and length.
+    /// Reads a tensor that was saved with the states, into a slice of its element type and length.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] says what does not fit. If the file cannot be read to the end, `into`
-    /// holds what could be.
+    /// [`CheckpointError`] says what does not fit. If reading fails midway, `into` holds what has
+    /// been read.
     pub fn read<E: Element>(&mut self, name: &str, into: &mut [E]) -> Result<()> {
         let start = self.info(name, E::DTYPE, into.len())?;
         self.read_at(start, bytemuck::cast_slice_mut(into))
@@ -229,7 +230,7 @@ impl CheckpointReader {
         self.metadata.metadata().as_ref()?.get(key)
     }
 
-    /// Where a tensor begins, if it is of this type and length.
+    /// The position of a tensor in the file, if it has this type and length.
     fn info(&self, name: &str, of: DType, len: usize) -> Result<u64> {
         let Some(info) = self.metadata.info(name) else {
             return Err(self.format(format!("lacks the tensor `{name}`")));
@@ -242,14 +243,14 @@ impl CheckpointReader {
                 format!("{:?}", safetensors_dtype(of)),
             ));
         }
-        // The header was refused if this product overflows.
+        // If this product overflowed, the header would have been rejected.
         let found: usize = info.shape.iter().product();
         self.fits(&format!("the length of `{name}`"), found, len)?;
         Ok(self.data + info.data_offsets.0 as u64)
     }
 
-    /// The scalars of a parameter: those of the file, or what they are after as many steps with the
-    /// rule's present hyper-parameters.
+    /// The scalars of a parameter: those of the file, or else the values after this number of steps
+    /// with the rule's hyper-parameters.
     fn scalars(&self, param: &ParamDescription, rule: &impl Rule) -> Result<Scalars> {
         if param.t == 0 {
             return Ok(Scalars::new());
@@ -268,7 +269,7 @@ impl CheckpointReader {
         Ok(scalars)
     }
 
-    /// The states of a parameter, which have been checked.
+    /// Reads the states of a parameter. They have been checked.
     fn states<R: Rule>(
         &mut self,
         param: &Param<'_, R>,
@@ -285,7 +286,7 @@ impl CheckpointReader {
         Ok(states)
     }
 
-    /// A step number as torch writes it: `f32`, or `f64`, or an integer.
+    /// Reads a step number as torch writes it: as `f32`, `f64` or `i64`.
     fn step_number(&mut self, name: &str) -> Result<u64> {
         let Some(info) = self.metadata.info(name) else {
             return Err(self.format(format!("lacks the tensor `{name}`")));
@@ -339,7 +340,7 @@ impl CheckpointReader {
     }
 }
 
-/// Why a header was not read.
+/// The error of reading a header.
 enum Failed {
     Io(io::Error),
     Format(String),

@@ -1,6 +1,7 @@
-//! Writing: the tensors are collected, then written beside the old file, which the new one
-//! replaces.
+//! Writing a checkpoint: the tensors are collected, then written next to the old file, which the
+//! new one replaces.
 
+use core::fmt;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -16,21 +17,22 @@ use super::{
 use crate::elements::Element;
 use crate::elements::column::Column;
 use crate::error::Error;
-use crate::optimizer::loss_scale::LossScale;
+use crate::optimizer::grad_scaler::GradScaler;
 use crate::optimizer::owner::Optimizer;
 use crate::optimizer::param::Param;
 use crate::rules::{Rule, State};
 use crate::step::check_same_states;
 
-/// A checkpoint that is about to be written: the optimizer's states, and what is kept with them.
+/// A checkpoint to be written: the states of an optimizer, and the tensors that are saved with
+/// them.
 #[must_use = "nothing is written before `save`"]
 pub struct CheckpointWriter<'a> {
     metadata: serde_json::Result<HashMap<String, String>>,
     tensors: Vec<Saved<'a>>,
-    /// Names of states that parameters do not have so far: a tensor of such a name would be taken
-    /// for one.
+    /// The names of states that do not exist yet. A tensor with such a name would be read as a
+    /// state.
     taken: HashSet<String>,
-    /// That it is well formed, and would be read again.
+    /// An error if the checkpoint could not be loaded again.
     valid: std::result::Result<(), Error>,
 }
 
@@ -46,6 +48,14 @@ enum Bytes<'a> {
     Number(Vec<u8>),
 }
 
+/// Prints the names of the tensors.
+impl fmt::Debug for CheckpointWriter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        f.debug_struct("CheckpointWriter").field("tensors", &names).finish_non_exhaustive()
+    }
+}
+
 impl Bytes<'_> {
     fn get(&self) -> &[u8] {
         match self {
@@ -56,7 +66,8 @@ impl Bytes<'_> {
 }
 
 impl<R: Rule + Serialize> Optimizer<R> {
-    /// The states of all parameters, to be saved.
+    /// Collects the states of all parameters, to be saved. Add other tensors, such as the
+    /// parameters, with [`CheckpointWriter::with_tensor`].
     ///
     /// ```
     /// use fused_adam::{AdamW, CheckpointReader, GroupId, Optimizer, Tensor};
@@ -67,7 +78,7 @@ impl<R: Rule + Serialize> Optimizer<R> {
     /// opt.add::<f32>(GroupId::default(), "w", 4)?;
     /// let mut weights = [0.5_f32; 4];
     /// opt.step([Tensor::new("w", &mut weights, &[1.0_f32; 4])])?;
-    /// opt.checkpoint().with("w", &weights).save(&path)?;
+    /// opt.checkpoint().with_tensor("w", &weights).save(&path)?;
     ///
     /// let mut resumed = Optimizer::new(AdamW::default())?;
     /// resumed.add::<f32>(GroupId::default(), "w", 4)?;
@@ -93,7 +104,7 @@ impl<R: Rule + Serialize> Optimizer<R> {
         let description = Description {
             version: VERSION,
             steps: self.steps,
-            loss_scale: self.loss_scale,
+            loss_scale: self.grad_scaler,
             groups: groups.collect(),
             params: self.params.iter().map(describe).collect(),
         };
@@ -108,14 +119,14 @@ impl<R: Rule + Serialize> Optimizer<R> {
 }
 
 impl<R: Rule> Optimizer<R> {
-    /// A parameter's scalars by name; none before its first step.
+    /// The scalars of a parameter by name; none before its first step.
     fn scalars_of(&self, param: &Param<'_, R>) -> BTreeMap<String, f64> {
         let names = self.groups[param.group].scalars().iter();
         let of_steps = names.zip(&param.scalars).filter(|_| param.t > 0);
         of_steps.map(|(name, scalar)| ((*name).to_owned(), *scalar)).collect()
     }
 
-    /// That all of it can be loaded again.
+    /// Checks that a checkpoint of this optimizer can be loaded again.
     fn valid(&self) -> std::result::Result<(), Error> {
         for rule in &self.groups {
             rule.check()?;
@@ -125,13 +136,13 @@ impl<R: Rule> Optimizer<R> {
                 check_same_states(self.groups[param.group].states(), states.declared())?;
             }
         }
-        self.loss_scale.as_ref().map_or(Ok(()), LossScale::check)
+        self.grad_scaler.as_ref().map_or(Ok(()), GradScaler::check)
     }
 
-    /// The states of rules that torch has (Adam, AdamW, RAdam) as torch keeps them:
+    /// Collects the states in torch's layout, for the rules that torch has (Adam, AdamW, RAdam):
     /// `<param>.exp_avg`, `<param>.exp_avg_sq`, with AMSGrad `<param>.max_exp_avg_sq`, and
-    /// `<param>.step`, an `f32`, or an `f64` where that has not enough digits. Parameters without a
-    /// step so far are left out, as in torch, and so are those of other rules.
+    /// `<param>.step`, an `f32`, or an `f64` if the `f32` is not exact. As in torch, parameters
+    /// without a step are left out, and so are the parameters of other rules.
     pub fn torch_checkpoint(&self) -> CheckpointWriter<'_> {
         let metadata = [("format", "pt"), (TORCH_KEY, "1")].map(|(k, v)| (k.into(), v.into()));
         let mut writer = CheckpointWriter::new(Ok(HashMap::from(metadata)), self.valid());
@@ -159,7 +170,7 @@ impl<'a> Saved<'a> {
         Saved { name, shape: vec![slice.len()], dtype, bytes: Bytes::Of(slice.bytes()) }
     }
 
-    /// As torch keeps it, or with twice the digits if it needs them.
+    /// As `f32`, like torch, or as `f64` if the `f32` is not exact.
     fn step_number(name: String, t: u64) -> Self {
         let single = t as f32;
         let (dtype, bytes) = match single as u64 == t {
@@ -178,8 +189,7 @@ impl<'a> CheckpointWriter<'a> {
         CheckpointWriter { metadata, tensors: Vec::new(), taken: HashSet::new(), valid }
     }
 
-    /// The states of a parameter; of those that it does not have so far, the names, by which the
-    /// file calls them.
+    /// Adds the states of a parameter. For states that do not exist yet, it reserves the names.
     fn add_states<R: Rule>(
         &mut self,
         opt: &Optimizer<R>,
@@ -195,21 +205,25 @@ impl<'a> CheckpointWriter<'a> {
         }
     }
 
-    /// Keeps another tensor in the same file, such as the parameter itself, under this name.
-    pub fn with<E: Element>(mut self, name: &str, tensor: &'a [E]) -> Self {
+    /// Adds another tensor to the file under this name, such as the parameter itself.
+    pub fn with_tensor<E: Element>(mut self, name: &str, tensor: &'a [E]) -> Self {
         self.tensors.push(Saved::new(name.to_owned(), E::column(tensor)));
         self
     }
 
-    /// Writes the file: beside `path` first, which it replaces when it is whole and on the disk.
+    /// Writes the file. It is written next to `path` first, synced to disk, and then replaces the
+    /// file at `path`.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if what would be written could
-    /// not be loaded: hyper-parameters outside their range, states of another rule, two tensors of
-    /// one name, one of the name of a state that its parameter does not have so far.
-    /// [`CheckpointError::Io`]. Then the old file is as it was, unless the new one is whole in its
-    /// place and only bringing the directory to the disk has failed.
+    /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if the result could not be
+    /// loaded: a hyper-parameter outside its range, states of another rule, two tensors with one
+    /// name, a tensor with the name of a state that does not exist yet, a header above 32 MiB, or
+    /// in torch's layout a step count of 9e15 or more. [`CheckpointError::Io`] if writing fails, or
+    /// on a big-endian machine.
+    ///
+    /// After an error the old file is unchanged, with one exception: if only syncing the directory
+    /// fails, the new file is already in place.
     pub fn save(mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let failed = |source| CheckpointError::Io { path: path.to_owned(), source };
@@ -217,7 +231,7 @@ impl<'a> CheckpointWriter<'a> {
         if let Err(source) = self.valid {
             return Err(CheckpointError::Invalid { path: path.to_owned(), source });
         }
-        // Wider types first, so that all are aligned.
+        // Wider types first, so that all tensors are aligned.
         self.tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
         let format = |why| CheckpointError::Format { path: path.to_owned(), why };
         let mut names = HashSet::from(["__metadata__"]);
@@ -245,7 +259,7 @@ impl<'a> CheckpointWriter<'a> {
         builder.prefix(".checkpoint-");
         #[cfg(unix)]
         {
-            // As any other file: the process's mask applies.
+            // The usual permissions of a new file, to which the umask applies.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
@@ -259,14 +273,14 @@ impl<'a> CheckpointWriter<'a> {
         drop(writer);
         written.and_then(|()| file.as_file().sync_all()).map_err(failed)?;
         file.persist(path).map_err(|error| failed(error.error))?;
-        // The name too is to be on the disk.
+        // The new name must reach the disk too.
         #[cfg(unix)]
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         Ok(())
     }
 }
 
-/// The header's JSON, as long as a multiple of eight bytes.
+/// The JSON of the header, padded with spaces to a multiple of eight bytes.
 fn header(metadata: HashMap<String, String>, tensors: &[Saved<'_>]) -> io::Result<Vec<u8>> {
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {

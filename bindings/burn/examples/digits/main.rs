@@ -1,5 +1,5 @@
 //! Trains a network on handwritten digits twice from the same weights: with burn's AdamW, and with
-//! fused-adam's in its place, which is one line.
+//! fused-adam's. The difference is one line.
 //!
 //! ```sh
 //! cargo run --release -p fused-adam-burn --example digits
@@ -26,17 +26,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Network::new(&device);
     let parameters = start.num_params();
 
-    // The line as it was.
+    // burn's optimizer.
     let mut optim = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(1e-2).init();
     let burns = train(start.clone(), &mut optim, LR, &digits, 0..EPOCHS, &device);
 
-    // The line as it is: `FusedConfig::new(AdamW::default()).init()?`, but for a handle to count copies
-    // with. Its defaults are the ε and the weight decay above.
+    // fused-adam's optimizer. The short form is `FusedConfig::new(AdamW::default()).init()?`; this
+    // form keeps a handle that counts copies. Its defaults are the ε and the weight decay above.
     let fused = FusedConfig::new(AdamW::default()).build()?;
     let mut optim = ModuleOptimizer::from(fused.clone());
     let ours = train(start, &mut optim, LR, &digits, 0..EPOCHS, &device);
 
-    println!("{parameters} parameters, {EPOCHS} epochs; on the digits that were held out:\n");
+    println!("{parameters} parameters, {EPOCHS} epochs; on the held-out digits:\n");
     println!("| AdamW of | loss | read correctly |");
     println!("|---|---|---|");
     let mut losses = Vec::new();

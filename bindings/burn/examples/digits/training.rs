@@ -1,4 +1,4 @@
-//! A training loop as burn's users write it: real digits, a small network, and any `ModuleOptimizer`.
+//! A typical burn training loop: handwritten digits, a small network, and any `ModuleOptimizer`.
 
 #![allow(dead_code, reason = "the tests that share it need parts of it")]
 
@@ -50,7 +50,7 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// Every fifth digit is held out.
+    /// Loads the digits. Every fifth digit is held out.
     pub fn load() -> Result<Self, Box<dyn Error>> {
         let mut csv = String::new();
         let file = &include_bytes!("../../../../data/digits.csv.gz")[..];
@@ -68,7 +68,7 @@ impl Digits {
         Ok(digits)
     }
 
-    /// The digits of one epoch in batches; each epoch starts elsewhere among them.
+    /// The digits of one epoch in batches. Each epoch starts at another digit.
     pub fn batches(&self, epoch: usize, device: &Device) -> Vec<(Tensor<2>, Tensor<1, Int>)> {
         let (before, after) = self.train.split_at(epoch * 101 % self.train.len());
         let order: Vec<&Digit> = after.iter().chain(before).collect();
@@ -84,7 +84,7 @@ fn tensors(digits: &[&Digit], device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
     (pixels, Tensor::from_data(TensorData::new(labels, [n]), device))
 }
 
-/// Trains for some epochs. It neither knows nor asks whose optimizer it is.
+/// Trains for some epochs, with any optimizer.
 pub fn train(
     mut model: Network,
     optim: &mut ModuleOptimizer,
@@ -104,7 +104,7 @@ pub fn train(
     model
 }
 
-/// The mean loss on the held-out digits, and how many in a hundred are read correctly.
+/// The mean loss on the held-out digits, and the percentage that is classified correctly.
 pub fn evaluate(model: &Network, digits: &Digits, device: &Device) -> (f32, f64) {
     let held_out: Vec<&Digit> = digits.held_out.iter().collect();
     let (pixels, labels) = tensors(&held_out, device);

@@ -1,4 +1,4 @@
-//! What several tests need: every rule with its options, random numbers, and a tensor's bits.
+//! Shared code of the tests: every rule with its options, random numbers, and the bits of a tensor.
 
 #![allow(dead_code, reason = "no test needs all of it")]
 
@@ -9,18 +9,18 @@ use burn::backend::{Element as BurnElement, Flex};
 use burn::tensor::{Device, Tensor, TensorData};
 use fused_adam::{AnyRule, Element};
 
-/// How far burn's Adam and AdamW may be from ours after one step from the same state with the same gradient, as a
-/// share of the step size.
+/// The largest difference between burn's Adam or AdamW and fused-adam's, after one step from the
+/// same state with the same gradient, as a multiple of the learning rate.
 ///
-/// burn has β2 and its powers in `f32`, so that 1 − β2^t, which is 0.002 in step 2, is wrong by 6e-5 of
-/// itself at worst (two roundings of numbers near 1), and later by less; the root halves it. That
-/// 1 − β2 is wrong by 1.3e-5 of itself is the other error in v. The rest is a dozen roundings of `f32`, 1e-6
-/// together. So the change of θ is wrong by no more than 5e-5 of itself; and it is at most
-/// (1 − β1) / √(1 − β2) = 3.2 times the step size.
+/// burn stores β2 and its powers in `f32`. So 1 − β2^t, which is 0.002 in step 2, has a relative
+/// error of up to 6e-5 (two roundings of numbers near 1), and later less; the root halves it. 1 −
+/// β2 has a relative error of 1.3e-5, which is the other error in v. The rest is a dozen roundings
+/// of `f32`, together 1e-6. So the relative error of the change of θ is at most 5e-5, and the
+/// change is at most (1 − β1) / √(1 − β2) = 3.2 times the learning rate.
 pub const APART: f64 = 5e-5 * 3.2;
 
-/// Every rule of the crate, with weight decay: with each set of options that changes its states, or
-/// what its states begin with.
+/// Every rule of the crate with weight decay, and with each set of options that changes its states
+/// or their initial values.
 pub fn rules() -> Vec<AnyRule> {
     let rules = core_rules::variants_with_other_starts().into_iter();
     rules.map(|(_, rule)| core_rules::with_if_any(rule, "weight_decay", 0.02)).collect()
@@ -37,7 +37,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Of either sign and of many sizes, and one in eight of them zero.
+    /// A number of either sign and of many magnitudes; one in eight is zero.
     pub fn number(&mut self) -> f64 {
         let bits = self.next();
         let size = 2.0_f64.powi((bits % 17) as i32 - 12);
@@ -50,7 +50,7 @@ impl Rng {
     }
 }
 
-/// A tensor of this type, whatever the device's default.
+/// A tensor with this element type, independent of the device's default.
 pub fn tensor<E: BurnElement, const D: usize>(
     values: Vec<E>,
     shape: [usize; D],
@@ -59,12 +59,12 @@ pub fn tensor<E: BurnElement, const D: usize>(
     Tensor::from_data(TensorData::new(values, shape), (device, E::dtype()))
 }
 
-/// Its bytes in row order, which are compared as the bits of its numbers.
+/// The bytes of a tensor in row-major order, to compare the bits of its numbers.
 pub fn bytes<const D: usize>(tensor: &Tensor<D>) -> Vec<u8> {
     tensor.to_data().as_bytes().to_vec()
 }
 
-/// Where its numbers lie.
+/// The address of its elements.
 pub fn address<const D: usize>(tensor: &Tensor<D>) -> usize {
     let inner = tensor.clone().inner().try_into_primitive::<Flex>().unwrap();
     inner.bytes().as_ptr() as usize

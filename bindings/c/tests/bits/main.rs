@@ -1,8 +1,8 @@
-//! The functions of the header, called as C calls them, give the bits of the core's scalar reference:
+//! The functions of the header, called as from C, are bit-identical to the core's scalar reference:
 //! every rule with any hyper-parameters, every combination of element types, every backend.
 //!
-//! A failure prints the seed of its case; `SEED=… cargo test -p fused-adam-c --test bits` takes it
-//! again, and `CASES=…` takes more than the usual number.
+//! A failure prints the seed of its case. `SEED=… cargo test -p fused-adam-c --test bits` repeats
+//! the case, and `CASES=…` sets the number of cases.
 
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
@@ -14,12 +14,13 @@ use std::ptr::{null, null_mut};
 use common::random_rule::random_rule_from;
 use common::{Bits, Guarded, Numbers, Random, difference, rules as core_rules};
 use fused_adam::{
-    AnyRule, Backend, Element, Flat, Half, NAdam, Rounding, Rule, Schedule, State, Step, bf16, f16,
+    AnyRule, Backend, Element, Flat, Half, NAdam, Parallelism, Rounding, Rule, State, Step, bf16,
+    f16,
 };
 use fused_adam_c::*;
 use rules::Handle;
 
-/// A buffer's type as the header numbers it.
+/// An element type and its number in the header.
 trait Numbered: Bits {
     const NUMBER: FusedAdamType;
 }
@@ -37,7 +38,7 @@ impl Numbered for f16 {
     const NUMBER: FusedAdamType = FusedAdamType::F16;
 }
 
-/// What a step is asked for beside its rule.
+/// The options of a step.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     t: u64,
@@ -53,7 +54,7 @@ struct Asked {
 impl Asked {
     fn random(random: &mut Random) -> Self {
         let available: Vec<Backend> =
-            Backend::ALL.into_iter().filter(|backend| backend.is_available()).collect();
+            Backend::ALL.iter().copied().filter(|backend| backend.is_available()).collect();
         let plain = random.below(2) == 0;
         Asked {
             t: [1, 2, 10, 1000, 1_000_000_000][random.below(5)],
@@ -70,26 +71,26 @@ impl Asked {
         }
     }
 
-    /// The same for the reference.
+    /// The same options for the reference.
     fn reference<'r>(&self, rule: &'r AnyRule) -> Step<'r, AnyRule> {
         let rounding = match self.rounding {
             Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed ^ self.seed },
             nearest => nearest,
         };
         Step::new(rule, self.t)
-            .backend(Backend::Scalar)
-            .schedule(Schedule::Serial)
-            .rounding(rounding)
-            .offset(self.offset)
-            .grad_scale(self.grad_scale)
-            .clip_value(self.clip_value)
+            .with_backend(Backend::Scalar)
+            .with_parallelism(Parallelism::Serial)
+            .with_rounding(rounding)
+            .with_offset(self.offset)
+            .with_grad_scale(self.grad_scale)
+            .with_clip_value(self.clip_value)
     }
 
-    /// Options through the header, for `with` to use.
+    /// Makes options through the header, for `with`.
     fn options<T>(&self, with: impl FnOnce(*const FusedAdamOptions) -> T) -> T {
         let mut options = null_mut();
         let backend = CString::new(self.backend.name()).unwrap();
-        // SAFETY: each pointer is what the header asks for.
+        // SAFETY: each pointer is valid for the call.
         unsafe {
             expect_ok(fused_adam_options_new(&raw mut options));
             expect_ok(fused_adam_options_set(options, c"grad_scale".as_ptr(), self.grad_scale));
@@ -107,12 +108,12 @@ impl Asked {
 }
 
 fn expect_ok(status: FusedAdamStatus) {
-    // SAFETY: it is a text that is valid until this thread's next failure.
+    // SAFETY: the string is valid until this thread's next error.
     let message = || unsafe { CStr::from_ptr(fused_adam_last_error()) };
     assert_eq!(status, FusedAdamStatus::Ok, "{:?}", message());
 }
 
-/// The buffers of one step, drawn anew with the same numbers for each side.
+/// The buffers of one step. They are generated twice, with the same numbers.
 struct Buffers<T, G, S> {
     theta: Vec<T>,
     grad: Vec<G>,
@@ -129,7 +130,7 @@ impl<T: Bits, G: Bits, S: Bits> Buffers<T, G, S> {
     }
 }
 
-/// What is wrong with a step of these types, without a copy of theta or with one.
+/// The difference in a step with these types, with or without a copy of theta, if any.
 fn differs<T, G, S>(random: &mut Random, name: &str) -> Option<String>
 where
     T: Numbered,
@@ -145,8 +146,8 @@ where
     let mut own_theta = Guarded::new(&theta, offset());
     let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, offset())).collect();
 
-    let mut lent: Vec<&mut [S]> = states.iter_mut().map(Vec::as_mut_slice).collect();
-    let expected = asked.reference(&rule).run_mixed(&mut theta, &grad, &mut lent);
+    let mut borrowed: Vec<&mut [S]> = states.iter_mut().map(Vec::as_mut_slice).collect();
+    let expected = asked.reference(&rule).run_mixed(&mut theta, &grad, &mut borrowed);
     let status =
         by_header(&rule, &asked, own_theta.get_mut(), &grad, &mut own_states, None::<&mut [bf16]>);
     compare(expected, status, || {
@@ -176,8 +177,9 @@ where
     let mut copy = vec![H::CANARY; theta.len()];
     let mut own_copy = Guarded::new(&copy, 5);
 
-    let mut lent: Vec<&mut [S]> = states.iter_mut().map(Vec::as_mut_slice).collect();
-    let expected = asked.reference(&rule).run_with_copy(&mut theta, &grad, &mut lent, &mut copy);
+    let mut borrowed: Vec<&mut [S]> = states.iter_mut().map(Vec::as_mut_slice).collect();
+    let expected =
+        asked.reference(&rule).run_with_copy(&mut theta, &grad, &mut borrowed, &mut copy);
     let own = Some(own_copy.get_mut());
     let status = by_header(&rule, &asked, &mut own_theta, &grad, &mut own_states, own);
     compare(expected, status, || {
@@ -189,7 +191,7 @@ where
     .map(|what| format!("{rule:?}, {asked:?}, copied, {} elements: {what}", theta.len()))
 }
 
-/// A coefficient may be too large for a type: then both refuse.
+/// A coefficient can be too large for a type. Both must return an error then.
 fn compare(
     expected: Result<(), fused_adam::Error>,
     status: FusedAdamStatus,
@@ -202,7 +204,7 @@ fn compare(
     }
 }
 
-/// The step by the header: by the function of the type where there is one.
+/// A step through the header, with the function for the type if there is one.
 fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
     rule: &AnyRule,
     asked: &Asked,
@@ -218,7 +220,7 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
     let of = [T::NUMBER, G::NUMBER, S::NUMBER];
     let own_noise = matches!(asked.rounding, Rounding::Stochastic { .. })
         && (asked.seed, asked.offset) != (0, 0);
-    // SAFETY: every pointer is to a slice of `len` elements of the type that is said.
+    // SAFETY: every pointer is to a slice of `len` elements of the given type.
     asked.options(|options| unsafe {
         let (theta, grad) = (theta.as_mut_ptr(), grad.as_ptr());
         let (states, count) = (state_pointers.as_ptr(), state_pointers.len());
@@ -272,7 +274,7 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
             };
         }
         let copy_type = if copy.is_some() { H::NUMBER as i32 } else { -7 };
-        let lent = FusedAdamLent {
+        let borrowed = FusedAdamParam {
             rule: 0,
             t: asked.t,
             len,
@@ -290,11 +292,11 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
             state_type: S::NUMBER as i32,
             copy_type,
         };
-        fused_adam_step_all([handle.get()].as_ptr(), 1, &raw const lent, 1, options, null_mut())
+        fused_adam_step_all([handle.get()].as_ptr(), 1, &raw const borrowed, 1, options, null_mut())
     })
 }
 
-/// Some cases of every rule, each from a seed of its own.
+/// Some cases of every rule, each with its own seed.
 fn every_rule(what: &str, differs: fn(&mut Random, &str) -> Option<String>) {
     let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
     let (seed, cases) = match number("SEED") {
@@ -356,7 +358,7 @@ fn theta_in_f32_and_a_copy() {
     every_rule("f16 copy", copy_differs::<f16, f16, f16>);
 }
 
-/// Many tensors at once are each alone, on any number of threads.
+/// A step of many tensors is bit-identical to separate steps, on any number of threads.
 #[test]
 fn many_tensors_on_many_threads() {
     let random = &mut Random(3);
@@ -370,7 +372,8 @@ fn many_tensors_on_many_threads() {
         let grad = vec![0.25_f32; theta.len()];
         let mut states = vec![vec![0.0_f32; theta.len()]; rule.states().len()];
         let mut states: Vec<&mut [f32]> = states.iter_mut().map(Vec::as_mut_slice).collect();
-        let step = Step::new(&rule, 1).backend(Backend::Scalar).schedule(Schedule::Serial);
+        let step =
+            Step::new(&rule, 1).with_backend(Backend::Scalar).with_parallelism(Parallelism::Serial);
         step.run(theta, &grad, &mut states).unwrap();
     }
     for threads in [1, 0, 2, 3, 8] {
@@ -384,15 +387,15 @@ fn many_tensors_on_many_threads() {
             .iter_mut()
             .map(|states| states.iter_mut().map(|state| state.as_mut_ptr().cast()).collect())
             .collect();
-        let lent: Vec<FusedAdamLent> = theta
+        let borrowed: Vec<FusedAdamParam> = theta
             .iter_mut()
             .zip(&pointers)
-            .map(|(theta, states)| FusedAdamLent {
+            .map(|(theta, states)| FusedAdamParam {
                 rule: 0,
                 t: 1,
                 len: theta.len(),
                 theta: theta.as_mut_ptr().cast(),
-                // Gradients may share memory.
+                // Gradients may overlap.
                 grad: longest.as_ptr().cast(),
                 states: states.as_ptr(),
                 state_count: states.len(),
@@ -407,10 +410,10 @@ fn many_tensors_on_many_threads() {
                 copy_type: 0,
             })
             .collect();
-        let (rules, count) = ([handle.get()], lent.len());
-        // SAFETY: every pointer is to a slice of as many elements as are said.
+        let (rules, count) = ([handle.get()], borrowed.len());
+        // SAFETY: every pointer is to a slice of the given number of elements.
         expect_ok(unsafe {
-            fused_adam_step_all(rules.as_ptr(), 1, lent.as_ptr(), count, null(), null_mut())
+            fused_adam_step_all(rules.as_ptr(), 1, borrowed.as_ptr(), count, null(), null_mut())
         });
         for (i, (own, expected)) in theta.iter().zip(&expected).enumerate() {
             let name = format!("theta of tensor {i} on {threads} threads");
@@ -419,7 +422,7 @@ fn many_tensors_on_many_threads() {
     }
 }
 
-/// The scalars of a rule whose hyper-parameters change in each step go on as the core's do.
+/// The scalars of a rule whose hyper-parameters change in each step are those of the core.
 #[test]
 fn scalars_under_a_schedule() {
     let nadam = NAdam { lr: 0.1, ..NAdam::default() };
@@ -428,7 +431,7 @@ fn scalars_under_a_schedule() {
     let theta = [0.5, -0.25, 1.0, -2.0];
     let (mut own, mut expected) = (theta, theta);
     let mut states = [[0.0_f64; 4]; 2];
-    // SAFETY: each pointer is what the header asks for, and to as many elements as are said.
+    // SAFETY: each pointer is valid for the call, for the given number of elements.
     unsafe {
         assert_eq!(fused_adam_rule_scalar_count(handle.get()), 1);
         assert_eq!(CStr::from_ptr(fused_adam_rule_scalar_name(handle.get(), 0)), c"mu_product");
@@ -446,7 +449,7 @@ fn scalars_under_a_schedule() {
             expect_ok(fused_adam_rule_advance_scalars(handle.get(), t, to_scalars, 1));
             let states = states.each_mut().map(|state| state.as_mut_ptr().cast());
             let of = FusedAdamType::F64 as i32;
-            let lent = FusedAdamLent {
+            let borrowed = FusedAdamParam {
                 rule: 0,
                 t,
                 len: 4,
@@ -465,17 +468,17 @@ fn scalars_under_a_schedule() {
                 copy_type: 0,
             };
             let rules = [handle.get()];
-            let (lent, no_report) = (&raw const lent, null_mut());
-            expect_ok(fused_adam_step_all(rules.as_ptr(), 1, lent, 1, null(), no_report));
+            let (borrowed, no_report) = (&raw const borrowed, null_mut());
+            expect_ok(fused_adam_step_all(rules.as_ptr(), 1, borrowed, 1, null(), no_report));
             assert_eq!(own.map(f64::to_bits), expected.map(f64::to_bits), "step {t}");
             assert_eq!(scalars, flat.scalars(), "step {t}");
         }
-        // What they would be with the last momentum in all steps is something else.
+        // With the last momentum in all steps, the scalar would be different.
         assert_ne!(scalars[0], fused_adam_rule_scalar_after(handle.get(), 0, 20));
     }
     let constant = NAdam::default().scalar_after(0, 7);
     let handle = Handle::of(&NAdam::default().into());
-    // SAFETY: the handle is one of a rule.
+    // SAFETY: the handle is that of a rule.
     unsafe {
         assert_eq!(fused_adam_rule_scalar_after(handle.get(), 0, 7), constant);
         assert_eq!(fused_adam_rule_scalar_after(handle.get(), 1, 7), 0.0);
@@ -488,14 +491,14 @@ fn rules_are_listed() {
     let listed: Vec<&str> = (0_usize..)
         .map(|i| fused_adam_rule_name_at(i))
         .take_while(|name| !name.is_null())
-        // SAFETY: it is a text that is valid for ever.
+        // SAFETY: the string is valid forever.
         .map(|name| unsafe { CStr::from_ptr(name) }.to_str().unwrap())
         .collect();
     assert_eq!(listed, AnyRule::NAMES);
     assert!(fused_adam_rule_name_at(usize::MAX).is_null());
 }
 
-/// Three steps of each rule with its defaults on four numbers, by the reference, as a line for C.
+/// Three steps of the reference, of a rule with its defaults on four numbers, as a line of C.
 fn table_line(name: &str) -> String {
     fn bits<E: Bits>(rule: &AnyRule) -> Vec<u64> {
         let of = |numbers: [f64; 4]| numbers.map(E::from_f64);
@@ -505,7 +508,9 @@ fn table_line(name: &str) -> String {
         for t in 1..=3 {
             let grad = of([0.125, -1.5, 0.0, 3.0].map(|g| g * t as f64));
             let mut states: Vec<&mut [E]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            let step = Step::new(rule, t).backend(Backend::Scalar).schedule(Schedule::Serial);
+            let step = Step::new(rule, t)
+                .with_backend(Backend::Scalar)
+                .with_parallelism(Parallelism::Serial);
             step.run(&mut theta, &grad, &mut states).unwrap();
         }
         theta.map(Bits::bits).to_vec()
@@ -524,9 +529,9 @@ fn table_line(name: &str) -> String {
     )
 }
 
-/// The C program's table is what the reference gave when the table was made, perhaps on another
-/// machine: it would only change with the core's bits. It need not have every rule. It is made
-/// again, with all of them, by `UPDATE_TABLE=1 cargo test -p fused-adam-c --test bits table`.
+/// The table of the C program has the reference's results when the table was made, perhaps on
+/// another machine. It only changes if the core's results change. It may lack some rules.
+/// `UPDATE_TABLE=1 cargo test -p fused-adam-c --test bits table` makes it again, with all rules.
 #[test]
 fn the_table_of_the_c_program() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/bits_table.inc");

@@ -1,5 +1,4 @@
-//! Rules made through the header by their names, so that each name of a hyper-parameter is seen to
-//! reach its field.
+//! Rules made through the header by name. This checks that each name sets its hyper-parameter.
 
 use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
@@ -11,15 +10,15 @@ use serde_json::Value;
 use crate::common::rules;
 use crate::expect_ok;
 
-/// A rule by the header.
+/// A rule through the header.
 pub struct Handle(*mut FusedAdamRule);
 
 impl Handle {
-    /// One whose hyper-parameters are all set to those of `rule`, which are got back.
+    /// A rule with all hyper-parameters of `rule`. Also reads them back.
     pub fn of(rule: &AnyRule) -> Self {
         let mut handle = null_mut();
         let name = CString::new(rule.name()).unwrap();
-        // SAFETY: each pointer is what the header asks for.
+        // SAFETY: each pointer is valid for the call.
         unsafe {
             expect_ok(fused_adam_rule_new(name.as_ptr(), &raw mut handle));
             assert_eq!(CStr::from_ptr(fused_adam_rule_name(handle)), &*name);
@@ -47,13 +46,13 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: it is not used any more.
+        // SAFETY: it is not used again.
         unsafe { fused_adam_rule_free(self.0) };
     }
 }
 
-/// Every hyper-parameter by the name that the header knows it by: that of its field. Truth values
-/// are 0 or 1, and whole numbers are handed over as others are.
+/// Every hyper-parameter by its name in the header, which is that of its field. Booleans are 0 or
+/// 1, and integers are passed as doubles.
 fn fields(rule: &AnyRule) -> Vec<(CString, f64)> {
     let number = |value: &Value| match value {
         Value::Bool(truth) => Some(f64::from(u8::from(*truth))),

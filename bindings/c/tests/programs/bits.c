@@ -1,6 +1,6 @@
-/* Three steps of each rule with its defaults, in each element type and on each backend that this CPU
- * has: those of the table give known bits, and those that are named as arguments give the bits of the
- * scalar backend. */
+/* Takes three steps of each rule with its defaults, in each element type and on each backend of
+ * this CPU. The rules of the table must have the results in the table, bit for bit. The rules named
+ * as arguments must be bit-identical to the scalar backend. */
 
 #include "check.h"
 
@@ -16,19 +16,21 @@ static const struct line table[] = {
 #include "bits_table.inc"
 };
 
-/* The same numbers in each type; in 16 bits as bits. */
+/* The same numbers in each element type. The 16-bit types are given as bits. */
 static const double theta_f64[4] = {0.5, -0.25, 1.0, -2.0};
 static const double grad_f64[4] = {0.125, -1.5, 0.0, 3.0};
 static const uint16_t theta_bf16[4] = {0x3f00, 0xbe80, 0x3f80, 0xc000};
-static const uint16_t grad_bf16[3][4] = {
-    {0x3e00, 0xbfc0, 0x0000, 0x4040}, {0x3e80, 0xc040, 0x0000, 0x40c0}, {0x3ec0, 0xc090, 0x0000, 0x4110}};
+static const uint16_t grad_bf16[3][4] = {{0x3e00, 0xbfc0, 0x0000, 0x4040},
+                                         {0x3e80, 0xc040, 0x0000, 0x40c0},
+                                         {0x3ec0, 0xc090, 0x0000, 0x4110}};
 static const uint16_t theta_f16[4] = {0x3800, 0xb400, 0x3c00, 0xc000};
-static const uint16_t grad_f16[3][4] = {
-    {0x3000, 0xbe00, 0x0000, 0x4200}, {0x3400, 0xc200, 0x0000, 0x4600}, {0x3600, 0xc480, 0x0000, 0x4880}};
+static const uint16_t grad_f16[3][4] = {{0x3000, 0xbe00, 0x0000, 0x4200},
+                                        {0x3400, 0xc200, 0x0000, 0x4600},
+                                        {0x3600, 0xc480, 0x0000, 0x4880}};
 
 enum { MOST_STATES = 4 };
 
-/* Where the three steps arrive. */
+/* Returns theta after the three steps. */
 static struct line steps(const char *name, const FusedAdamOptions *options) {
   FusedAdamRule *rule = NULL;
   OK(fused_adam_rule_new(name, &rule));
@@ -46,7 +48,7 @@ static struct line steps(const char *name, const FusedAdamOptions *options) {
     CHECK(fused_adam_rule_state_name(rule, s) != NULL);
     for (int i = 0; i < 4; i++) {
       states32[s][i] = (float)(states64[s][i] = fused_adam_rule_initial_state(rule, s));
-      /* In 16 bits zero, which has the same bits in every type: none. */
+      /* In 16 bits the initial state is zero: no bit is set, in every type. */
       states_b[s][i] = states_h[s][i] = 0;
     }
     in32[s] = states32[s];
@@ -87,9 +89,11 @@ static void check_same(const struct line *got, const struct line *expected) {
 
 int main(int argc, char **argv) {
   CHECK(argc > 1);
-  static const char *const backends[] = {"auto", "scalar", "wide", "native", "avx2", "avx512", "neon"};
+  static const char *const backends[] = {"auto", "scalar", "wide", "native",
+                                         "avx2", "avx512", "neon"};
   CHECK(fused_adam_version_number() == 1000000u * FUSED_ADAM_VERSION_MAJOR +
-                                           1000u * FUSED_ADAM_VERSION_MINOR + FUSED_ADAM_VERSION_PATCH);
+                                           1000u * FUSED_ADAM_VERSION_MINOR +
+                                           FUSED_ADAM_VERSION_PATCH);
   FusedAdamOptions *scalar = NULL;
   OK(fused_adam_options_new(&scalar));
   OK(fused_adam_options_set_backend(scalar, "scalar"));
@@ -109,12 +113,12 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
       struct line got = steps(argv[i], options), expected = steps(argv[i], scalar);
       check_same(&got, &expected);
-      /* They go somewhere. */
+      /* The steps change theta. */
       CHECK(memcmp(got.f64, theta_f64, sizeof got.f64) != 0);
     }
     fused_adam_options_free(options);
-    printf("%s (%s): %d rules have their bits, of which %zu are known\n", backends[b], resolved,
-           argc - 1, sizeof table / sizeof *table);
+    printf("%s (%s): %d rules equal the scalar backend, %zu equal the table\n", backends[b],
+           resolved, argc - 1, sizeof table / sizeof *table);
   }
   fused_adam_options_free(scalar);
   return 0;

@@ -1,4 +1,4 @@
-/* What the programs here share: a check that says where it failed, and bits of numbers. */
+/* Shared by the programs of this folder: checks that print where they failed. */
 
 #ifndef CHECK_H
 #define CHECK_H

@@ -1,4 +1,4 @@
-/* A process that has been forked steps on threads of its own. */
+/* A forked process takes steps on its own threads. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A child process has none of its parent's threads: it makes its own. */
+/* A child process has no threads of its parent. It starts its own. */
 static void steps_after_a_fork(size_t len) {
   FusedAdamRule *rule = NULL;
   OK(fused_adam_rule_new("lion", &rule));
@@ -21,9 +21,10 @@ static void steps_after_a_fork(size_t len) {
   pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
-    alarm(60); /* A step that waits for ever fails. */
-    int went_well = fused_adam_set_threads(2) == FUSED_ADAM_STATUS_OK &&
-                    fused_adam_step_f32(rule, 2, len, theta, grad, &m, 1, NULL, NULL) == FUSED_ADAM_STATUS_OK;
+    alarm(60); /* Fails if the step hangs. */
+    int went_well =
+        fused_adam_set_threads(2) == FUSED_ADAM_STATUS_OK &&
+        fused_adam_step_f32(rule, 2, len, theta, grad, &m, 1, NULL, NULL) == FUSED_ADAM_STATUS_OK;
     _exit(went_well ? 0 : 1);
   }
   int status = -1;
@@ -32,10 +33,10 @@ static void steps_after_a_fork(size_t len) {
   OK(fused_adam_set_threads(0));
   free(buffers);
   fused_adam_rule_free(rule);
-  printf("a forked process steps on threads of its own\n");
+  printf("a forked process takes steps on its own threads\n");
 }
 
 int main(void) {
-  steps_after_a_fork(400000); /* Enough to be cut for several threads. */
+  steps_after_a_fork(400000); /* Large enough for several threads. */
   return 0;
 }

@@ -1,5 +1,5 @@
-/* The optimizer as a handle: groups, clipping, loss scales, copies, states, and files from which it
- * goes on to the bit. */
+/* FusedAdamOptimizer: groups, clipping, loss scales, 16-bit copies, states, and checkpoints from
+ * which a run resumes with bit-identical results. */
 
 #include "check.h"
 
@@ -7,7 +7,7 @@
 
 enum { W = 1000, B = 10 };
 
-/* Everything that a run changes. */
+/* All data that a run changes. */
 struct run {
   float w[W], w_grad[W];
   double b[B], b_grad[B];
@@ -27,10 +27,10 @@ static void begin(struct run *run) {
   OK(fused_adam_rule_set(rule, "amsgrad", 1));
   OK(fused_adam_optimizer_add_group(run->opt, rule, &run->biases));
   fused_adam_rule_free(rule);
-  OK(fused_adam_optimizer_add(run->opt, 0, "w", W, FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_BF16,
-                              &run->w_param));
-  OK(fused_adam_optimizer_add(run->opt, run->biases, "b", B, FUSED_ADAM_TYPE_F64, FUSED_ADAM_TYPE_F64,
-                              FUSED_ADAM_TYPE_F64, &run->b_param));
+  OK(fused_adam_optimizer_add(run->opt, 0, "w", W, FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_F32,
+                              FUSED_ADAM_TYPE_BF16, &run->w_param));
+  OK(fused_adam_optimizer_add(run->opt, run->biases, "b", B, FUSED_ADAM_TYPE_F64,
+                              FUSED_ADAM_TYPE_F64, FUSED_ADAM_TYPE_F64, &run->b_param));
   size_t found = 77;
   OK(fused_adam_optimizer_find(run->opt, "b", &found));
   CHECK(found == run->b_param);
@@ -40,11 +40,11 @@ static void begin(struct run *run) {
   OK(fused_adam_options_round_stochastically(options, 11));
   OK(fused_adam_optimizer_set_options(run->opt, options));
   fused_adam_options_free(options);
-  FusedAdamLossScale scale = {1024, 2, 0.5, 50, 0};
-  OK(fused_adam_optimizer_set_loss_scale(run->opt, &scale));
+  FusedAdamGradScaler scale = {1024, 2, 0.5, 50, 0};
+  OK(fused_adam_optimizer_set_grad_scaler(run->opt, &scale));
 }
 
-/* Step number `t` of a run whose gradients pull to zero, and a schedule. */
+/* Takes step number `t`. The gradients are those of a quadratic loss; `lr` follows a schedule. */
 static FusedAdamReport step(struct run *run, int t) {
   OK(fused_adam_optimizer_set(run->opt, 0, "lr", 1e-2 / (1 + t % 10)));
   double scale = fused_adam_optimizer_loss_scale(run->opt);
@@ -82,7 +82,8 @@ static void same(const struct run *one, const struct run *other) {
   }
   CHECK(fused_adam_optimizer_steps(one->opt) == fused_adam_optimizer_steps(other->opt));
   CHECK(fused_adam_optimizer_loss_scale(one->opt) == fused_adam_optimizer_loss_scale(other->opt));
-  CHECK(fused_adam_optimizer_t(one->opt, one->w_param) == fused_adam_optimizer_t(other->opt, other->w_param));
+  CHECK(fused_adam_optimizer_t(one->opt, one->w_param) ==
+        fused_adam_optimizer_t(other->opt, other->w_param));
 }
 
 static void goes_on_from_a_file(const char *path, int steps) {
@@ -90,7 +91,7 @@ static void goes_on_from_a_file(const char *path, int steps) {
   begin(&whole);
   const void *none = &whole;
   OK(fused_adam_optimizer_state(whole.opt, whole.w_param, "m", &none));
-  CHECK(none == NULL); /* before the first step */
+  CHECK(none == NULL); /* There are no states before the first step. */
   for (int t = 0; t < steps; t++) {
     FusedAdamReport report = step(&whole, t);
     if (t == 0) CHECK(report.grad_norm > 0.5 && report.clip_factor == 0.5 / report.grad_norm);
@@ -100,7 +101,8 @@ static void goes_on_from_a_file(const char *path, int steps) {
                             {"for the forward pass", whole.copy, W, FUSED_ADAM_TYPE_F16}};
     OK(fused_adam_optimizer_save(whole.opt, path, kept, 3));
   }
-  CHECK(fused_adam_optimizer_loss_scale(whole.opt) != 1024 && fused_adam_optimizer_steps(whole.opt) < (uint64_t)steps);
+  CHECK(fused_adam_optimizer_loss_scale(whole.opt) != 1024 &&
+        fused_adam_optimizer_steps(whole.opt) < (uint64_t)steps);
 
   begin(&part);
   FusedAdamKept kept[] = {{"b", part.b, B, FUSED_ADAM_TYPE_F64},
@@ -109,16 +111,16 @@ static void goes_on_from_a_file(const char *path, int steps) {
   OK(fused_adam_optimizer_load(part.opt, path, kept, 3));
   double lr = 0;
   OK(fused_adam_optimizer_get(part.opt, 0, "lr", &lr));
-  CHECK(lr == 1e-2 / (1 + steps / 2 % 10)); /* rules come from the file */
+  CHECK(lr == 1e-2 / (1 + steps / 2 % 10)); /* Rules are loaded from the file. */
   for (int t = steps / 2 + 1; t < steps; t++) step(&part, t);
   same(&whole, &part);
   fused_adam_optimizer_free(whole.opt);
   fused_adam_optimizer_free(part.opt);
-  printf("a run of %d steps and one that was resumed end in the same bits\n", steps);
+  printf("a run of %d steps and a resumed run are bit-identical\n", steps);
 }
 
 int main(int argc, char **argv) {
-  CHECK(argc == 2); /* A file to write to. */
+  CHECK(argc == 2); /* The path of a file to write. */
   goes_on_from_a_file(argv[1], 200);
   remove(argv[1]);
   return 0;

@@ -1,10 +1,10 @@
-/* Each wrong call, its code and its message; and that nothing has changed after it. */
+/* Checks the status and the message of each wrong call, and that the call changed nothing. */
 
 #include "check.h"
 
 #include <math.h>
 
-/* What a step could write: the wrong calls may not. */
+/* The memory that a step may write. The wrong calls must not write it. */
 static struct {
   float theta[8], grad[8], m[8], v[8];
   double doubles[8];
@@ -21,12 +21,13 @@ static int refused;
 static void refuse(int line, FusedAdamStatus got, FusedAdamStatus code, const char *message) {
   const char *said = fused_adam_last_error();
   if (got != code || fused_adam_last_status() != code || strstr(said, message) == NULL) {
-    fprintf(stderr, "line %d: %s: \"%s\", expected %s with \"%s\"\n", line, fused_adam_status_name(got), said,
-            fused_adam_status_name(code), message);
+    fprintf(stderr, "line %d: %s: \"%s\", expected %s with \"%s\"\n", line,
+            fused_adam_status_name(got), said, fused_adam_status_name(code), message);
     exit(1);
   }
-  if (memcmp(&mine, &before, sizeof mine) != 0 || memcmp(&report, &report_before, sizeof report) != 0) {
-    fprintf(stderr, "line %d: the call was refused, but it wrote\n", line);
+  if (memcmp(&mine, &before, sizeof mine) != 0 ||
+      memcmp(&report, &report_before, sizeof report) != 0) {
+    fprintf(stderr, "line %d: the call failed, but it wrote\n", line);
     exit(1);
   }
   CHECK(opt == NULL || fused_adam_optimizer_steps(opt) == 1);
@@ -36,22 +37,27 @@ static void refuse(int line, FusedAdamStatus got, FusedAdamStatus code, const ch
 
 #define REFUSE(call, code, message) refuse(__LINE__, call, FUSED_ADAM_STATUS_##code, message)
 
-/* A step that is right but for what is changed in it. */
+/* Valid steps. Each test changes one argument. */
 static float *states[5];
 static void *any_states[5];
 
-static FusedAdamStatus step(FusedAdamRule *rule, uint64_t t, size_t len, float *theta, const float *grad,
-                            float *const *in, size_t count, const FusedAdamOptions *options) {
+static FusedAdamStatus step(FusedAdamRule *rule, uint64_t t, size_t len, float *theta,
+                            const float *grad, float *const *in, size_t count,
+                            const FusedAdamOptions *options) {
   return fused_adam_step_f32(rule, t, len, theta, grad, in, count, options, &report);
 }
 
-static FusedAdamLent lent(void) {
-  FusedAdamLent right = {.t = 1, .len = 8, .theta = mine.theta, .grad = mine.grad, .states = any_states,
-                         .state_count = 2};
+static FusedAdamParam lent(void) {
+  FusedAdamParam right = {.t = 1,
+                          .len = 8,
+                          .theta = mine.theta,
+                          .grad = mine.grad,
+                          .states = any_states,
+                          .state_count = 2};
   return right;
 }
 
-static FusedAdamStatus step_lent(FusedAdamLent changed, const FusedAdamOptions *options) {
+static FusedAdamStatus step_lent(FusedAdamParam changed, const FusedAdamOptions *options) {
   const FusedAdamRule *rules[] = {adamw};
   return fused_adam_step_all(rules, 1, &changed, 1, options, &report);
 }
@@ -65,49 +71,64 @@ static FusedAdamStatus step_tensor(FusedAdamTensor changed) {
   return fused_adam_optimizer_step(opt, &changed, 1, &report);
 }
 
-/* `pointer` moved by so many bytes. */
+/* Returns `pointer` moved by `bytes`. */
 static void *moved(void *pointer, int bytes) { return (char *)pointer + bytes; }
 
 static void wrong_buffers(void) {
-  REFUSE(step(NULL, 1, 8, mine.theta, mine.grad, states, 2, NULL), NULL, "`rule` is NULL, expected a handle");
-  REFUSE(step(adamw, 1, 8, NULL, mine.grad, states, 2, NULL), NULL, "`theta` is NULL, expected 8 elements of f32");
+  REFUSE(step(NULL, 1, 8, mine.theta, mine.grad, states, 2, NULL), NULL,
+         "`rule` is NULL, expected a handle");
+  REFUSE(step(adamw, 1, 8, NULL, mine.grad, states, 2, NULL), NULL,
+         "`theta` is NULL, expected 8 elements of f32");
   REFUSE(step(adamw, 1, 8, mine.theta, NULL, states, 2, NULL), NULL, "`grad` is NULL");
-  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, NULL, 2, NULL), NULL, "`states` is NULL, expected an array of 2");
+  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, NULL, 2, NULL), NULL,
+         "`states` is NULL, expected an array of 2");
   states[1] = NULL;
   REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 2, NULL), NULL, "`v` is NULL");
   states[1] = mine.v;
-  REFUSE(step(adamw, 1, SIZE_MAX, mine.theta, mine.grad, states, 2, NULL), LENGTH, "expected at most");
-  REFUSE(step(adamw, 1, SIZE_MAX / 4 + 2, mine.theta, mine.grad, states, 2, NULL), LENGTH, "expected at most");
-  REFUSE(step(adamw, 1, (size_t)PTRDIFF_MAX / 4, (float *)(UINTPTR_MAX - 15), mine.grad, states, 2, NULL), LENGTH,
-         "expected that they end within memory");
+  REFUSE(step(adamw, 1, SIZE_MAX, mine.theta, mine.grad, states, 2, NULL), LENGTH,
+         "expected at most");
+  REFUSE(step(adamw, 1, SIZE_MAX / 4 + 2, mine.theta, mine.grad, states, 2, NULL), LENGTH,
+         "expected at most");
+  REFUSE(step(adamw, 1, (size_t)PTRDIFF_MAX / 4, (float *)(UINTPTR_MAX - 15), mine.grad, states, 2,
+              NULL),
+         LENGTH, "expected that they end within memory");
   REFUSE(step(adamw, 1, 7, moved(mine.theta, 1), mine.grad, states, 2, NULL), MISALIGNED,
          "expected a multiple of 4 for f32");
-  REFUSE(step(adamw, 1, 7, mine.theta, moved(mine.grad, 2), states, 2, NULL), MISALIGNED, "`grad` is at address");
+  REFUSE(step(adamw, 1, 7, mine.theta, moved(mine.grad, 2), states, 2, NULL), MISALIGNED,
+         "`grad` is at address");
   states[0] = moved(mine.m, 3);
-  REFUSE(step(adamw, 1, 7, mine.theta, mine.grad, states, 2, NULL), MISALIGNED, "`m` is at address");
+  REFUSE(step(adamw, 1, 7, mine.theta, mine.grad, states, 2, NULL), MISALIGNED,
+         "`m` is at address");
   states[0] = mine.theta;
   REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 2, NULL), OVERLAP, "share 32 bytes");
   states[0] = mine.v;
-  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 2, NULL), OVERLAP, "since one of them is written");
+  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 2, NULL), OVERLAP,
+         "since one of them is written");
   states[0] = mine.m;
   REFUSE(step(adamw, 1, 8, mine.theta, mine.theta, states, 2, NULL), OVERLAP, "`grad`");
   REFUSE(step(adamw, 1, 4, mine.theta, mine.theta + 3, states, 2, NULL), OVERLAP, "share 4 bytes");
   REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 1, NULL), STATES, "state `v` is missing");
   REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, NULL, 0, NULL), STATES, "state `m` is missing");
   REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 3, NULL), STATES, "3 states were given");
-  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, SIZE_MAX, NULL), STATES, "expected the 2 states");
+  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, SIZE_MAX, NULL), STATES,
+         "expected the 2 states");
   REFUSE(step(adamw, 0, 8, mine.theta, mine.grad, states, 2, NULL), VALUE, "`t` is 0, expected 1");
 }
 
 static void wrong_tensors(void) {
   const FusedAdamRule *rules[] = {adamw, NULL};
-  FusedAdamLent right = lent();
-  REFUSE(fused_adam_step_all(NULL, 1, &right, 1, NULL, &report), NULL, "`rules` is NULL, expected an array of 1");
-  REFUSE(fused_adam_step_all(rules, 2, &right, 1, NULL, &report), NULL, "`rules` is NULL, expected a handle");
-  REFUSE(fused_adam_step_all(rules, 1, NULL, 3, NULL, &report), NULL, "`tensors` is NULL, expected an array of 3");
-  REFUSE(fused_adam_step_all(rules, SIZE_MAX, &right, 1, NULL, &report), LENGTH, "as many as memory can hold");
-  REFUSE(fused_adam_step_all(rules, 1, moved(&right, 1), 1, NULL, &report), MISALIGNED, "`tensors` is at address");
-  FusedAdamLent wrong = lent();
+  FusedAdamParam right = lent();
+  REFUSE(fused_adam_step_all(NULL, 1, &right, 1, NULL, &report), NULL,
+         "`rules` is NULL, expected an array of 1");
+  REFUSE(fused_adam_step_all(rules, 2, &right, 1, NULL, &report), NULL,
+         "`rules` is NULL, expected a handle");
+  REFUSE(fused_adam_step_all(rules, 1, NULL, 3, NULL, &report), NULL,
+         "`tensors` is NULL, expected an array of 3");
+  REFUSE(fused_adam_step_all(rules, SIZE_MAX, &right, 1, NULL, &report), LENGTH,
+         "as many as memory can hold");
+  REFUSE(fused_adam_step_all(rules, 1, moved(&right, 1), 1, NULL, &report), MISALIGNED,
+         "`tensors` is at address");
+  FusedAdamParam wrong = lent();
   wrong.rule = 1;
   REFUSE(step_lent(wrong, NULL), UNKNOWN, "there is no group 1, expected one of the 1");
   wrong = lent();
@@ -122,13 +143,14 @@ static void wrong_tensors(void) {
   wrong = lent();
   wrong.grad = mine.doubles;
   wrong.grad_type = FUSED_ADAM_TYPE_F64;
-  REFUSE(step_lent(wrong, NULL), TYPE, "`grad` of parameter `number 0` is f64, expected f32, bf16 or f16");
+  REFUSE(step_lent(wrong, NULL), TYPE,
+         "`grad` of parameter `number 0` is f64, expected f32, bf16 or f16");
   wrong = lent();
   wrong.theta = mine.doubles;
   wrong.theta_type = FUSED_ADAM_TYPE_F64;
   REFUSE(step_lent(wrong, NULL), TYPE, "expected f64");
   wrong = lent();
-  wrong.len = 4; /* As many doubles as there are bytes. */
+  wrong.len = 4; /* The bytes hold 4 doubles. */
   wrong.state_type = FUSED_ADAM_TYPE_F64;
   REFUSE(step_lent(wrong, NULL), TYPE, "`m` of parameter `number 0` is f64");
   wrong = lent();
@@ -161,7 +183,7 @@ static void wrong_tensors(void) {
   wrong.scalars = &product;
   REFUSE(step_lent(wrong, NULL), LENGTH, "`scalars` has");
 
-  FusedAdamLent two[] = {lent(), lent()};
+  FusedAdamParam two[] = {lent(), lent()};
   void *others[] = {mine.doubles, (float *)mine.doubles + 4};
   two[0].len = 4;
   two[1] = two[0];
@@ -170,7 +192,8 @@ static void wrong_tensors(void) {
   REFUSE(fused_adam_step_all(rules, 1, two, 2, NULL, &report), OVERLAP,
          "`theta` of tensor `0` and `theta` of tensor `1` share 4 bytes");
   two[1].theta = NULL;
-  REFUSE(fused_adam_step_all(rules, 1, two, 2, NULL, &report), NULL, "`theta` of tensor `1` is NULL");
+  REFUSE(fused_adam_step_all(rules, 1, two, 2, NULL, &report), NULL,
+         "`theta` of tensor `1` is NULL");
 }
 
 static void wrong_scalars(void) {
@@ -178,28 +201,34 @@ static void wrong_scalars(void) {
   OK(fused_adam_rule_new("nadam", &nadam));
   double product[2] = {1.0, 1.0};
   REFUSE(fused_adam_rule_advance_scalars(NULL, 1, product, 1), NULL, "`rule` is NULL");
-  REFUSE(fused_adam_rule_advance_scalars(nadam, 1, NULL, 1), NULL, "`scalars` is NULL, expected 1 elements of f64");
-  REFUSE(fused_adam_rule_advance_scalars(nadam, 1, moved(product, 4), 1), MISALIGNED, "`scalars` is at address");
+  REFUSE(fused_adam_rule_advance_scalars(nadam, 1, NULL, 1), NULL,
+         "`scalars` is NULL, expected 1 elements of f64");
+  REFUSE(fused_adam_rule_advance_scalars(nadam, 1, moved(product, 4), 1), MISALIGNED,
+         "`scalars` is at address");
   REFUSE(fused_adam_rule_advance_scalars(nadam, 1, product, 2), STATES,
          "2 scalars were given, expected the 1 scalars [\"mu_product\"]");
   REFUSE(fused_adam_rule_advance_scalars(nadam, 1, NULL, 0), STATES, "0 scalars were given");
-  REFUSE(fused_adam_rule_advance_scalars(adamw, 1, product, 1), STATES, "expected the 0 scalars []");
+  REFUSE(fused_adam_rule_advance_scalars(adamw, 1, product, 1), STATES,
+         "expected the 0 scalars []");
   REFUSE(fused_adam_rule_advance_scalars(nadam, 0, product, 1), VALUE, "`t` is 0, expected 1");
   OK(fused_adam_rule_advance_scalars(adamw, 1, NULL, 0));
   const FusedAdamRule *rules[] = {nadam};
-  FusedAdamLent wrong = lent();
+  FusedAdamParam wrong = lent();
   wrong.scalars = product;
   wrong.scalar_count = 2;
   REFUSE(fused_adam_step_all(rules, 1, &wrong, 1, NULL, &report), STATES, "2 scalars were given");
   wrong.scalar_count = 0;
   REFUSE(fused_adam_step_all(rules, 1, &wrong, 1, NULL, &report), STATES, "0 scalars were given");
-  wrong.scalar_count = 1; /* The product of no momenta: that before the first step. */
-  REFUSE(fused_adam_step_all(rules, 1, &wrong, 1, NULL, &report), VALUE, "`mu_product` is 1.0, expected");
+  wrong.scalar_count = 1; /* The product before the first step, which has no factors. */
+  REFUSE(fused_adam_step_all(rules, 1, &wrong, 1, NULL, &report), VALUE,
+         "`mu_product` is 1.0, expected");
   OK(fused_adam_rule_set(nadam, "beta1", 2.0));
   REFUSE(fused_adam_rule_advance_scalars(nadam, 1, product, 1), VALUE, "`beta1` is 2.0");
   CHECK(product[0] == 1.0 && product[1] == 1.0);
-  CHECK(fused_adam_rule_scalar_after(nadam, 0, 1) == 0 && fused_adam_last_status() == FUSED_ADAM_STATUS_VALUE);
-  CHECK(fused_adam_rule_scalar_after(NULL, 0, 1) == 0 && fused_adam_last_status() == FUSED_ADAM_STATUS_NULL);
+  CHECK(fused_adam_rule_scalar_after(nadam, 0, 1) == 0 &&
+        fused_adam_last_status() == FUSED_ADAM_STATUS_VALUE);
+  CHECK(fused_adam_rule_scalar_after(NULL, 0, 1) == 0 &&
+        fused_adam_last_status() == FUSED_ADAM_STATUS_NULL);
   CHECK(fused_adam_rule_scalar_count(NULL) == 0 && fused_adam_rule_scalar_name(NULL, 0) == NULL);
   fused_adam_rule_free(nadam);
 }
@@ -216,11 +245,13 @@ static void wrong_names_and_values(void) {
   REFUSE(fused_adam_rule_set(NULL, "lr", 1), NULL, "`rule` is NULL");
   REFUSE(fused_adam_rule_set(adamw, NULL, 1), NULL, "`name` is NULL");
   REFUSE(fused_adam_rule_set(adamw, "momentum", 1), UNKNOWN,
-         "`adamw` has no hyper-parameter `momentum`, expected one of amsgrad, beta1, beta2, bias_correction, eps, lr, "
-         "maximize, weight_decay");
-  REFUSE(fused_adam_rule_set(adamw, "momentum", NAN), UNKNOWN, "`adamw` has no hyper-parameter `momentum`");
+         "`adamw` has no hyper-parameter `momentum`, expected one of amsgrad, beta1, beta2, "
+         "bias_correction, eps, lr, maximize, weight_decay");
+  REFUSE(fused_adam_rule_set(adamw, "momentum", NAN), UNKNOWN,
+         "`adamw` has no hyper-parameter `momentum`");
   REFUSE(fused_adam_rule_set(adamw, "lr", NAN), VALUE, "`lr` is NaN, expected a finite number");
-  REFUSE(fused_adam_rule_set(adamw, "beta1", INFINITY), VALUE, "`beta1` is inf, expected a finite number");
+  REFUSE(fused_adam_rule_set(adamw, "beta1", INFINITY), VALUE,
+         "`beta1` is inf, expected a finite number");
   REFUSE(fused_adam_rule_set(adamw, "amsgrad", 0.5), VALUE, "`amsgrad` is 0.5, expected 0 or 1");
   FusedAdamRule *counts = NULL;
   OK(fused_adam_rule_new("ademamix", &counts));
@@ -254,10 +285,13 @@ static void wrong_names_and_values(void) {
   REFUSE(fused_adam_options_set(NULL, "clip_norm", 1), NULL, "`options` is NULL");
   REFUSE(fused_adam_options_set(options, "clip", 1), UNKNOWN,
          "there is no option `clip`, expected one of grad_scale, clip_norm");
-  REFUSE(fused_adam_options_set(options, "skip_nonfinite", 2), VALUE, "`skip_nonfinite` is 2.0, expected 0 or 1");
-  REFUSE(fused_adam_options_set_backend(options, "sse"), UNKNOWN, "there is no backend `sse`, expected one of auto");
+  REFUSE(fused_adam_options_set(options, "skip_nonfinite", 2), VALUE,
+         "`skip_nonfinite` is 2.0, expected 0 or 1");
+  REFUSE(fused_adam_options_set_backend(options, "sse"), UNKNOWN,
+         "there is no backend `sse`, expected one of auto");
   const char *absent = fused_adam_backend_resolved("neon") == NULL ? "neon" : "avx2";
-  REFUSE(fused_adam_options_set_backend(options, absent), BACKEND, "is not available on this CPU, expected one of");
+  REFUSE(fused_adam_options_set_backend(options, absent), BACKEND,
+         "is not available on this CPU, expected one of");
   REFUSE(fused_adam_options_set_chunk(NULL, 1), NULL, "`options` is NULL");
   REFUSE(fused_adam_options_round_to_nearest(NULL), NULL, "`options` is NULL");
   REFUSE(fused_adam_options_round_stochastically(NULL, 1), NULL, "`options` is NULL");
@@ -279,13 +313,16 @@ static void wrong_names_and_values(void) {
   }
   OK(fused_adam_options_set(options, "clip_norm", 1.0));
   mine.grad[3] = before.grad[3] = INFINITY;
-  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 2, options), NONFINITE, "the gradients' norm is inf");
+  REFUSE(step(adamw, 1, 8, mine.theta, mine.grad, states, 2, options), NONFINITE,
+         "the gradients' norm is inf");
   mine.grad[3] = before.grad[3] = 1;
   fused_adam_options_free(options);
 
   REFUSE(fused_adam_set_threads(1025), THREADS, "`threads` is 1025, expected 0 to 1024");
-  CHECK(fused_adam_backend_resolved("sse") == NULL && fused_adam_last_status() == FUSED_ADAM_STATUS_UNKNOWN);
-  CHECK(fused_adam_backend_resolved(NULL) == NULL && fused_adam_last_status() == FUSED_ADAM_STATUS_NULL);
+  CHECK(fused_adam_backend_resolved("sse") == NULL &&
+        fused_adam_last_status() == FUSED_ADAM_STATUS_UNKNOWN);
+  CHECK(fused_adam_backend_resolved(NULL) == NULL &&
+        fused_adam_last_status() == FUSED_ADAM_STATUS_NULL);
 }
 
 static void wrong_registrations(void) {
@@ -293,37 +330,46 @@ static void wrong_registrations(void) {
   REFUSE(fused_adam_optimizer_new(adamw, NULL), NULL, "`out` is NULL");
   REFUSE(fused_adam_optimizer_add_group(opt, NULL, &number), NULL, "`rule` is NULL");
   REFUSE(fused_adam_optimizer_add_group(opt, adamw, NULL), NULL, "`group` is NULL");
-  REFUSE(fused_adam_optimizer_add(NULL, 0, "b", 8, 0, 0, 0, &number), NULL, "`opt` is NULL, expected a handle");
+  REFUSE(fused_adam_optimizer_add(NULL, 0, "b", 8, 0, 0, 0, &number), NULL,
+         "`opt` is NULL, expected a handle");
   REFUSE(fused_adam_optimizer_add(opt, 0, NULL, 8, 0, 0, 0, &number), NULL, "`name` is NULL");
   REFUSE(fused_adam_optimizer_add(opt, 0, "b", 8, 0, 0, 0, NULL), NULL, "`param` is NULL");
-  REFUSE(fused_adam_optimizer_add(opt, 1, "b", 8, 0, 0, 0, &number), UNKNOWN, "there is no group 1");
-  REFUSE(fused_adam_optimizer_add(opt, 0, "w", 8, 0, 0, 0, &number), DUPLICATE, "there is a parameter `w` already");
+  REFUSE(fused_adam_optimizer_add(opt, 1, "b", 8, 0, 0, 0, &number), UNKNOWN,
+         "there is no group 1");
+  REFUSE(fused_adam_optimizer_add(opt, 0, "w", 8, 0, 0, 0, &number), DUPLICATE,
+         "there is a parameter `w` already");
   REFUSE(fused_adam_optimizer_add(opt, 0, "b", 8, 0, 7, 0, &number), TYPE, "`grad_type` is 7");
   REFUSE(fused_adam_optimizer_add(opt, 0, "b", 8, FUSED_ADAM_TYPE_F64, 0, 0, &number), TYPE,
-         "parameter `b` is f64 with a gradient of f32 and states of f32, expected f64 for all or for none");
+         "parameter `b` is f64 with a gradient of f32 and states of f32, expected f64 for all or "
+         "for none");
   REFUSE(fused_adam_optimizer_add(opt, 0, "b", SIZE_MAX, 0, 0, 0, &number), LENGTH, "`b` has");
   REFUSE(fused_adam_optimizer_find(opt, "b", &number), UNKNOWN, "there is no parameter `b`");
   REFUSE(fused_adam_optimizer_find(NULL, "w", &number), NULL, "`opt` is NULL");
   double value = 7;
-  REFUSE(fused_adam_optimizer_set(opt, 3, "lr", 1), UNKNOWN, "there is no group 3, expected one of the 1");
+  REFUSE(fused_adam_optimizer_set(opt, 3, "lr", 1), UNKNOWN,
+         "there is no group 3, expected one of the 1");
   REFUSE(fused_adam_optimizer_set(opt, 0, "l", 1), UNKNOWN, "no hyper-parameter `l`");
   REFUSE(fused_adam_optimizer_set(NULL, 0, "lr", 1), NULL, "`opt` is NULL");
   REFUSE(fused_adam_optimizer_get(opt, 3, "lr", &value), UNKNOWN, "there is no group 3");
   REFUSE(fused_adam_optimizer_get(NULL, 0, "lr", &value), NULL, "`opt` is NULL");
   REFUSE(fused_adam_optimizer_set_options(NULL, NULL), NULL, "`opt` is NULL");
-  REFUSE(fused_adam_optimizer_set_loss_scale(NULL, NULL), NULL, "`opt` is NULL");
+  REFUSE(fused_adam_optimizer_set_grad_scaler(NULL, NULL), NULL, "`opt` is NULL");
   const void *state = &number;
-  REFUSE(fused_adam_optimizer_state(opt, param, "s", &state), UNKNOWN, "there is no state `s`, expected one of [\"m\", \"v\"]");
-  REFUSE(fused_adam_optimizer_state(opt, 9, "m", &state), UNKNOWN, "there is no parameter `number 9`");
+  REFUSE(fused_adam_optimizer_state(opt, param, "s", &state), UNKNOWN,
+         "there is no state `s`, expected one of [\"m\", \"v\"]");
+  REFUSE(fused_adam_optimizer_state(opt, 9, "m", &state), UNKNOWN,
+         "there is no parameter `number 9`");
   REFUSE(fused_adam_optimizer_state(NULL, param, "m", &state), NULL, "`opt` is NULL");
   CHECK(number == 7 && value == 7 && state == &number);
 
-  /* Functions that return something else are safe too. */
+  /* Functions that do not return a status also accept wrong arguments. */
   CHECK(fused_adam_optimizer_steps(NULL) == 0 && fused_adam_optimizer_t(NULL, 0) == 0);
-  CHECK(fused_adam_optimizer_t(opt, 9) == 0 && fused_adam_last_status() == FUSED_ADAM_STATUS_UNKNOWN);
+  CHECK(fused_adam_optimizer_t(opt, 9) == 0 &&
+        fused_adam_last_status() == FUSED_ADAM_STATUS_UNKNOWN);
   CHECK(fused_adam_optimizer_loss_scale(NULL) == 1.0);
   CHECK(fused_adam_rule_name(NULL) == NULL && fused_adam_rule_state_count(NULL) == 0);
-  CHECK(fused_adam_rule_state_name(NULL, 0) == NULL && fused_adam_rule_parameter_name(NULL, 0) == NULL);
+  CHECK(fused_adam_rule_state_name(NULL, 0) == NULL &&
+        fused_adam_rule_parameter_name(NULL, 0) == NULL);
   CHECK(fused_adam_rule_initial_state(NULL, 0) == 0.0);
   fused_adam_optimizer_free(NULL);
   fused_adam_options_free(NULL);
@@ -335,7 +381,8 @@ static void wrong_steps(void) {
   REFUSE(fused_adam_optimizer_step(NULL, &right, 1, &report), NULL, "`opt` is NULL");
   REFUSE(fused_adam_optimizer_step(opt, NULL, 1, &report), NULL, "`tensors` is NULL");
   FusedAdamTensor twice[] = {right, right};
-  REFUSE(fused_adam_optimizer_step(opt, twice, 2, &report), DUPLICATE, "parameter `w` was given twice");
+  REFUSE(fused_adam_optimizer_step(opt, twice, 2, &report), DUPLICATE,
+         "parameter `w` was given twice");
   wrong = right;
   wrong.param = 5;
   REFUSE(step_tensor(wrong), UNKNOWN, "there is no parameter `number 5`");
@@ -348,7 +395,7 @@ static void wrong_steps(void) {
   wrong = right;
   wrong.grad = mine.theta;
   REFUSE(step_tensor(wrong), OVERLAP, "share 32 bytes");
-  /* The optimizer's own state, which a step writes. */
+  /* The optimizer's own state, which a step writes, as a gradient. */
   const void *m = NULL;
   OK(fused_adam_optimizer_state(opt, right.param, "m", &m));
   CHECK(m != NULL);
@@ -363,17 +410,17 @@ static void wrong_steps(void) {
   wrong.copy_type = FUSED_ADAM_TYPE_BF16;
   wrong.copy = mine.theta;
   REFUSE(step_tensor(wrong), OVERLAP, "`copy` of tensor `0`");
-  /* A rule that came to be wrong, or to keep other states. */
+  /* A rule that was changed to be invalid, or to have other states. */
   OK(fused_adam_optimizer_set(opt, 0, "eps", 0.0));
   REFUSE(step_tensor(right), VALUE, "`eps` is 0.0");
   OK(fused_adam_optimizer_set(opt, 0, "eps", 1e-8));
   OK(fused_adam_optimizer_set(opt, 0, "amsgrad", 1));
   REFUSE(step_tensor(right), STATES, "state `v_max` is missing");
   OK(fused_adam_optimizer_set(opt, 0, "amsgrad", 0));
-  FusedAdamLossScale none = {0};
-  OK(fused_adam_optimizer_set_loss_scale(opt, &none));
+  FusedAdamGradScaler none = {0};
+  OK(fused_adam_optimizer_set_grad_scaler(opt, &none));
   REFUSE(step_tensor(right), VALUE, "`loss_scale` is 0.0");
-  OK(fused_adam_optimizer_set_loss_scale(opt, NULL));
+  OK(fused_adam_optimizer_set_grad_scaler(opt, NULL));
 }
 
 static void wrong_files(const char *path) {
@@ -383,7 +430,8 @@ static void wrong_files(const char *path) {
   REFUSE(fused_adam_optimizer_save(opt, missing, NULL, 0), IO, missing);
   REFUSE(fused_adam_optimizer_load(opt, missing, NULL, 0), IO, missing);
   REFUSE(fused_adam_optimizer_load(NULL, path, NULL, 0), NULL, "`opt` is NULL");
-  REFUSE(fused_adam_optimizer_save(opt, path, NULL, 1), NULL, "`kept` is NULL, expected an array of 1");
+  REFUSE(fused_adam_optimizer_save(opt, path, NULL, 1), NULL,
+         "`kept` is NULL, expected an array of 1");
   FusedAdamKept kept = {"w", mine.theta, 8, FUSED_ADAM_TYPE_F32};
   FusedAdamKept same[] = {kept, kept};
   REFUSE(fused_adam_optimizer_save(opt, path, same, 2), CHECKPOINT, "there are two tensors `w`");
@@ -394,7 +442,8 @@ static void wrong_files(const char *path) {
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), CHECKPOINT, "lacks the tensor `u`");
   wrong = kept;
   wrong.len = 7;
-  REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), CHECKPOINT, "the length of `w` is 8, expected 7");
+  REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), CHECKPOINT,
+         "the length of `w` is 8, expected 7");
   wrong.len = (size_t)1 << 50;
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), LENGTH, "more than memory");
   wrong = kept;
@@ -410,7 +459,7 @@ static void wrong_files(const char *path) {
   wrong.name = NULL;
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), NULL, "`name` is NULL");
 
-  /* One that knows another parameter: what is kept is not read either. */
+  /* An optimizer with another parameter. The load must not write the kept tensors either. */
   FusedAdamOptimizer *mine_too = opt;
   OK(fused_adam_optimizer_new(adamw, &opt));
   size_t other;
@@ -419,8 +468,9 @@ static void wrong_files(const char *path) {
   float elsewhere[8] = {0};
   one.theta = elsewhere;
   OK(fused_adam_optimizer_step(opt, &one, 1, NULL));
-  mine.theta[0] = before.theta[0] = 99; /* The file has another number. */
-  REFUSE(fused_adam_optimizer_load(opt, path, &kept, 1), CHECKPOINT, "a parameter is `w`, expected one that is registered");
+  mine.theta[0] = before.theta[0] = 99; /* The file has another value. */
+  REFUSE(fused_adam_optimizer_load(opt, path, &kept, 1), CHECKPOINT,
+         "a parameter is `w`, expected one that is registered");
   fused_adam_optimizer_free(opt);
   opt = mine_too;
 
@@ -431,7 +481,7 @@ static void wrong_files(const char *path) {
 }
 
 int main(int argc, char **argv) {
-  CHECK(argc == 2); /* A file to write to. */
+  CHECK(argc == 2); /* The path of a file to write. */
   for (int i = 0; i < 8; i++) {
     mine.theta[i] = 0.5f;
     mine.grad[i] = 1.0f;
@@ -440,7 +490,8 @@ int main(int argc, char **argv) {
   states[1] = any_states[1] = mine.v;
   OK(fused_adam_rule_new("adamw", &adamw));
   OK(fused_adam_optimizer_new(adamw, &opt));
-  OK(fused_adam_optimizer_add(opt, 0, "w", 8, FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_F32, &param));
+  OK(fused_adam_optimizer_add(opt, 0, "w", 8, FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_F32,
+                              FUSED_ADAM_TYPE_F32, &param));
   FusedAdamTensor first = tensor();
   OK(fused_adam_optimizer_step(opt, &first, 1, &report));
   memcpy(&before, &mine, sizeof mine);
@@ -453,13 +504,13 @@ int main(int argc, char **argv) {
   wrong_steps();
   wrong_files(argv[1]);
 
-  /* What is not wrong. */
+  /* Valid calls. */
   float *no_states[] = {NULL, NULL};
   OK(step(adamw, 1, 0, NULL, NULL, no_states, 2, NULL));
   OK(fused_adam_step_all(NULL, 0, NULL, 0, NULL, NULL));
   OK(fused_adam_optimizer_step(opt, NULL, 0, NULL));
   fused_adam_optimizer_free(opt);
   fused_adam_rule_free(adamw);
-  printf("%d wrong calls were refused\n", refused);
+  printf("%d wrong calls returned their errors\n", refused);
   return 0;
 }

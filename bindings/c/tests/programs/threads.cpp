@@ -1,5 +1,5 @@
-// From C++: handles in smart pointers, and many threads at once, each with messages of its own and
-// all with the same bits.
+// From C++: handles in smart pointers. Many threads take steps at the same time. All results are
+// bit-identical, and each thread has its own error messages.
 
 #include <cstring>
 #include <memory>
@@ -25,7 +25,7 @@ Rule make_rule(const char *name) {
   return Rule(rule);
 }
 
-// Enough to be cut for several threads.
+// Large enough for several threads.
 constexpr std::size_t LEN = 300000;
 
 std::vector<float> train(const FusedAdamRule *rule, const std::string &name) {
@@ -34,8 +34,8 @@ std::vector<float> train(const FusedAdamRule *rule, const std::string &name) {
   Optimizer opt(made);
   std::vector<float> theta(LEN, 0.5f), grad(LEN);
   std::size_t param = 0;
-  OK(fused_adam_optimizer_add(opt.get(), 0, name.c_str(), LEN, FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_F32,
-                              FUSED_ADAM_TYPE_F32, &param));
+  OK(fused_adam_optimizer_add(opt.get(), 0, name.c_str(), LEN, FUSED_ADAM_TYPE_F32,
+                              FUSED_ADAM_TYPE_F32, FUSED_ADAM_TYPE_F32, &param));
   FusedAdamTensor tensor{};
   tensor.param = param;
   tensor.len = LEN;
@@ -44,7 +44,7 @@ std::vector<float> train(const FusedAdamRule *rule, const std::string &name) {
   for (int t = 0; t < 5; t++) {
     for (std::size_t i = 0; i < LEN; i++) grad[i] = theta[i] - static_cast<float>(i % 13) / 16;
     OK(fused_adam_optimizer_step(opt.get(), &tensor, 1, nullptr));
-    // A failure of this thread, whose message is this thread's.
+    // This call fails. Its message belongs to this thread.
     tensor.param = 1000;
     CHECK(fused_adam_optimizer_step(opt.get(), &tensor, 1, nullptr) == FUSED_ADAM_STATUS_UNKNOWN);
     tensor.param = param;
@@ -67,7 +67,7 @@ int main() {
   for (std::size_t i = 0; i < results.size(); i++) {
     threads.emplace_back([&, i] {
       CHECK(*fused_adam_last_error() == '\0');
-      // The number of threads changes while others step.
+      // Change the number of threads while other threads take steps.
       OK(fused_adam_set_threads(i));
       results[i] = train(rule.get(), "thread " + std::to_string(i));
     });
@@ -77,5 +77,5 @@ int main() {
     CHECK(std::memcmp(result.data(), alone.data(), LEN * sizeof(float)) == 0);
   }
   OK(fused_adam_set_threads(0));
-  std::printf("%zu threads end in the same bits, each with messages of its own\n", results.size());
+  std::printf("%zu threads are bit-identical, each with its own error messages\n", results.size());
 }

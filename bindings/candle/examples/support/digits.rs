@@ -1,4 +1,4 @@
-//! The digits of `data/`, and a small network that reads them: for the example and the tests.
+//! The digits of `data/`, and a small network that classifies them, for the example and the tests.
 
 use std::io::Read;
 
@@ -11,14 +11,15 @@ const HIDDEN: usize = 64;
 const CLASSES: usize = 10;
 const BATCH: usize = 64;
 
-/// Pixels from 0 to 1, a row for each digit, and labels.
+/// Pixels from 0 to 1, one row per digit, and labels.
 pub struct Digits {
     pub train: (Tensor, Tensor),
     pub held_out: (Tensor, Tensor),
 }
 
 impl Digits {
-    /// In an order of their own, a fifth of them held out, the pixels of this type.
+    /// Loads the digits in a fixed random order. A fifth of them is held out. The pixels have this
+    /// type.
     pub fn load(dtype: DType) -> Result<Self> {
         let mut csv = String::new();
         let file = include_bytes!("../../../../data/digits.csv.gz");
@@ -29,7 +30,7 @@ impl Digits {
         Ok(Digits { train: parse(&rows, dtype)?, held_out: parse(&held_out, dtype)? })
     }
 
-    /// The batches of an epoch, which are the same ones in each.
+    /// The batches of an epoch. Every epoch has the same ones.
     pub fn batches(&self) -> impl Iterator<Item = Result<(Tensor, Tensor)>> {
         let (pixels, labels) = &self.train;
         let rows = pixels.dims()[0];
@@ -40,7 +41,7 @@ impl Digits {
     }
 }
 
-/// Reads rows of 64 pixels from 0 to 16 and a label.
+/// Parses rows of 64 pixels from 0 to 16 and a label.
 fn parse(rows: &[&str], dtype: DType) -> Result<(Tensor, Tensor)> {
     let numbers = rows.iter().flat_map(|row| row.split(',')).map(str::parse::<f32>);
     let numbers = numbers.collect::<std::result::Result<Vec<f32>, _>>();
@@ -51,7 +52,7 @@ fn parse(rows: &[&str], dtype: DType) -> Result<(Tensor, Tensor)> {
     Ok((pixels, labels))
 }
 
-/// 64 pixels → 64 hyperbolic tangents → 10 classes.
+/// 64 pixels → 64 tanh units → 10 classes.
 pub struct Network {
     hidden: Linear,
     classes: Linear,
@@ -59,7 +60,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// The same at the start for each seed: no biases, weights within ±√(3 / inputs).
+    /// Initial weights from a seed: zero biases, and weights within ±√(3 / inputs).
     pub fn new(seed: u64, dtype: DType) -> Result<Self> {
         let mut random = Random(seed);
         let mut vars = Vec::new();
@@ -82,7 +83,7 @@ impl Network {
         loss::cross_entropy(&self.logits(pixels)?, labels)
     }
 
-    /// The share of digits that are read correctly.
+    /// The share of digits that are classified correctly.
     pub fn accuracy(&self, (pixels, labels): &(Tensor, Tensor)) -> Result<f64> {
         let right = self.logits(pixels)?.argmax(1)?.eq(labels)?.to_dtype(DType::F64)?;
         right.mean_all()?.to_scalar()

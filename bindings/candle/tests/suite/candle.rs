@@ -1,12 +1,12 @@
-//! Beside candle's own AdamW: its published example, and a training run.
+//! Compares with candle's own AdamW: its published example, and a training run.
 
 use crate::digits::{Digits, Network};
 use candle_core::test_utils::{to_vec0_round, to_vec2_round};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{Init, Linear, Module, Optimizer, ParamsAdamW, VarMap};
 
-/// The line y = 3·x1 + x2 − 2 at four points, fitted from zeros. Candle's own test of its AdamW has
-/// these numbers after 100 steps, and has them from torch.
+/// Fits the line y = 3·x1 + x2 − 2 to four points, starting from zeros. Candle's own test of its
+/// AdamW expects these numbers after 100 steps. They come from torch.
 fn fits_the_line(opt: &mut impl Optimizer, w: &Tensor, b: &Tensor) -> Result<()> {
     let points = Tensor::new(&[[2_f32, 1.], [7., 4.], [-4., 12.], [5., 8.]], &Device::Cpu)?;
     let w_true = Tensor::new(&[[3_f32, 1.]], &Device::Cpu)?;
@@ -52,7 +52,7 @@ fn candles_published_numbers_from_a_var_map() -> Result<()> {
     fits_the_line(&mut opt, &w, &b)
 }
 
-/// Losses of each batch and at last of the held-out digits, and all weights at the end.
+/// The losses of each batch and finally of the held-out digits, and all weights at the end.
 struct Run {
     losses: Vec<f64>,
     weights: Vec<f64>,
@@ -83,17 +83,17 @@ fn train<AdamW: Optimizer<Config = ParamsAdamW>>(dtype: DType) -> Result<Run> {
     Ok(Run { losses, weights })
 }
 
-/// The largest distance of two numbers in the same place.
+/// The largest difference between two lists of numbers.
 fn apart(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// What two runs may be apart that differ only in where they round. The weights stay within ±2 here, so
-/// in each step either run rounds θ and what is taken off by one unit, ε, at most, half of it as a rule and
-/// to either side; and these runs are short of where training magnifies what two runs are apart. (In
-/// either type they were found to be less than a tenth of this apart. With the decay left out they are
-/// further apart than this.)
+/// The largest difference between two runs that only differ in rounding. The weights stay within ±2
+/// here, so in each step either run rounds θ and the amount that is subtracted by at most one unit,
+/// ε; on average by half of that, in either direction. The runs are too short for training to
+/// amplify the differences. (The measured differences are less than a tenth of this bound with
+/// either type. Without weight decay they exceed it.)
 fn bound(run: &Run, epsilon: f64) -> f64 {
     assert!(run.weights.iter().all(|weight| weight.abs() <= 2.0));
     run.losses.len() as f64 * epsilon
@@ -119,7 +119,7 @@ fn a_training_run_in_f32() -> Result<()> {
         assert!(apart(&of.losses, &ours.losses) < bound);
         assert!(apart(&of.weights, &ours.weights) < bound);
     }
-    // The loss at the end, of digits that no step has seen, is among the losses.
+    // The last loss is that of the held-out digits.
     assert!((0.1..0.2).contains(&ours.losses[ours.losses.len() - 1]));
     Ok(())
 }
@@ -147,7 +147,7 @@ fn what_candles_trait_has() -> Result<()> {
     opt.backward_step(&w.as_tensor().sqr()?)?;
     assert_eq!((w.to_scalar::<f32>()?, opt.steps(), opt.t("0")), (1.0, 1, Some(1)));
 
-    // A variable without a gradient is not stepped, and does not count the step.
+    // A variable without a gradient is not stepped, and its step number does not change.
     let mut opt = Adam::from_slice(&[&w, &b], ParamsAdam::default())?;
     opt.backward_step(&w.as_tensor().sqr()?)?;
     assert_eq!((b.to_scalar::<f32>()?, opt.t("0"), opt.t("1")), (2.0, Some(1), Some(0)));

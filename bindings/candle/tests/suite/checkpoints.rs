@@ -1,10 +1,11 @@
-//! Saved, loaded and gone on with: to the bit as if it had not been stopped. And what does not fit.
+//! An optimizer that is saved, loaded and resumed is bit-identical to one that was never stopped.
+//! Also files that do not fit.
 
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, Optimizer as _, ParamsAdamW, VarMap};
-use fused_adam::{AnyRule, Flat, LossScale, LrSchedule, NAdam, Rule, bf16, f16};
+use fused_adam::{AnyRule, Flat, GradScaler, LrSchedule, NAdam, Rule, bf16, f16};
 use fused_adam_candle::{AdamW, Error, Optimizer, fused_adam};
 
 use crate::common::{bits, elements, everything, rules, uniform, var};
@@ -12,7 +13,7 @@ use crate::digits::Random;
 
 const NAMES: [&str; 4] = ["w", "b", "half.w", "double"];
 
-/// A model of all types, its optimizer, and where its gradients come from.
+/// A model with all types, its optimizer, and its gradients.
 struct Training {
     vars: Vec<Var>,
     opt: Optimizer,
@@ -39,7 +40,7 @@ impl Training {
             for (i, var) in self.vars.iter().enumerate() {
                 let grad = uniform::<f64>(&mut self.random, var.elem_count());
                 let grad = Tensor::from_vec(grad, var.shape(), &Device::Cpu).unwrap();
-                // The second variable has its first gradient late.
+                // The second variable gets its first gradient late.
                 if i != 1 || self.opt.steps() > 2 {
                     grads.insert(var, grad.to_dtype(var.dtype()).unwrap());
                 }
@@ -62,7 +63,8 @@ fn resumed_to_the_bit() {
             stopped.steps(stop);
             stopped.opt.save_with_variables(&path).unwrap();
 
-            // Another start, other hyper-parameters, and steps that are to be forgotten.
+            // A different start, different hyper-parameters, and steps that the loaded file
+            // replaces.
             let mut other = rule;
             other.set_lr(2.0 * other.lr());
             let mut resumed = Training::new(other, 2);
@@ -72,7 +74,7 @@ fn resumed_to_the_bit() {
             resumed.steps(10 - stop);
             assert!(everything(&resumed.opt, &resumed.vars).unwrap() == whole, "{rule:?}, {stop}");
 
-            // The states alone, and the variables by candle's own means.
+            // The states alone. candle saves the variables.
             stopped.opt.save(&path).unwrap();
             let mut resumed = Training::new(other, 3);
             resumed.opt.load(&path).unwrap();
@@ -86,8 +88,8 @@ fn resumed_to_the_bit() {
     }
 }
 
-/// The product of NAdam's momenta follows a schedule of β1: in one optimizer, and with a file
-/// between the steps.
+/// NAdam's product of momenta with a schedule of β1: in one optimizer, and with a file between the
+/// steps.
 #[test]
 fn scalars_are_kept_between_steps() {
     let folder = tempfile::tempdir().unwrap();
@@ -123,16 +125,16 @@ fn the_loss_scale_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("training.safetensors");
     let mut saved = Training::new(AnyRule::AdamW(fused_adam::AdamW::default()), 1);
-    saved.opt.set_loss_scale(Some(LossScale::constant(1024.0)));
+    saved.opt.set_grad_scaler(Some(GradScaler::constant(1024.0)));
     saved.steps(2);
     saved.opt.save(&path).unwrap();
     let mut loaded = Training::new(AnyRule::AdamW(fused_adam::AdamW::default()), 1);
     loaded.opt.load(&path).unwrap();
-    assert_eq!(loaded.opt.loss_scale(), saved.opt.loss_scale());
-    assert!(loaded.opt.loss_scale().is_some());
+    assert_eq!(loaded.opt.grad_scaler(), saved.opt.grad_scaler());
+    assert!(loaded.opt.grad_scaler().is_some());
 }
 
-/// A map's variables come in any order, and are known by their names all the same.
+/// The variables of a map come in any order, but are identified by their names.
 #[test]
 fn a_var_map_from_file_to_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -244,7 +246,7 @@ fn what_does_not_fit() {
     let error = of(&fits(), "adamw").load_with_variables(&states_only).unwrap_err();
     assert_eq!(error.to_string(), format!("{}: lacks the tensor `a`", states_only.display()));
 
-    // A variable that is called as another's state.
+    // A variable with the same name as another's state.
     let clash = of(&[("a", ones(3, F32)), ("a.m", ones(3, F32))], "adamw");
     let new = folder.path().join("new");
     let error = clash.save_with_variables(&new).unwrap_err();

@@ -1,4 +1,4 @@
-//! Variables with random numbers in them, and how to read their bits.
+//! Variables with random numbers, and functions that read their bits.
 
 #[path = "../../../../tests/common/rules.rs"]
 mod core_rules;
@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Result, Tensor, Var, WithDType};
 use fused_adam::{AnyRule, Element, Real};
 use fused_adam_candle::{Config, Optimizer, fused_adam};
 
-/// An element type of fused-adam's and of candle's.
+/// An element type of fused-adam and candle.
 pub trait Number: Element + WithDType {}
 impl<E: Element + WithDType> Number for E {}
 
@@ -44,7 +44,7 @@ pub fn var<E: Number>(random: &mut Random, shape: &[usize]) -> Var {
     Var::from_vec(numbers, shape, &Device::Cpu).unwrap()
 }
 
-/// Everything that a step may change: variables, states, step counts, hyper-parameters.
+/// Everything that a step can change: variables, states, step numbers, hyper-parameters.
 pub fn everything<C: Config>(opt: &Optimizer<C>, vars: &[Var]) -> Result<(Vec<Vec<u8>>, String)> {
     use fused_adam::Rule;
     let mut all: Vec<Vec<u8>> = vars.iter().map(|var| tensor_bits(var)).collect();
@@ -58,15 +58,15 @@ pub fn everything<C: Config>(opt: &Optimizer<C>, vars: &[Var]) -> Result<(Vec<Ve
     Ok((all, counts))
 }
 
-/// All rules with their defaults, and the variants that keep other states; then all of these with
-/// weight decay and their other options.
+/// All rules with their defaults, and the variants with other states; then all of these with weight
+/// decay and their other options.
 pub fn rules() -> Vec<AnyRule> {
     let variants = core_rules::variants().into_iter().map(|(_, rule)| rule);
     let switched = variants.clone().map(core_rules::switched);
     variants.chain(switched).collect()
 }
 
-/// The message of candle's errors, which are followed by a trace if `RUST_BACKTRACE` asks for it.
+/// The message of a candle error, without the backtrace that `RUST_BACKTRACE` adds.
 pub fn message(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }

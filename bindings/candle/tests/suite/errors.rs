@@ -1,4 +1,4 @@
-//! Every wrong call, what it says, and that nothing has changed after it.
+//! Every wrong call: its message, and that it changes nothing.
 
 use crate::common::{self, everything, tensor_bits};
 use candle_core::backprop::GradStore;
@@ -70,8 +70,8 @@ fn optimizers_that_cannot_be_made() {
     assert_eq!(common::message(&adam.err().unwrap()), message);
 }
 
-/// Candle has no way to make such variables on a machine without other devices, and none at all to make
-/// one that is not contiguous.
+/// Without other devices, candle cannot make such variables. It can never make one that is not
+/// contiguous.
 #[test]
 fn words_for_what_cannot_be_made_here() {
     let device = DeviceLocation::Cuda { gpu_id: 0 };
@@ -84,7 +84,7 @@ fn words_for_what_cannot_be_made_here() {
 
 type Change = fn(&mut Optimizer<ParamsAdamW>, &mut GradStore, &[Var]);
 
-/// What is changed before a step, and what that step then says.
+/// A change before a step, and the error message of the step.
 const STEPS: [(Change, &str); 9] = [
     (
         |_, grads, vars| _ = grads.insert(&vars[1], zeros(&[3, 2], DType::F32).into_inner()),
@@ -128,7 +128,7 @@ const STEPS: [(Change, &str); 9] = [
     ),
 ];
 
-/// Three variables after two steps, and the gradients of a third.
+/// Three variables after two steps, and the gradients of a third step.
 fn trained() -> (Optimizer<ParamsAdamW>, GradStore, Vec<Var>) {
     let vars = vec![
         Var::new(&[1.0_f32, 2.0, 3.0], &Device::Cpu).unwrap(),
@@ -185,7 +185,7 @@ fn parameters_that_are_refused() {
     assert_eq!(error.to_string(), "`lr` is -1.0, expected a finite number of at least 0");
     assert_eq!(opt.learning_rate(), 1e-3);
 
-    // Any rule may follow any other until there are states.
+    // Any rule may replace any other until there are states.
     let var = zeros(&[2], DType::F32);
     let mut opt: Optimizer = Optimizer::new(vec![var.clone()], Lion::default().into()).unwrap();
     opt.backward_step(&var.sum_all().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! All tests in one program: candle is linked once.
+//! All tests are one program, so that candle is linked only once.
 
 mod candle;
 mod checkpoints;

@@ -1,4 +1,4 @@
-//! To the bit what the scalar reference gives for each variable alone: every rule, every type.
+//! A step is bit-identical to the scalar reference on each variable: every rule, every type.
 
 use std::num::NonZeroUsize;
 
@@ -6,21 +6,21 @@ use crate::common::{Number, bits, elements, rules, uniform, var};
 use crate::digits::Random;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
-use fused_adam::{AnyRule, Backend, Rule, Schedule, State, Step, bf16, f16};
+use fused_adam::{AnyRule, Backend, Parallelism, Rule, State, Step, bf16, f16};
 use fused_adam_candle::{Optimizer, fused_adam};
 use proptest::prelude::*;
 
-/// What the reference keeps of a variable.
+/// The reference's copy of a variable.
 struct Twin<E> {
     theta: Vec<E>,
     states: Vec<Vec<E>>,
     t: u64,
 }
 
-/// Of scalars, nothing, and more than one piece.
+/// Scalars, empty shapes, and more than one piece.
 const SHAPES: [&[usize]; 6] = [&[], &[3, 7], &[3, 0], &[1], &[2, 5, 3], &[4099]];
 
-/// How a gradient lies in memory.
+/// The memory layout of a gradient.
 #[derive(Clone, Copy, Debug)]
 enum Layout {
     None,
@@ -28,9 +28,9 @@ enum Layout {
     Transposed,
     /// A part of a larger tensor.
     Narrowed,
-    /// The variable itself, as the gradient of half its square.
+    /// The variable itself, which is the gradient of half its square.
     Variable,
-    /// The first variable of its shape, which is stepped too.
+    /// The first variable with the same shape, which is also stepped.
     Other,
 }
 
@@ -73,7 +73,7 @@ fn grad_store() -> GradStore {
     Tensor::new(0.0_f32, &Device::Cpu).unwrap().backward().unwrap()
 }
 
-fn is_the_reference<E: Number>(rule: AnyRule, schedule: Schedule, random: &mut Random) {
+fn is_the_reference<E: Number>(rule: AnyRule, parallelism: Parallelism, random: &mut Random) {
     // Each shape twice.
     let vars: Vec<Var> =
         SHAPES.iter().chain(&SHAPES).map(|shape| var::<E>(random, shape)).collect();
@@ -84,7 +84,7 @@ fn is_the_reference<E: Number>(rule: AnyRule, schedule: Schedule, random: &mut R
         twins.push(Twin { theta: elements(var), states, t: 0 });
     }
     let mut opt: Optimizer = candle_nn::Optimizer::new(vars.clone(), rule).unwrap();
-    opt.options_mut().schedule = schedule;
+    opt.options_mut().parallelism = parallelism;
     for _ in 0..4 {
         let mut grads = grad_store();
         for (number, twin) in twins.iter_mut().enumerate() {
@@ -98,8 +98,8 @@ fn is_the_reference<E: Number>(rule: AnyRule, schedule: Schedule, random: &mut R
             twin.t += 1;
             let mut states: Vec<&mut [E]> = twin.states.iter_mut().map(|s| &mut s[..]).collect();
             Step::new(&rule, twin.t)
-                .backend(Backend::Scalar)
-                .schedule(Schedule::Serial)
+                .with_backend(Backend::Scalar)
+                .with_parallelism(Parallelism::Serial)
                 .run(&mut twin.theta, &plain, &mut states)
                 .unwrap();
         }
@@ -138,13 +138,13 @@ proptest! {
         chunk in 1_usize..5000,
     ) {
         let mut random = Random(seed);
-        let chunks = Schedule::Chunks(NonZeroUsize::new(chunk).unwrap());
+        let chunks = Parallelism::Chunks(NonZeroUsize::new(chunk).unwrap());
         for rule in rules() {
-            for schedule in [Schedule::Auto, Schedule::Serial, chunks] {
-                is_the_reference::<f32>(rule, schedule, &mut random);
-                is_the_reference::<f64>(rule, schedule, &mut random);
-                is_the_reference::<bf16>(rule, schedule, &mut random);
-                is_the_reference::<f16>(rule, schedule, &mut random);
+            for parallelism in [Parallelism::Auto, Parallelism::Serial, chunks] {
+                is_the_reference::<f32>(rule, parallelism, &mut random);
+                is_the_reference::<f64>(rule, parallelism, &mut random);
+                is_the_reference::<bf16>(rule, parallelism, &mut random);
+                is_the_reference::<f16>(rule, parallelism, &mut random);
             }
         }
     }
@@ -171,7 +171,7 @@ fn variables_of_all_types_in_one_step() {
     assert_eq!(all, [[0.5, -1.5], [0.5, -1.5], [0.5, -0.5], [0.5, -0.5]]);
 }
 
-/// Locks nest as deep as there are variables: on a thread with little stack too.
+/// Locks nest as deep as there are variables, also on a thread with little stack.
 #[test]
 fn thousands_of_variables_on_a_small_stack() {
     let small = std::thread::Builder::new().stack_size(256 << 10);
@@ -191,7 +191,7 @@ fn thousands_of_variables_on_a_small_stack() {
     small.spawn(run).unwrap().join().unwrap();
 }
 
-/// Two optimizers with variables in common, in opposite orders, on two threads.
+/// Two optimizers with common variables in opposite orders, on two threads.
 #[test]
 fn two_optimizers_of_the_same_variables_take_turns() {
     let new = |_| Var::new(&[0.0_f64], &Device::Cpu).unwrap();
@@ -214,7 +214,7 @@ fn two_optimizers_of_the_same_variables_take_turns() {
     assert!(vars.iter().all(|var| elements::<f64>(var) == [400.0]));
 }
 
-/// Who reads a variable on another thread finds it as it was before a step or as it is after it.
+/// A thread that reads a variable sees its value before or after a step.
 #[test]
 fn a_reader_on_another_thread_sees_whole_steps() {
     let vars: Vec<Var> =

@@ -1,8 +1,8 @@
-"""Optimizer steps of the Adam family in one fused pass, in place, with the same bits everywhere.
+"""Optimizers of the Adam family: one fused pass, in place, with the same bits on every machine.
 
-``Rule`` takes steps on arrays whose states you keep; ``Flat`` keeps them for you. ``RULES`` has the
-names of all rules. Arrays are NumPy's, or
-whatever offers DLPack or the buffer protocol on the CPU. ``fused_adam.torch`` has torch's optimizers.
+``Rule`` takes steps on arrays whose states you keep. ``Flat`` keeps the states of one array.
+``RULES`` lists the names of all rules. An array is a NumPy array, or any object on the CPU with
+DLPack or the buffer protocol. ``fused_adam.torch`` has the optimizers for torch.
 
 >>> import numpy as np
 >>> theta, grad = np.full(4, 0.5, np.float32), np.ones(4, np.float32)
@@ -24,15 +24,21 @@ __all__ = ["RULES", "Flat", "Rule", "__version__", "get_num_threads", "set_num_t
 
 
 class Flat:
-    """A rule with the states of one array, and the number of steps taken.
+    """Implements a rule for one array. Keeps its states and the number of steps taken.
 
-    ``like`` is an array of the shape and type of the parameter. The states are NumPy arrays of that
-    shape, in the attribute ``states`` by name, of ``dtype`` (default: the parameter's). ``rule`` may be
-    changed between steps, for another ``lr``, say.
+    Args:
+        rule: the rule. You may assign another one to ``rule`` between steps, for example to change
+            ``lr``.
+        like: an array with the shape and the dtype of the parameter.
+        dtype: the dtype of the states. Default: the dtype of ``like``.
 
-    ``scalars`` is an array of the numbers that ``rule.scalars`` names, after the steps taken: NAdam's
-    product of all momenta is one. To go on from elsewhere set ``t``, which sets them to what they are
-    if all steps were taken with this rule; then, if they were not, ``scalars``.
+    ``states`` is a dict from the name of each state to a NumPy array of the shape of ``like``.
+
+    ``scalars`` is an array of the values that ``rule.scalars`` names, after the steps taken so far.
+    NAdam's product of all momenta is one of them.
+
+    To resume a run, set ``t``. This sets ``scalars`` to their values after ``t`` steps with the
+    current rule. If earlier steps used other hyper-parameters, set ``scalars`` afterwards.
     """
 
     def __init__(self, rule: Rule, like: Any, dtype: Any = None) -> None:
@@ -55,7 +61,13 @@ class Flat:
         self.scalars = np.array(self.rule.scalars_after(t), np.float64)
 
     def step(self, theta: Any, grad: Any, **options: Any) -> None:
-        """Take the next step in place. ``options`` are those of ``Rule.step``."""
+        """Perform a single optimization step in place.
+
+        Args:
+            theta: the parameter.
+            grad: its gradient.
+            **options: keyword arguments of ``Rule.step``.
+        """
         states = self.states.values()
         self.rule.step(self.t + 1, theta, grad, *states, scalars=self.scalars, **options)
         self._t += 1

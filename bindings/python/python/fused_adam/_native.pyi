@@ -16,7 +16,7 @@ __version__: str
 
 @final
 class Rule:
-    """A rule with its hyper-parameters, by its name."""
+    """An update rule with its hyper-parameters, created by name."""
 
     def __new__(cls, name: str, /, **hyper_parameters: float | bool) -> Rule: ...
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]: ...

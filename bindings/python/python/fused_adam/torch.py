@@ -1,18 +1,25 @@
-"""torch's optimizers, with a step that is one call into fused-adam for all tensors.
+"""Drop-in replacements for ``torch.optim``: a step is one call into Rust for all parameters.
 
-Each class takes the arguments of the class of the same name in ``torch.optim``, has its defaults and
-its error messages, and reads and writes its ``state_dict``. So the import is the one line that changes:
+Each class has the arguments, the defaults, the error messages and the ``state_dict`` of the class
+of the same name in ``torch.optim``. Only the import changes:
 
     from fused_adam.torch import AdamW
 
-``AdaBound`` and ``Lion`` are not in ``torch.optim``; they follow its conventions.
+``AdaBound`` and ``Lion`` are not in ``torch.optim``. They follow its conventions.
 
-What differs: a step is computed as fused-adam's ``kernels.md`` says, more exactly than torch's and with
-the same bits on every machine. Gradients are never written. ``foreach`` and ``fused`` are accepted and
-change nothing; ``capturable`` and ``differentiable`` are refused. Parameters are dense and on the CPU,
-of ``float32``, ``float64``, ``bfloat16`` or ``float16``, in any strides. Long steps run on torch's threads, whose number
-is that of ``torch.set_num_threads``, unless ``fused_adam.set_num_threads`` has set another; in a forked process on threads
-of its own.
+Differences from ``torch.optim``:
+
+- The arithmetic is that of ``kernels.md``. It is more exact than torch's, and has the same bits on
+  every machine.
+- Gradients are never modified.
+- ``foreach`` and ``fused`` are accepted and have no effect. ``capturable=True`` and
+  ``differentiable=True`` raise ``ValueError``.
+- Parameters are dense CPU tensors of ``float32``, ``float64``, ``bfloat16`` or ``float16``, with
+  any strides.
+
+Long steps run on torch's intra-op threads, as many as ``torch.set_num_threads`` sets. If
+``fused_adam.set_num_threads`` was called, or in a forked process, they run on a separate thread
+pool.
 """
 
 from __future__ import annotations
@@ -45,8 +52,8 @@ __all__ = [
 
 
 def _functions(*names: str) -> list[int]:
-    """The addresses of functions in torch's library; 0 for one that is not there."""
-    # Elsewhere than on Windows a name is also looked for in what a library stands on.
+    """Return the addresses of functions in torch's library; 0 for a function that is missing."""
+    # Except on Windows, the lookup of a symbol also searches the dependencies of the library.
     path = torch._C.__file__
     if sys.platform == "win32":
         path = str(Path(torch.__file__).parent / "lib" / "torch_cpu.dll")
@@ -55,27 +62,29 @@ def _functions(*names: str) -> list[int]:
     except OSError:
         return [0] * len(names)
     found = (getattr(library, name, None) for name in names)
-    return [ctypes.cast(function, ctypes.c_void_p).value or 0 if function else 0 for function in found]
+    return [
+        ctypes.cast(function, ctypes.c_void_p).value or 0 if function else 0 for function in found
+    ]
 
 
 use_torch_threads(*_functions("torch_parallel_for", "torch_get_num_threads"))
 
 
 def _scalar_dtype() -> torch.dtype:
-    """That of torch's own step numbers."""
+    """The dtype of ``step`` in the state of torch's own optimizers."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
 class _Fused(torch.optim.Optimizer):
-    """What all of them share: ``step``, in one call, and where states come from."""
+    """Base class: ``step`` as one call for all parameters, and the initial states."""
 
     _kind: str
-    #: The name of each state that has the shape of its parameter.
+    #: The names of the states that have the shape of the parameter.
     _buffers: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
-    #: ``torch.amp.GradScaler`` hands ``grad_scale`` and ``found_inf`` to such an optimizer.
+    #: ``torch.amp.GradScaler`` then sets ``grad_scale`` and ``found_inf`` on the optimizer.
     _step_supports_amp_scaling = True
 
-    #: What the next step is asked for beside the ordinary.
+    #: Extra keyword arguments of ``torch_step`` for the next step.
     _request: dict[str, Any] | None = None
     _norm: float | None = None
 
@@ -90,7 +99,7 @@ class _Fused(torch.optim.Optimizer):
         return self._buffers
 
     def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-        """Fill in what ``state`` lacks, in the layout of torch."""
+        """Create the missing entries of ``state``, in torch's layout."""
         if "step" not in state and self._kind != "sgd":
             state["step"] = torch.tensor(0.0, dtype=_scalar_dtype(), device="cpu")
         for name in self._buffer_names(group):
@@ -99,7 +108,11 @@ class _Fused(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step. With a ``closure``, it is called first, and what it returns is returned."""
+        """Perform a single optimization step.
+
+        Args:
+            closure: a closure that reevaluates the model and returns the loss. Optional.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -134,7 +147,7 @@ class _Fused(torch.optim.Optimizer):
             self._restore(before)
 
     def _restore(self, before: dict[Tensor, dict[str, Any] | None]) -> None:
-        """Take back the states that were made for a step which was not taken."""
+        """Remove the states that were created for a step that failed or was skipped."""
         for param, old in before.items():
             if old is None:
                 self.state.pop(param, None)
@@ -143,7 +156,7 @@ class _Fused(torch.optim.Optimizer):
 
 
 class Adam(_Fused, _torch.Adam):
-    """``torch.optim.Adam``: https://arxiv.org/abs/1412.6980, algorithm 1."""
+    """Implements Adam (https://arxiv.org/abs/1412.6980, algorithm 1), as ``torch.optim.Adam``."""
 
     _kind = "adam"
 
@@ -152,13 +165,17 @@ class Adam(_Fused, _torch.Adam):
 
 
 class AdamW(Adam, _torch.AdamW):
-    """``torch.optim.AdamW``: Adam with decoupled weight decay, https://arxiv.org/abs/1711.05101."""
+    """Implements AdamW, as ``torch.optim.AdamW``.
+
+    It is Adam with decoupled weight decay: https://arxiv.org/abs/1711.05101.
+    """
 
 
 class NAdam(_Fused, _torch.NAdam):
-    """``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016).
+    """Implements NAdam (Dozat, 2016), as ``torch.optim.NAdam``.
 
-    The product of all momenta, ``mu_product``, is ``float64`` here, where torch rounds it to ``float32``.
+    It is Adam with Nesterov momentum. ``mu_product``, the product of all momenta, is ``float64``;
+    torch rounds it to ``float32``.
     """
 
     _kind = "nadam"
@@ -176,7 +193,7 @@ class NAdam(_Fused, _torch.NAdam):
             nonlocal loaded
             loaded = changed
 
-        # The last hook sees what the others have made of it.
+        # This hook is the last one, so it sees the changes of all other hooks.
         hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
@@ -187,29 +204,36 @@ class NAdam(_Fused, _torch.NAdam):
         for number, param in zip(numbers, params):
             product = loaded["state"].get(number, {}).get("mu_product")
             if product is not None and param in self.state:
-                # torch has made it of the parameter's type, which may have fewer digits.
+                # torch has cast it to the dtype of the parameter, which may have less precision.
                 product = torch.as_tensor(product, dtype=torch.float64, device="cpu")
                 self.state[param]["mu_product"] = product.clone()
 
 
 class RAdam(_Fused, _torch.RAdam):
-    """``torch.optim.RAdam``: Adam with a rectified variance, https://arxiv.org/abs/1908.03265."""
+    """Implements RAdam (https://arxiv.org/abs/1908.03265), as ``torch.optim.RAdam``.
+
+    It is Adam with a rectified variance.
+    """
 
     _kind = "radam"
 
 
 class Adamax(_Fused, _torch.Adamax):
-    """``torch.optim.Adamax``: https://arxiv.org/abs/1412.6980, algorithm 2."""
+    """Implements Adamax, as ``torch.optim.Adamax``.
+
+    See https://arxiv.org/abs/1412.6980, algorithm 2.
+    """
 
     _kind = "adamax"
     _buffers = ("exp_avg", "exp_inf")
 
 
 class RMSprop(_Fused, _torch.RMSprop):
-    """``torch.optim.RMSprop`` (Hinton, 2012; centred: https://arxiv.org/abs/1308.0850).
+    """Implements RMSprop (Hinton, 2012), as ``torch.optim.RMSprop``.
 
-    With ``centered`` the state holds the variance of the gradient, as ``variance``: torch holds the mean of
-    its square, which has no digit of the variance where the mean is large. A ``state_dict`` has both.
+    The centered version is from https://arxiv.org/abs/1308.0850. With ``centered=True`` the state
+    holds ``variance``, the variance of the gradient. torch holds ``square_avg``, the mean square,
+    which loses all digits of the variance where the mean is large. A ``state_dict`` has both.
     """
 
     _kind = "rmsprop"
@@ -219,9 +243,12 @@ class RMSprop(_Fused, _torch.RMSprop):
         return (*names, "momentum_buffer") if group["momentum"] > 0 else tuple(names)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's ``state_dict``; with ``centered`` it holds ``square_avg`` beside ``variance``."""
+        """Return the state of the optimizer as a :class:`dict`.
+
+        It is torch's ``state_dict``. With ``centered=True`` it has ``square_avg`` and ``variance``.
+        """
         packed = super().state_dict()
-        # Hooks may have made anything of it.
+        # Hooks may have replaced the contents.
         for number, state in packed.get("state", {}).items():
             if isinstance(state, dict) and "variance" in state:
                 packed["state"][number] = {**state, "square_avg": self._square(state)}
@@ -229,7 +256,7 @@ class RMSprop(_Fused, _torch.RMSprop):
 
     @staticmethod
     def _square(state: dict[str, Any]) -> Tensor:
-        """The mean square that belongs to a variance."""
+        """Return the mean square that corresponds to a variance."""
         mean: Tensor = state["grad_avg"]
         variance: Tensor = state["variance"]
         return mean.double().square().add_(variance).to(variance.dtype)
@@ -242,7 +269,7 @@ class RMSprop(_Fused, _torch.RMSprop):
                 square = state.get("square_avg")
                 if not group["centered"] or square is None:
                     continue
-                # torch's class hands a variance on as it was, while it steps the mean square.
+                # torch's class updates the mean square, and keeps an old variance unchanged.
                 if "variance" not in state or not torch.equal(square, self._square(state)):
                     variance = square.double() - state["grad_avg"].double().square()
                     state["variance"] = variance.clamp_(min=0.0).to(square.dtype)
@@ -250,7 +277,7 @@ class RMSprop(_Fused, _torch.RMSprop):
 
 
 class Adagrad(_Fused, _torch.Adagrad):
-    """``torch.optim.Adagrad`` (Duchi and others, 2011)."""
+    """Implements Adagrad (Duchi et al., 2011), as ``torch.optim.Adagrad``."""
 
     _kind = "adagrad"
     _buffers = ("sum",)
@@ -264,7 +291,7 @@ class Adagrad(_Fused, _torch.Adagrad):
 
 
 class SGD(_Fused, _torch.SGD):
-    """``torch.optim.SGD``, with momentum, dampening and Nesterov's momentum."""
+    """Implements SGD with momentum, dampening and Nesterov momentum, as ``torch.optim.SGD``."""
 
     _kind = "sgd"
 
@@ -273,7 +300,7 @@ class SGD(_Fused, _torch.SGD):
 
 
 class _Own(_Fused):
-    """For what torch does not have: arguments checked with its words."""
+    """Base class of optimizers that torch does not have. Checks arguments as torch does."""
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         lr, betas, weight_decay = defaults["lr"], defaults["betas"], defaults["weight_decay"]
@@ -290,10 +317,11 @@ class _Own(_Fused):
 
 
 class AdaBound(_Own):
-    """Adam whose step size is clipped between bounds that close in on ``final_lr``.
+    """Implements AdaBound (https://arxiv.org/abs/1902.09843).
 
-    https://arxiv.org/abs/1902.09843. The bounds do not follow ``lr``: a schedule that lowers it has to lower
-    ``final_lr`` of the groups too. With ``amsbound`` it is AMSBound, of the same paper.
+    It is Adam with a step size that is clipped between two bounds. Both bounds converge to
+    ``final_lr``. They do not depend on ``lr``: a schedule that lowers ``lr`` must also lower the
+    ``final_lr`` of the parameter groups. ``amsbound=True`` selects AMSBound, from the same paper.
     """
 
     _kind = "adabound"
@@ -336,7 +364,10 @@ class AdaBound(_Own):
 
 
 class Lion(_Own):
-    """The sign of an average of gradients: https://arxiv.org/abs/2302.06675, algorithm 2."""
+    """Implements Lion (https://arxiv.org/abs/2302.06675, algorithm 2).
+
+    The update is the sign of an average of gradients.
+    """
 
     _kind = "lion"
     _buffers = ("exp_avg",)
@@ -355,7 +386,7 @@ class Lion(_Own):
 
 
 def _are_apart(tensors: list[Tensor]) -> bool:
-    """Whether no element of the first is in the place of another, of it or of the others."""
+    """Return whether the elements of the first tensor overlap neither each other nor the others."""
     own, *others = (_places(tensor) for tensor in tensors)
     if bool((own.sort().values.diff() == 0).any()):
         return False
@@ -363,7 +394,7 @@ def _are_apart(tensors: list[Tensor]) -> bool:
 
 
 def _places(tensor: Tensor) -> Tensor:
-    """The address of each byte."""
+    """Return the address of each byte of a tensor."""
     places = torch.tensor(tensor.data_ptr(), dtype=torch.int64, device="cpu")
     size = tensor.element_size()
     for n, stride in [*zip(tensor.shape, (size * stride for stride in tensor.stride())), (size, 1)]:
@@ -378,13 +409,24 @@ def clip_grad_norm_and_step(
     *,
     skip_nonfinite: bool = False,
 ) -> Tensor:
-    """``clip_grad_norm_`` for all parameters of ``optimizer``, and its ``step``, in two passes.
+    """Clip the gradient norm of all parameters of ``optimizer`` and perform a step, in two passes.
 
-    Gradients are read once for the norm and once for the step, and are not written. Returns the norm
-    before clipping, of ``float64``: the correctly rounded root of the exact sum, which is the same for
-    any number of threads. ``norm_type`` is 2 or infinity. The factor is ``max_norm / norm`` where that is
-    less than 1 (torch has ``max_norm / (norm + 1e-6)``). With a norm that is not finite nothing changes: with
-    ``skip_nonfinite`` the step is skipped, else ``ValueError`` is raised.
+    It replaces ``torch.nn.utils.clip_grad_norm_`` and ``optimizer.step``. Gradients are read once
+    for the norm and once for the step. They are not modified.
+
+    If ``max_norm / norm`` is less than 1, the step uses the gradients multiplied by it. (torch uses
+    ``max_norm / (norm + 1e-6)``.)
+
+    Args:
+        optimizer: an optimizer of ``fused_adam.torch``.
+        max_norm: the max norm of the gradients.
+        norm_type: 2 or infinity.
+        skip_nonfinite: if the norm is not finite, skip the step instead of raising ``ValueError``.
+            In either case nothing changes.
+
+    Returns:
+        The norm of the gradients before clipping, as a ``float64`` tensor. The 2-norm is the
+        correctly rounded root of the exact sum, so it does not depend on the number of threads.
     """
     if not isinstance(optimizer, _Fused):
         name = type(optimizer).__name__
@@ -394,7 +436,7 @@ def clip_grad_norm_and_step(
     if float(norm_type) not in (2.0, float("inf")):
         raise ValueError(f"norm_type is {norm_type}, expected 2 or infinity")
     optimizer._request = {
-        # Infinity is for the norm alone.
+        # An infinite ``max_norm`` does not clip. It only requests the norm.
         "clip_norm": min(float(max_norm), sys.float_info.max),
         "inf_norm": norm_type != 2.0,
         "skip_nonfinite": skip_nonfinite,

@@ -1,16 +1,16 @@
-//! The border: what Python's arrays are in memory, and slices of it. All `unsafe` code is in here.
+//! Access to the memory of Python's arrays. All `unsafe` code of this crate is here.
 //!
-//! A [`View`] says where an array's elements are (`view`). It is read from an object by the cheapest door that it has:
-//! torch's table of C functions for DLPack, NumPy's array structure, or a DLPack capsule (`read`).
-//! Views become slices only in [`with_slices`], after all of a call have been found not to overlap
-//! (`lend`). And torch's threads are a border too (`threads`).
+//! A [`View`] describes an array's elements in memory (`view`). It is read from an object by the
+//! cheapest available interface: torch's table of C functions for DLPack, NumPy's array structure,
+//! or a DLPack capsule (`read`). Only [`with_slices`] makes slices of views, after a check that no
+//! views of a call overlap (`reborrow`). The interface to torch's threads is in `threads`.
 
-mod lend;
 mod read;
+mod reborrow;
 mod threads;
 mod view;
 
-pub use lend::{Slot, with_slices};
 pub use read::{Exchange, held, refuse_negated};
+pub use reborrow::{Slot, with_slices};
 pub use threads::{of_torch, use_torch_threads};
 pub use view::View;

@@ -1,4 +1,4 @@
-//! How a view is read from an object: by DLPack, or by NumPy's array structure.
+//! Reads a view from an object, with DLPack or NumPy's array structure.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -64,10 +64,10 @@ impl DlTensor {
         if dimensions > MOST_DIMENSIONS {
             return Err(PyValueError::new_err(format!("an array has {} dimensions", self.ndim)));
         }
-        // SAFETY: the producer has `ndim` numbers there, or none for a scalar.
+        // SAFETY: the producer stores `ndim` numbers there, or none for a scalar.
         let (shape, strides) =
             unsafe { (numbers(self.shape, dimensions), numbers(self.strides, dimensions)) };
-        // No memory is none at any offset.
+        // A null pointer must stay null, whatever the offset.
         let offset = if self.data.is_null() { 0 } else { self.byte_offset as usize };
         let data = self.data.cast::<u8>().wrapping_add(offset);
         View::new(data, kind, shape.unwrap_or_default(), strides, writable)
@@ -76,7 +76,7 @@ impl DlTensor {
 
 /// # Safety
 ///
-/// There are `n` numbers at `at`, unless that is null.
+/// There are `n` numbers at `at`, unless it is null.
 unsafe fn numbers<'a>(at: *const i64, n: usize) -> Option<&'a [i64]> {
     if at.is_null() || n == 0 {
         return (n == 0).then_some(&[]);
@@ -85,7 +85,7 @@ unsafe fn numbers<'a>(at: *const i64, n: usize) -> Option<&'a [i64]> {
     Some(unsafe { std::slice::from_raw_parts(at, n) })
 }
 
-/// The start of DLPack's table of C functions of a framework: what is needed of it.
+/// The start of DLPack's table of C functions of a framework, with the fields that are used here.
 #[repr(C)]
 struct ExchangeTable {
     major: u32,
@@ -97,19 +97,19 @@ struct ExchangeTable {
     view_object: Option<unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> c_int>,
 }
 
-/// The C function by which a framework's tensors are looked at, without a detour by Python.
+/// The C function that reads a framework's tensors without calling Python.
 pub struct Exchange {
     view_object: unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> c_int,
     of: Py<PyType>,
 }
 
 impl Exchange {
-    /// Of a type of tensors, if it has one.
+    /// The function for a type of tensors, if the type has one.
     pub fn of(of: &Bound<'_, PyType>) -> PyResult<Option<Self>> {
         let Ok(capsule) = of.getattr("__dlpack_c_exchange_api__") else { return Ok(None) };
         let table = capsule.cast::<PyCapsule>()?.pointer_checked(Some(c"dlpack_exchange_api"))?;
-        // SAFETY: a capsule of this name holds a table that lives as long as the process, whose first
-        // three fields are the same in every version.
+        // SAFETY: a capsule with this name holds a table that lives as long as the process. Its
+        // first three fields are the same in every version.
         let table = unsafe { table.cast::<ExchangeTable>().as_ref() };
         if table.major != 1 {
             return Ok(None);
@@ -118,11 +118,11 @@ impl Exchange {
         Ok(table.view_object.map(|view_object| Exchange { view_object, of }))
     }
 
-    /// The memory of a tensor of this type, or of one that inherits from it.
+    /// The memory of a tensor of this type or a subtype.
     pub fn view(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
         let py = tensor.py();
         let of = self.of.bind(py).as_type_ptr();
-        // SAFETY: both are types. (`isinstance` would believe an object's own `__class__`.)
+        // SAFETY: both are types. (`isinstance` would trust an object's own `__class__`.)
         if unsafe { ffi::PyType_IsSubtype(tensor.get_type().as_type_ptr(), of) } == 0 {
             return Err(PyTypeError::new_err(format!(
                 "expected a tensor, not {}",
@@ -130,7 +130,7 @@ impl Exchange {
             )));
         }
         let mut described = DlTensor::EMPTY;
-        // SAFETY: the object is of the type whose function this is, and Python's lock is held.
+        // SAFETY: the object has the type of this function, and the GIL is held.
         if unsafe { (self.view_object)(tensor.as_ptr().cast(), &mut described) } != 0 {
             return Err(PyErr::take(py)
                 .unwrap_or_else(|| PyValueError::new_err("a tensor has no memory to look at")));
@@ -142,11 +142,12 @@ impl Exchange {
     }
 }
 
-/// Where a storage has no memory, torch says that a tensor lies at its offset in it: some low address, of which the
-/// tensor is asked. Below this are offsets of up to a tebibyte; on most systems memory is above.
+/// If a storage has no memory, torch reports the tensor's offset as its address, which is a low
+/// number. For an address below this limit, the tensor is asked whether it has memory. The limit
+/// covers offsets of up to a tebibyte; on most systems memory has higher addresses.
 const LOW: usize = 1 << 40;
 
-/// Whether there is memory behind a tensor, if it can say.
+/// Whether a tensor has memory, if it can tell.
 #[cold]
 fn has_memory(tensor: &Bound<'_, PyAny>) -> bool {
     let Ok(storage) = tensor.getattr("untyped_storage") else { return true };
@@ -154,7 +155,7 @@ fn has_memory(tensor: &Bound<'_, PyAny>) -> bool {
     address.and_then(|address| address.extract()).is_ok_and(|address: usize| address != 0)
 }
 
-/// torch's tensors that are views of others with the sign turned have it turned in no memory.
+/// An error for torch's views with the negative bit: the sign is not applied to their memory.
 pub fn refuse_negated(what: &str, tensor: &Bound<'_, PyAny>) -> PyResult<()> {
     let Ok(is_neg) = tensor.getattr(pyo3::intern!(tensor.py(), "is_neg")) else { return Ok(()) };
     if is_neg.call0()?.is_truthy()? {
@@ -178,13 +179,14 @@ struct ArrayStruct {
     data: *mut c_void,
 }
 
-/// An array's memory, with what has to be kept for as long as the view is used.
+/// An array's memory, and the object that must stay alive while the view is used.
 pub struct Held<'py> {
     pub view: View,
     keep: (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>),
 }
 
-/// Looks at any array: of NumPy, of torch, or of whatever speaks DLPack or the buffer protocol.
+/// Reads any array: of NumPy, of torch, or of a library that supports DLPack or the buffer
+/// protocol.
 pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
     if let Ok(capsule) = array.getattr(pyo3::intern!(array.py(), "__array_struct__")) {
         static GENERIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -211,7 +213,7 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
             }),
         ) {
             Ok(capsule) => capsule,
-            // Of before there were versions.
+            // From DLPack before it had versions.
             Err(error) if error.is_instance_of::<PyTypeError>(array.py()) => {
                 array.call_method0("__dlpack__")?
             }
@@ -232,7 +234,8 @@ fn view_of_numpy(array: &Bound<'_, PyAny>, capsule: &Bound<'_, PyAny>) -> PyResu
     const NOT_SWAPPED: c_int = 0x200;
     const WRITABLE: c_int = 0x400;
     let found = capsule.cast::<PyCapsule>()?.pointer_checked(None)?;
-    // SAFETY: `__array_struct__` is a capsule of this structure, which lives as long as the capsule.
+    // SAFETY: `__array_struct__` is a capsule with this structure, which lives as long as the
+    // capsule.
     let found = unsafe { found.cast::<ArrayStruct>().as_ref() };
     let dimensions = usize::try_from(found.nd).unwrap_or(usize::MAX);
     if found.two != 2 || dimensions > MOST_DIMENSIONS {
@@ -259,7 +262,7 @@ fn view_of_numpy(array: &Bound<'_, PyAny>, capsule: &Bound<'_, PyAny>) -> PyResu
     for i in 0..dimensions {
         // SAFETY: there are `nd` of each.
         let (n, stride) = unsafe { (*found.shape.add(i), *found.strides.add(i)) };
-        // A stride that is no multiple of the elements' size is not that of neighbours.
+        // A stride that is not a multiple of the element size cannot be contiguous.
         let stride = stride as i64;
         (shape[i], strides[i]) =
             (n as i64, if stride % size == 0 { stride / size } else { i64::MIN });
@@ -280,11 +283,11 @@ fn view_of_capsule(capsule: &Bound<'_, PyCapsule>) -> PyResult<View> {
         flags: u64,
         tensor: DlTensor,
     }
-    // SAFETY: whatever the object is, the function only compares a name.
+    // SAFETY: the function only compares a name, for any object.
     if unsafe { ffi::PyCapsule_IsValid(capsule.as_ptr(), VERSIONED.as_ptr()) } == 1 {
         let found = capsule.pointer_checked(Some(VERSIONED))?.cast::<Versioned>();
-        // SAFETY: a capsule of this name holds this structure, whose owner it is while it is not
-        // renamed; the version comes first in all of them.
+        // SAFETY: a capsule with this name holds this structure, and owns it until the capsule is
+        // renamed. The version comes first in all structures.
         let found = unsafe { found.as_ref() };
         if found.major != 1 {
             return Err(PyValueError::new_err(format!(
@@ -295,7 +298,7 @@ fn view_of_capsule(capsule: &Bound<'_, PyCapsule>) -> PyResult<View> {
         return found.tensor.view(found.flags & 1 == 0);
     }
     let found = capsule.pointer_checked(Some(c"dltensor"))?.cast::<DlTensor>();
-    // SAFETY: a capsule of this name holds a structure that begins with this one.
+    // SAFETY: a capsule with this name holds a structure that begins with this one.
     unsafe { found.as_ref() }.view(true)
 }
 

@@ -1,4 +1,4 @@
-//! Where an array's elements are, of which type, and in which order.
+//! The location, type and order of an array's elements.
 
 use fused_adam::{Element, bf16, f16};
 use pyo3::exceptions::PyValueError;
@@ -32,10 +32,10 @@ impl Kind {
     }
 }
 
-/// The most dimensions of an array: as many as NumPy and torch allow.
+/// The maximum number of dimensions, the same as in NumPy and torch.
 pub const MOST_DIMENSIONS: usize = 64;
 
-/// Some array's memory. It is valid for as long as the object that it was read from is kept.
+/// The memory of an array. It is valid as long as the object that it was read from is alive.
 #[derive(Clone, Copy)]
 pub struct View {
     pub(super) data: *mut u8,
@@ -43,26 +43,26 @@ pub struct View {
     pub kind: Kind,
     /// A hash of the shape.
     shape: u64,
-    /// From where to where elements lie, as addresses.
+    /// The address range of the elements.
     pub(super) extent: (usize, usize),
     layout: Layout,
     writable: bool,
 }
 
-// SAFETY: a view is an address; what it points to is touched in `with_slices` alone, whose caller
-// vouches for it.
+// SAFETY: a view is an address. Only `with_slices` accesses its memory, and its caller guarantees
+// that it may.
 unsafe impl Send for View {}
 
-/// How the elements lie in memory.
+/// The memory layout of the elements.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
-    /// One after the other, the last dimension fastest.
+    /// Contiguous, the last dimension fastest.
     RowMajor,
-    /// One after the other in another order, which this is a hash of.
+    /// Contiguous in another order, with a hash of that order.
     Dense(u64),
     /// With gaps.
     Strided,
-    /// Several of them in one place.
+    /// Several elements have the same address.
     Repeated,
 }
 
@@ -75,27 +75,27 @@ impl View {
         self.len * self.kind.bytes()
     }
 
-    /// Whether its elements lie one after the other, in some order.
+    /// Whether its elements are contiguous, in any order.
     pub fn is_dense(&self) -> bool {
         matches!(self.layout, Layout::RowMajor | Layout::Dense(_))
     }
 
-    /// Whether its elements lie one after the other, the last dimension fastest.
+    /// Whether its elements are contiguous, the last dimension fastest.
     pub fn is_row_major(&self) -> bool {
         self.layout == Layout::RowMajor
     }
 
-    /// Whether several elements are known to lie in one place.
+    /// Whether several elements are known to have the same address.
     pub fn is_repeated(&self) -> bool {
         self.layout == Layout::Repeated
     }
 
-    /// Whether it has the shape of another.
+    /// Whether it has the same shape as another view.
     pub fn is_shaped_as(&self, other: &View) -> bool {
         self.len == other.len && self.shape == other.shape
     }
 
-    /// Whether the extents of two meet.
+    /// Whether the address ranges of two views overlap.
     pub fn meets(&self, other: &View) -> bool {
         self.len > 0
             && other.len > 0
@@ -103,7 +103,7 @@ impl View {
             && other.extent.0 < self.extent.1
     }
 
-    /// Whether elements of the same index lie in the same place of both.
+    /// Whether elements with the same index have the same position in both.
     pub fn is_laid_out_as(&self, other: &View) -> bool {
         self.len == other.len && self.is_dense() && self.layout == other.layout
     }
@@ -118,7 +118,8 @@ impl View {
             return None;
         }
         match self.kind {
-            // SAFETY: it is one element of this type, aligned as all views are, whose owner is kept.
+            // SAFETY: it is one element of this type, aligned as all views are, and its owner is
+            // alive.
             Kind::F32 => Some(f64::from(unsafe { *self.data.cast::<f32>() })),
             // SAFETY: as above.
             Kind::F64 => Some(unsafe { *self.data.cast::<f64>() }),
@@ -126,10 +127,11 @@ impl View {
         }
     }
 
-    /// Changes the number in a view that has given one. Python's lock is held, as for reading it.
+    /// Sets the number in a view for which `number` returned one. The GIL is held, as for reading
+    /// it.
     pub fn set_number(&self, x: f64) {
         match self.kind {
-            // SAFETY: `number` has found one element of this type.
+            // SAFETY: `number` found one element of this type.
             Kind::F32 => unsafe { *self.data.cast::<f32>() = x as f32 },
             // SAFETY: as above.
             Kind::F64 => unsafe { *self.data.cast::<f64>() = x },
@@ -137,24 +139,24 @@ impl View {
         }
     }
 
-    /// The numbers in a view of `f64` that lie one after the other.
+    /// The numbers in a contiguous view of `f64`.
     pub fn doubles(&self) -> Option<Vec<f64>> {
         if self.kind != Kind::F64 || !self.is_row_major() {
             return None;
         }
         let all = (0..self.len).map(|i| {
-            // SAFETY: there are `len` elements of this type, aligned as all views are, whose owner is
-            // kept.
+            // SAFETY: there are `len` elements of this type, aligned as all views are, and their
+            // owner is alive.
             unsafe { *self.data.cast::<f64>().add(i) }
         });
         Some(all.collect())
     }
 
-    /// Changes the numbers in a view that has given as many. Python's lock is held, as for reading
-    /// them.
+    /// Sets the numbers in a view for which `doubles` returned as many. The GIL is held, as for
+    /// reading them.
     pub fn set_doubles(&self, numbers: &[f64]) {
         for (i, &x) in numbers.iter().enumerate().take(self.len) {
-            // SAFETY: `doubles` has found `len` elements of this type.
+            // SAFETY: `doubles` found `len` elements of this type.
             unsafe { *self.data.cast::<f64>().add(i) = x };
         }
     }
@@ -202,14 +204,14 @@ impl View {
     }
 }
 
-/// FNV-1a (Fowler, Noll and Vo) of some numbers.
+/// The FNV-1a hash (Fowler, Noll and Vo) of some numbers.
 fn hash_of(numbers: &[i64]) -> u64 {
     numbers.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &n| {
         (hash ^ n as u64).wrapping_mul(0x0000_0100_0000_01B3)
     })
 }
 
-/// How elements lie, by the strides of each dimension in elements.
+/// The layout of an array, from its strides, which are in elements.
 fn layout(shape: &[i64], strides: &[i64]) -> Layout {
     let mut next = 1;
     if shape.iter().zip(strides).rev().all(|(&n, &stride)| {

@@ -1,9 +1,9 @@
-//! Steps of many tensors whose states the caller keeps: the bits of each alone, and what is
-//! refused.
+//! Steps of many tensors whose states the caller stores: bit-identical to separate steps. Also
+//! errors.
 
 use fused_adam::{
-    AdamW, Backend, Element, Error, Lent, Rounding, Schedule, Sgd, Step, StepOptions, bf16, f16,
-    step_all,
+    AdamW, Backend, Element, Error, Parallelism, ParamMut, Rounding, Sgd, Step, StepOptions, bf16,
+    f16, step_all,
 };
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ struct One<T, G, S> {
 }
 
 trait Twin {
-    fn lend(&mut self) -> Lent<'_>;
+    fn reborrow(&mut self) -> ParamMut<'_>;
     fn step_alone(&mut self, rules: &[AdamW], options: &StepOptions);
     fn compare(&self, other: &dyn Twin) -> Option<String>;
     fn bits(&self) -> Vec<Vec<u64>>;
@@ -34,10 +34,12 @@ where
     G: Bits + Element<Float = T::Float>,
     S: Bits + Element<Float = T::Float>,
 {
-    fn lend(&mut self) -> Lent<'_> {
+    fn reborrow(&mut self) -> ParamMut<'_> {
         let [m, v] = &mut self.states;
-        let lent = Lent::new(self.rule, self.t, &mut self.theta, &self.grad).state(m).state(v);
-        lent.seed(self.t).offset(offset(self.t))
+        let borrowed = ParamMut::new(self.rule, self.t, &mut self.theta, &self.grad)
+            .with_state(m)
+            .with_state(v);
+        borrowed.with_seed(self.t).with_offset(offset(self.t))
     }
 
     fn step_alone(&mut self, rules: &[AdamW], options: &StepOptions) {
@@ -47,11 +49,11 @@ where
         };
         let [m, v] = &mut self.states;
         Step::new(&rules[self.rule], self.t)
-            .backend(Backend::Scalar)
-            .schedule(Schedule::Serial)
-            .rounding(rounding)
-            .offset(offset(self.t))
-            .grad_scale(options.grad_scale)
+            .with_backend(Backend::Scalar)
+            .with_parallelism(Parallelism::Serial)
+            .with_rounding(rounding)
+            .with_offset(offset(self.t))
+            .with_grad_scale(options.grad_scale)
             .run_mixed(&mut self.theta, &self.grad, &mut [m, v])
             .unwrap();
     }
@@ -71,7 +73,7 @@ where
     }
 }
 
-/// Some are the first part of a tensor, others a later one, or one whose numbers go round.
+/// Some are the first part of a tensor, others a later one, or one whose indices wrap around.
 fn offset(t: u64) -> u64 {
     [0, 1 << 33, u64::MAX - 70][t as usize % 3]
 }
@@ -100,14 +102,20 @@ proptest! {
     #[test]
     fn gives_the_bits_of_each_tensor_alone(seed: u64, stochastic: bool, serial: bool) {
         let random = &mut Random(seed);
-        let rules = [AdamW { lr: 0.1, ..AdamW::default() }, AdamW { weight_decay: 0.0, ..AdamW::default() }];
+        let rules = [
+            AdamW { lr: 0.1, ..AdamW::default() },
+            AdamW { weight_decay: 0.0, ..AdamW::default() },
+        ];
         let options = StepOptions {
             grad_scale: 0.37,
-            schedule: if serial { Schedule::Serial } else { chunks(64) },
-            rounding: if stochastic { Rounding::Stochastic { seed: SEED } } else { Rounding::Nearest },
+            parallelism: if serial { Parallelism::Serial } else { chunks(64) },
+            rounding: match stochastic {
+                true => Rounding::Stochastic { seed: SEED },
+                false => Rounding::Nearest,
+            },
             ..StepOptions::default()
         };
-        let (mut lent, mut alone) = (Vec::new(), Vec::new());
+        let (mut borrowed, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..1 + random.below(12) {
             let len = random.below(400);
             let [one, twin] = match random.below(8) {
@@ -120,11 +128,11 @@ proptest! {
                 6 => twins::<f16, f32, bf16>(random, len),
                 _ => twins::<f32, f32, f32>(random, len),
             };
-            lent.push(one);
+            borrowed.push(one);
             alone.push(twin);
         }
-        step_all(&rules, &options, lent.iter_mut().map(|one| one.lend())).unwrap();
-        for (one, twin) in lent.iter().zip(&mut alone) {
+        step_all(&rules, &options, borrowed.iter_mut().map(|one| one.reborrow())).unwrap();
+        for (one, twin) in borrowed.iter().zip(&mut alone) {
             twin.step_alone(&rules, &options);
             let differs = one.compare(&**twin);
             prop_assert!(differs.is_none(), "{:?}", differs);
@@ -132,11 +140,11 @@ proptest! {
     }
 }
 
-/// Every wrong call and what it says; nothing has changed after any.
+/// Every wrong call and its message. Nothing has changed after any of them.
 #[test]
 fn refuses_what_does_not_fit() {
-    fn step(lent: Lent<'_>) -> Error {
-        step_all(&[AdamW::default()], &StepOptions::default(), [lent]).unwrap_err()
+    fn step(borrowed: ParamMut<'_>) -> Error {
+        step_all(&[AdamW::default()], &StepOptions::default(), [borrowed]).unwrap_err()
     }
     type Call<'a> = &'a dyn Fn(&mut [f32], &mut [f32], &mut [f32]) -> Error;
     let check = |expected: &str, call: Call<'_>| {
@@ -146,48 +154,62 @@ fn refuses_what_does_not_fit() {
         assert_eq!((theta, m, v), ([1.0; 4], [2.0; 4], [3.0; 4]), "{expected}");
     };
     let grad = [1.0_f32; 4];
-    check("there is no group 1, expected one of the 1 that were added", &|theta, m, v| {
-        step(Lent::new(1, 1, theta, &grad).state(m).state(v))
-    });
-    check("step number `t` is 0, expected 1 for the first step", &|theta, m, v| {
-        step(Lent::new(0, 0, theta, &grad).state(m).state(v))
-    });
+    check(
+        "tensor number 0: there is no group 1, expected one of the 1 that were added",
+        &|theta, m, v| step(ParamMut::new(1, 1, theta, &grad).with_state(m).with_state(v)),
+    );
+    check(
+        "tensor number 0: step number `t` is 0, expected 1 for the first step",
+        &|theta, m, v| step(ParamMut::new(0, 0, theta, &grad).with_state(m).with_state(v)),
+    );
     check("`grad` of parameter `number 0` has 3 elements, expected 4", &|theta, m, v| {
-        step(Lent::new(0, 1, theta, &grad[..3]).state(m).state(v))
+        step(ParamMut::new(0, 1, theta, &grad[..3]).with_state(m).with_state(v))
     });
     check("`v` of parameter `number 0` has 2 elements, expected 4", &|theta, m, v| {
-        step(Lent::new(0, 1, theta, &grad).state(m).state(&mut v[..2]))
+        step(ParamMut::new(0, 1, theta, &grad).with_state(m).with_state(&mut v[..2]))
     });
     check("`v` of parameter `number 0` is bf16, expected f32", &|theta, m, _| {
-        step(Lent::new(0, 1, theta, &grad).state(m).state(&mut [bf16::ZERO; 4]))
+        step(ParamMut::new(0, 1, theta, &grad).with_state(m).with_state(&mut [bf16::ZERO; 4]))
     });
     check("`m` of parameter `number 0` is f64, expected f32, bf16 or f16", &|theta, _, _| {
-        step(Lent::new(0, 1, theta, &grad).state(&mut [0.0_f64; 4]).state(&mut [0.0_f64; 4]))
+        step(
+            ParamMut::new(0, 1, theta, &grad)
+                .with_state(&mut [0.0_f64; 4])
+                .with_state(&mut [0.0_f64; 4]),
+        )
     });
     check("`grad` of parameter `number 0` is f64, expected f32, bf16 or f16", &|theta, m, v| {
-        step(Lent::new(0, 1, theta, &[1.0_f64; 4]).state(m).state(v))
+        step(ParamMut::new(0, 1, theta, &[1.0_f64; 4]).with_state(m).with_state(v))
     });
     let [mut theta, mut m, mut v, mut more] = [[1.0_f32; 4]; 4];
-    let missing = step(Lent::new(0, 1, &mut theta, &grad));
-    assert!(matches!(missing, Error::MissingState { name: "m", .. }), "{missing}");
-    let all = Lent::new(0, 1, &mut theta, &grad).state(&mut m).state(&mut v).state(&mut more);
+    let missing = step(ParamMut::new(0, 1, &mut theta, &grad));
+    assert!(matches!(missing.cause(), Error::MissingState { name: "m", .. }), "{missing}");
+    let all = ParamMut::new(0, 1, &mut theta, &grad)
+        .with_state(&mut m)
+        .with_state(&mut v)
+        .with_state(&mut more);
     let superfluous = step(all);
-    assert!(matches!(superfluous, Error::SuperfluousState { given: 3, .. }), "{superfluous}");
+    assert!(
+        matches!(superfluous.cause(), Error::SuperfluousState { given: 3, .. }),
+        "{superfluous}"
+    );
 }
 
-/// Not finite: skipped if that is wanted; a rule without states needs none.
+/// Gradients that are not finite are skipped if the options say so. A rule without states needs
+/// none.
 #[test]
 fn skips_and_clips_as_an_optimizer_does() {
     let sgd = [Sgd { lr: 1.0, ..Sgd::default() }];
     let (mut theta, grad) = ([1.0_f32; 2], [f32::NAN, 3.0]);
     let options = StepOptions { skip_nonfinite: true, ..StepOptions::default() };
-    let report = step_all(&sgd, &options, [Lent::new(0, 1, &mut theta, &grad)]).unwrap();
+    let report = step_all(&sgd, &options, [ParamMut::new(0, 1, &mut theta, &grad)]).unwrap();
     assert!(report.skipped && report.nonfinite == Some(1));
     assert!(difference("theta", &theta, &[1.0; 2]).is_none());
 
     let clip_norm = Some(fused_adam::ClipNorm::Two(2.5));
     let options = StepOptions { clip_norm, ..StepOptions::default() };
-    let report = step_all(&sgd, &options, [Lent::new(0, 1, &mut theta, &[3.0_f32, 4.0])]).unwrap();
+    let report =
+        step_all(&sgd, &options, [ParamMut::new(0, 1, &mut theta, &[3.0_f32, 4.0])]).unwrap();
     assert_eq!((report.grad_norm, report.clip_factor), (Some(5.0), 0.5));
     assert!(difference("theta", &theta, &[-0.5, -1.0]).is_none());
 }

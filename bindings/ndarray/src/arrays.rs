@@ -1,7 +1,7 @@
-//! A step of arrays whose states the caller keeps: each becomes slices in one order, and all of them
-//! go through one step of the core.
+//! A step of arrays whose states the caller stores. The arrays become slices with a common element
+//! order, and one step of the core updates all of them.
 
-use fused_adam::{Element, Report, Rounding, Rule, Schedule, State, StepOptions};
+use fused_adam::{Element, Parallelism, Report, Rounding, Rule, State, StepOptions};
 use ndarray::{ArrayRef, ArrayViewD, ArrayViewMutD, Dimension, IxDyn};
 
 use crate::Error;
@@ -11,7 +11,7 @@ use crate::slices::{Slice, SliceMut};
 /// One array in a step of [`step_all`]: θ, its gradient, its states, its rule and its step number.
 ///
 /// θ is of type `T`, the gradient of type `G`, and the states of type `S`.
-pub struct Lent<'a, T, G, S> {
+pub struct ParamMut<'a, T, G, S> {
     rule: usize,
     t: u64,
     seed: u64,
@@ -22,8 +22,8 @@ pub struct Lent<'a, T, G, S> {
     scalars: Option<Vec<f64>>,
 }
 
-impl<'a, T, G, S> Lent<'a, T, G, S> {
-    /// An array, or a view, that takes step number `t`, from 1 on, of rule number `rule`.
+impl<'a, T, G, S> ParamMut<'a, T, G, S> {
+    /// An array or a view. It takes step number `t`, counted from 1, with the rule at index `rule`.
     pub fn new<D: Dimension>(
         rule: usize,
         t: u64,
@@ -39,42 +39,43 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
         theta: ArrayViewMutD<'a, T>,
         grad: ArrayViewD<'a, G>,
     ) -> Self {
-        Lent { rule, t, seed: 0, offset: 0, theta, grad, states: Vec::new(), scalars: None }
+        ParamMut { rule, t, seed: 0, offset: 0, theta, grad, states: Vec::new(), scalars: None }
     }
 
-    /// The next of the states that [`Rule::states`] names, of the shape of θ.
+    /// Adds the next state, in the order of [`Rule::states`]. It must have the shape of θ.
     #[must_use]
-    pub fn state<D: Dimension>(mut self, state: &'a mut ArrayRef<S, D>) -> Self {
+    pub fn with_state<D: Dimension>(mut self, state: &'a mut ArrayRef<S, D>) -> Self {
         self.states.push(state.view_mut().into_dyn());
         self
     }
 
-    /// The scalars that the rule keeps, as they are after this step: [`Rule::advance_scalars`]
-    /// makes them of those before it. Default: what they are after `t` steps with these
-    /// hyper-parameters.
+    /// Sets the scalars of the rule, with their values after this step. [`Rule::advance_scalars`]
+    /// computes them from the values before it. Default: their values after `t` steps with the
+    /// current hyper-parameters.
     #[must_use]
-    pub fn scalars(mut self, scalars: &[f64]) -> Self {
+    pub fn with_scalars(mut self, scalars: &[f64]) -> Self {
         self.scalars = Some(scalars.to_vec());
         self
     }
 
-    /// What this array's random bits are drawn from, together with the seed of
+    /// Sets the seed of this array's random bits. It is combined with the seed of
     /// [`Rounding::Stochastic`]. Default: 0.
     #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
+    pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Says that this is a part of an array, some of its rows, say, whose first element is number `first` of the
-    /// whole in row-major order. It concerns stochastic rounding alone, whose random bits belong to the whole. Default: 0.
+    /// For a part of a larger array, such as some of its rows: sets the index of its first element
+    /// in the whole array, in row-major order. It only affects stochastic rounding, whose random
+    /// bits depend on the index in the whole array. Default: 0.
     #[must_use]
-    pub fn offset(mut self, first: u64) -> Self {
+    pub fn with_offset(mut self, first: u64) -> Self {
         self.offset = first;
         self
     }
 
-    /// That all shapes are those of θ.
+    /// Checks that all shapes are that of θ.
     fn check(&self, array: usize, declared: &[State]) -> Result<(), Error> {
         let expected = self.theta.shape();
         let check = |buffer, given: &[usize]| {
@@ -85,7 +86,7 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
             Err(Error::Shape { array, buffer, given, expected })
         };
         check("grad", self.grad.shape())?;
-        // Whether there are as many as there should be is seen by the core.
+        // The core checks the number of states.
         declared
             .iter()
             .zip(&self.states)
@@ -93,15 +94,15 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
     }
 }
 
-/// Takes a step on many arrays, in one parallel region, with states that the caller keeps: the bits
-/// are those of [`fused_adam::Step`] on contiguous copies of each array. It clips, scales and skips
-/// as [`StepOptions`] says.
+/// Takes a step on many arrays in one parallel region, with states that the caller stores. It is
+/// bit-identical to [`fused_adam::Step`] on contiguous copies of each array. [`StepOptions`] sets
+/// how it clips, scales and skips.
 ///
-/// How arrays lie and what is copied is said [at the top](crate#memory-order).
+/// See [memory order](crate#memory-order) for when arrays are copied.
 ///
 /// ```
 /// use fused_adam_ndarray::fused_adam::{AdamW, StepOptions};
-/// use fused_adam_ndarray::{Lent, step_all};
+/// use fused_adam_ndarray::{ParamMut, step_all};
 /// use ndarray::{Array1, Array2};
 ///
 /// let rules = [AdamW::default(), AdamW { weight_decay: 0.0, ..AdamW::default() }];
@@ -110,8 +111,8 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
 /// let (mut w_m, mut w_v) = (Array2::<f32>::zeros((3, 2)), Array2::<f32>::zeros((3, 2)));
 /// let (mut b_m, mut b_v) = (Array1::<f32>::zeros(2), Array1::<f32>::zeros(2));
 /// step_all(&rules, &StepOptions::default(), [
-///     Lent::new(0, 1, &mut w, &w_grad).state(&mut w_m).state(&mut w_v),
-///     Lent::new(1, 1, &mut b, &b_grad).state(&mut b_m).state(&mut b_v),
+///     ParamMut::new(0, 1, &mut w, &w_grad).with_state(&mut w_m).with_state(&mut w_v),
+///     ParamMut::new(1, 1, &mut b, &b_grad).with_state(&mut b_m).with_state(&mut b_v),
 /// ])?;
 /// assert!((b[0] + 1e-3).abs() < 1e-6);
 /// # Ok::<(), fused_adam_ndarray::Error>(())
@@ -119,12 +120,12 @@ impl<'a, T, G, S> Lent<'a, T, G, S> {
 ///
 /// # Errors
 ///
-/// All are found before anything is written: [`Error::Shape`], and as [`Error::Core`] those of
+/// All checks run before the first write: [`Error::Shape`], and as [`Error::Core`] the errors of
 /// [`fused_adam::step_all`].
 pub fn step_all<'a, R, T, G, S>(
     rules: &[R],
     options: &StepOptions,
-    arrays: impl IntoIterator<Item = Lent<'a, T, G, S>>,
+    arrays: impl IntoIterator<Item = ParamMut<'a, T, G, S>>,
 ) -> Result<Report, Error>
 where
     R: Rule,
@@ -134,14 +135,14 @@ where
 {
     let arrays: Vec<_> = arrays.into_iter().collect();
     for (number, array) in arrays.iter().enumerate() {
-        // A rule that there is not is refused by the core.
+        // The core reports a rule that does not exist.
         array.check(number, rules.get(array.rule).map_or(&[], R::states))?;
     }
-    let parallel = options.schedule != Schedule::Serial;
+    let parallel = options.parallelism != Parallelism::Serial;
     let mut slices: Vec<_> =
         arrays.into_iter().map(|array| Slices::of(array, options.rounding, parallel)).collect();
-    let lent = slices.iter_mut().map(Slices::lend);
-    let report = fused_adam::step_all(rules, options, lent)?;
+    let borrowed = slices.iter_mut().map(Slices::reborrow);
+    let report = fused_adam::step_all(rules, options, borrowed)?;
     if !report.skipped {
         for slices in slices {
             slices.write_back(parallel);
@@ -150,8 +151,9 @@ where
     Ok(report)
 }
 
-/// In which order an array is stepped: the one in which θ lies. Random bits belong to the numbers of
-/// the elements, which are those of the row-major order; so where there are any, it is that one.
+/// The element order in which an array is stepped. It is the memory order of θ. If the step uses
+/// random bits, it is row-major, because random bits depend on an element's index in row-major
+/// order.
 pub(crate) fn order<T: Element, S: Element>(
     theta: &ArrayRef<T, IxDyn>,
     rounding: Rounding,
@@ -160,7 +162,7 @@ pub(crate) fn order<T: Element, S: Element>(
     if rounding != Rounding::Nearest && in_16_bits { Order::default() } else { Order::of(theta) }
 }
 
-/// The buffers of one array as slices in one order.
+/// The buffers of one array, as slices with a common element order.
 struct Slices<'a, T, G, S> {
     rule: usize,
     t: u64,
@@ -173,8 +175,8 @@ struct Slices<'a, T, G, S> {
 }
 
 impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
-    fn of(lent: Lent<'a, T, G, S>, rounding: Rounding, parallel: bool) -> Self {
-        let Lent { rule, t, seed, offset, theta, grad, states, scalars } = lent;
+    fn of(borrowed: ParamMut<'a, T, G, S>, rounding: Rounding, parallel: bool) -> Self {
+        let ParamMut { rule, t, seed, offset, theta, grad, states, scalars } = borrowed;
         let order = order::<T, S>(&theta, rounding);
         let states = states.into_iter().map(|state| SliceMut::of(state, &order, parallel));
         Slices {
@@ -189,14 +191,14 @@ impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
         }
     }
 
-    fn lend(&mut self) -> fused_adam::Lent<'_> {
+    fn reborrow(&mut self) -> fused_adam::ParamMut<'_> {
         let Slices { rule, t, seed, offset, theta, grad, states, scalars } = self;
-        let lent = fused_adam::Lent::new(*rule, *t, theta.get(), grad.get());
-        let mut lent = lent.seed(*seed).offset(*offset);
+        let borrowed = fused_adam::ParamMut::new(*rule, *t, theta.get(), grad.get());
+        let mut borrowed = borrowed.with_seed(*seed).with_offset(*offset);
         if let Some(scalars) = scalars {
-            lent = lent.scalars(scalars);
+            borrowed = borrowed.with_scalars(scalars);
         }
-        states.iter_mut().fold(lent, |lent, state| lent.state(state.get()))
+        states.iter_mut().fold(borrowed, |borrowed, state| borrowed.with_state(state.get()))
     }
 
     fn write_back(self, parallel: bool) {

@@ -1,42 +1,42 @@
-//! The factor by which a loss is multiplied so that its 16-bit gradients do not vanish.
+//! The loss scale: a factor on the loss that keeps 16-bit gradients from underflowing.
 
 use crate::error::Error;
 use crate::rules::{check, check_above_0};
 
-/// A loss scale that follows the gradients: it grows while they are finite and shrinks when one is
-/// not, in which case that step is skipped. Its defaults and its rule are those of torch's
-/// `GradScaler`.
+/// A dynamic loss scale. It grows while the gradients are finite. When one is not, it shrinks, and
+/// the step is skipped. The algorithm and the defaults are those of torch's `GradScaler`.
 ///
 /// ```
-/// use fused_adam::LossScale;
+/// use fused_adam::GradScaler;
 ///
-/// let mut scale = LossScale { growth_interval: 2, ..LossScale::default() };
+/// let mut scale = GradScaler { growth_interval: 2, ..GradScaler::default() };
 /// assert_eq!(scale.scale, 65536.0);
 /// scale.update(false);
-/// assert_eq!(scale.scale, 32768.0); // after a gradient that was not finite
+/// assert_eq!(scale.scale, 32768.0); // after a step that was not finite
 /// scale.update(true);
 /// scale.update(true);
-/// assert_eq!(scale.scale, 65536.0); // after two that were
+/// assert_eq!(scale.scale, 65536.0); // after two finite steps
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "checkpoint", serde(deny_unknown_fields))]
-pub struct LossScale {
-    /// What the loss of the next step is to be multiplied with. Default: 65536.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+pub struct GradScaler {
+    /// The loss scale: multiply the loss of the next step by it. Finite and > 0. Default: 65536.
     pub scale: f64,
-    /// What it is multiplied with after `growth_interval` finite steps in a row. Default: 2.
+    /// The factor on `scale` after `growth_interval` finite steps in a row: finite and ≥ 1.
+    /// Default: 2.
     pub growth_factor: f64,
-    /// What it is multiplied with after a step that was not finite. Default: 0.5.
+    /// The factor on `scale` after a step that was not finite: in (0, 1]. Default: 0.5.
     pub backoff_factor: f64,
-    /// At least 1. Default: 2000.
+    /// The number of finite steps in a row after which `scale` grows: at least 1. Default: 2000.
     pub growth_interval: u64,
-    /// Finite steps since the scale changed last.
+    /// The number of finite steps since `scale` was last updated. Default: 0.
     pub finite_steps: u64,
 }
 
-impl Default for LossScale {
+impl Default for GradScaler {
     fn default() -> Self {
-        LossScale {
+        GradScaler {
             scale: 65536.0,
             growth_factor: 2.0,
             backoff_factor: 0.5,
@@ -46,15 +46,15 @@ impl Default for LossScale {
     }
 }
 
-impl LossScale {
-    /// One that stays as it is.
+impl GradScaler {
+    /// A loss scale that does not change.
     pub fn constant(scale: f64) -> Self {
-        LossScale { scale, growth_factor: 1.0, backoff_factor: 1.0, ..LossScale::default() }
+        GradScaler { scale, growth_factor: 1.0, backoff_factor: 1.0, ..GradScaler::default() }
     }
 
     /// Checks every field.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let LossScale { scale, growth_factor, backoff_factor, .. } = *self;
+        let GradScaler { scale, growth_factor, backoff_factor, .. } = *self;
         check_above_0("loss_scale", scale)?;
         check(
             "growth_factor",
@@ -68,8 +68,9 @@ impl LossScale {
         check("growth_interval", interval as f64, interval > 0, "at least 1")
     }
 
-    /// What follows from the gradients of a step: whether all were finite. A scale that would
-    /// outgrow `f32`, or fall below its least normal number, stays.
+    /// Updates the loss scale after a step. `finite` says whether all gradients of the step were
+    /// finite. `scale` stays as it is if it would become larger than the largest `f32` or smaller
+    /// than the smallest normal `f32`.
     pub fn update(&mut self, finite: bool) {
         if !finite {
             let shrunk = self.scale * self.backoff_factor;

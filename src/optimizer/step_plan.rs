@@ -1,45 +1,45 @@
-//! One step of many tensors, whoever keeps their states: what is asked for is checked, the norm is
-//! taken if it is wanted, and the pass follows unless it is to be skipped.
+//! One step of many tensors, whoever owns their states: checks the options and rules, computes the
+//! norm if it is needed, and runs the pass unless the step is skipped.
 
 use core::sync::atomic::AtomicU64;
 
 use super::options::{ClipNorm, Report, StepOptions};
-use super::param::{Param, Plan};
-use super::pass;
+use super::param::{Param, PassContext};
+use super::pass::{self, PieceSize};
 #[cfg(feature = "parallel")]
-use super::pieces::total_cost;
+use super::pieces::total_bytes;
 use super::tensor::{Grad, TensorBuffers};
 use crate::elements::rounding::Rounding;
 use crate::error::Error;
 use crate::norm::GradNorm;
 use crate::rules::state::{State, names};
-use crate::rules::{Kernel, Rule, WithKernel, check_above_0, check_at_least_0};
+use crate::rules::{Kernel, KernelVisitor, Rule, check_above_0, check_at_least_0};
 use crate::simd::Float;
 use crate::simd::dispatch::Engine;
-#[cfg(feature = "parallel")]
-use crate::step::Schedule;
+use crate::step::Parallelism;
 use crate::step::grad_scale::GradScale;
-use crate::step::{advance_scalars, check_same_states};
+use crate::step::{advance_scalars, check_same_states, next_step_number};
 #[cfg(feature = "parallel")]
 use crate::threads::share;
 
-/// What a step is told beside its tensors.
-pub(super) struct Call<'c, R> {
-    /// Of each group.
+/// The arguments of a step other than its tensors.
+pub(super) struct StepPlan<'c, R> {
+    /// The rule of each group.
     pub rules: &'c [R],
     pub options: &'c StepOptions,
-    /// What gradients are multiplied with before anything else: one over the loss scale, say.
+    /// The factor on gradients before anything else, such as 1 / the loss scale.
     pub grad_scale: f64,
-    /// Whether a gradient that is not finite has the step skipped.
+    /// Whether to skip the step if a gradient is not finite.
     pub skip: bool,
-    /// What the schedule made of the rules, to be reported.
+    /// The factor of the schedule, for the report.
     pub lr_factor: f64,
-    /// The parameters' next scalars are the caller's, and not to be made of those before.
+    /// Whether the caller has set the scalars after this step. Otherwise they are computed from
+    /// those before it.
     pub scalars_are_next: bool,
 }
 
-impl<R: Rule> Call<'_, R> {
-    /// Takes the step of every parameter that has buffers, which have been checked.
+impl<R: Rule> StepPlan<'_, R> {
+    /// Steps every parameter that has buffers. The buffers have been checked.
     pub fn run(
         &self,
         params: &mut [Param<'_, R>],
@@ -48,24 +48,24 @@ impl<R: Rule> Call<'_, R> {
         let engine = self.options.backend.resolve()?;
         self.check_bounds()?;
         self.check_rules(params, tensors)?;
-        let chunk = self.chunk(tensors);
-        self.pass(params, tensors, engine, chunk)
+        let piece = self.piece_size(tensors);
+        self.norm_and_step(params, tensors, engine, piece)
     }
 
-    /// The norm first, if it is wanted; then the step.
-    fn pass(
+    /// Computes the norm if it is needed, then takes the step.
+    fn norm_and_step(
         &self,
         params: &mut [Param<'_, R>],
         tensors: &mut [Option<TensorBuffers<'_>>],
         engine: Engine,
-        chunk: Option<usize>,
+        piece: Option<PieceSize>,
     ) -> Result<Report, Error> {
-        let Call { options, grad_scale, skip, lr_factor, .. } = *self;
+        let StepPlan { options, grad_scale, skip, lr_factor, .. } = *self;
         let wanted = skip || options.report_norm || options.clip_norm.is_some();
-        let norm = wanted.then(|| pass::norm(engine, chunk, tensors));
+        let norm = wanted.then(|| pass::norm(engine, piece, tensors));
         let grad_norm = norm.as_ref().map(|norm| self.norm_of(norm) * grad_scale);
         let nonfinite = norm.as_ref().map(GradNorm::nonfinite);
-        // The norm of finite `f64`s may be past the largest.
+        // The norm of finite `f64` gradients may overflow.
         let finite = nonfinite == Some(0) && grad_norm.is_some_and(f64::is_finite);
         let skipped = skip && !finite;
         let clip_factor = match (options.clip_norm, grad_norm) {
@@ -79,7 +79,7 @@ impl<R: Rule> Call<'_, R> {
         };
 
         let measure = options.report_largest_update;
-        let plan = Plan {
+        let context = PassContext {
             rules: self.rules,
             engine,
             scale: self.scale(clip_factor),
@@ -101,20 +101,20 @@ impl<R: Rule> Call<'_, R> {
                     param.create_states(&self.rules[param.group]);
                 }
             }
-            pass::run(&plan, chunk, params, tensors)?;
+            pass::run(&context, piece, params, tensors)?;
         }
         let largest_update =
-            plan.largest_update.map(|largest| f64::from_bits(largest.into_inner()));
+            context.largest_update.map(|largest| f64::from_bits(largest.into_inner()));
         Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
     }
 
-    /// What is done to a gradient before its rule sees it.
+    /// The scaling and clipping of a gradient before its rule uses it.
     fn scale(&self, clip_factor: f64) -> GradScale {
         let bound = self.options.clip_value.unwrap_or(f64::INFINITY);
         GradScale { factor: self.grad_scale * clip_factor, bound }
     }
 
-    /// The norm that is to be clipped, or √Σg².
+    /// The norm to clip, or √Σg².
     fn norm_of(&self, norm: &GradNorm) -> f64 {
         match self.options.clip_norm {
             Some(ClipNorm::Inf(_)) => norm.inf_norm(),
@@ -129,8 +129,8 @@ impl<R: Rule> Call<'_, R> {
         self.options.clip_value.map_or(Ok(()), |bound| check_above_0("clip_value", bound))
     }
 
-    /// Asks each rule for each kernel that this step will need, so that whatever can be refused is
-    /// refused before anything is written. Also finds the scalars after the step.
+    /// Checks each rule and computes each kernel of this step, so that every error is found before
+    /// anything is written. Also computes the scalars after the step.
     fn check_rules(
         &self,
         params: &mut [Param<'_, R>],
@@ -139,64 +139,72 @@ impl<R: Rule> Call<'_, R> {
         let scale = self.scale(1.0);
         scale.check()?;
         let mut checked = None;
-        for (param, _) in params.iter_mut().zip(tensors).filter(|(_, buffers)| buffers.is_some()) {
-            let rule = &self.rules[param.group];
+        for (number, (param, buffers)) in params.iter_mut().zip(tensors).enumerate() {
+            if buffers.is_none() {
+                continue;
+            }
+            let group = param.group;
+            let rule = &self.rules[group];
             let states = rule.states();
+            let at_group = |error: Error| error.at_group(group, self.rules.len());
+            let name = &param.name;
+            let at_param = |error: Error| match name.as_str() {
+                "" => error.of_tensor(number),
+                name => error.at(format!("parameter `{name}`")),
+            };
             if let Some(made) = &param.states {
-                check_same_states(states, made.declared())?;
+                check_same_states(states, made.declared()).map_err(at_param)?;
             }
             let kernel = (param.group, param.t, param.types.theta.is_f64());
-            // Also those of a rule that was here before.
+            // Includes the scalars of a rule that this group had before.
             let has_scalars = !rule.scalars().is_empty()
                 || !param.scalars.is_empty()
                 || !param.next_scalars.is_empty();
             if checked == Some(kernel) && !has_scalars {
                 continue;
             }
-            rule.check()?;
-            let t = param.t.checked_add(1).ok_or(Error::StepNumber {
-                t: param.t,
-                expected: "less than u64::MAX for another step to follow",
-            })?;
+            rule.check().map_err(at_group)?;
+            let t = next_step_number(param.t).map_err(at_param)?;
             if has_scalars && !self.scalars_are_next {
                 advance_scalars(rule, t, &param.scalars, &mut param.next_scalars);
             }
             let check = CheckKernel { scale, states };
-            if param.types.theta.is_f64() {
-                rule.with_kernel::<f64, _>(t, &param.next_scalars, check)?;
+            let made = if param.types.theta.is_f64() {
+                rule.visit_kernel::<f64, _>(t, &param.next_scalars, check)
             } else {
-                rule.with_kernel::<f32, _>(t, &param.next_scalars, check)?;
-            }
+                rule.visit_kernel::<f32, _>(t, &param.next_scalars, check)
+            };
+            made.map_err(at_group)?;
             checked = Some(kernel);
         }
         Ok(())
     }
 
-    /// Bytes of θ in a piece of a step; none for the calling thread alone.
-    #[cfg(feature = "parallel")]
-    fn chunk(&self, tensors: &[Option<TensorBuffers<'_>>]) -> Option<usize> {
-        match self.options.schedule {
-            Schedule::Serial => None,
-            Schedule::Chunks(chunk) => Some(chunk.get().saturating_mul(8)),
-            Schedule::Auto => share::chunk_bytes(total_cost(tensors)),
+    /// The size of the pieces that threads take, or `None` for the calling thread alone.
+    fn piece_size(&self, tensors: &[Option<TensorBuffers<'_>>]) -> Option<PieceSize> {
+        match self.options.parallelism {
+            Parallelism::Serial => None,
+            #[cfg(feature = "parallel")]
+            Parallelism::Chunks(elements) => Some(PieceSize::Elements(elements.get())),
+            #[cfg(feature = "parallel")]
+            Parallelism::Auto => share::chunk_bytes(total_bytes(tensors)).map(PieceSize::Bytes),
+            #[cfg(not(feature = "parallel"))]
+            Parallelism::Auto => {
+                let _ = tensors;
+                None
+            }
         }
-    }
-
-    /// The calling thread alone.
-    #[cfg(not(feature = "parallel"))]
-    fn chunk(&self, _: &[Option<TensorBuffers<'_>>]) -> Option<usize> {
-        None
     }
 }
 
-/// Computes a kernel's coefficients, and does nothing with them.
+/// The visitor that checks a kernel and does not use it.
 struct CheckKernel {
     scale: GradScale,
     states: &'static [State],
 }
 
-impl<F: Float> WithKernel<F> for CheckKernel {
-    fn with<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
+impl<F: Float> KernelVisitor<F> for CheckKernel {
+    fn visit<K: Kernel<F, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
         self.scale.before::<K, F>(*kernel)?;
         if N != self.states.len() {
             return Err(Error::KernelStates { kernel: N, names: names(self.states) });

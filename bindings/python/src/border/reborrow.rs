@@ -1,9 +1,9 @@
-//! How views become slices, for the time of a step: when nothing that is written overlaps with
-//! anything else.
+//! Makes slices of views for the duration of a step, after a check that nothing that is written
+//! overlaps anything else.
 
 use std::cell::RefCell;
 
-use fused_adam::{Element, Lent, bf16, bytemuck, f16};
+use fused_adam::{Element, ParamMut, bf16, bytemuck, f16};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -16,15 +16,15 @@ pub struct Slot {
     pub theta: View,
     pub grad: View,
     pub states: [Option<View>; 3],
-    /// The rule's scalars after the step, unless they follow from `t`.
+    /// The rule's scalars after the step. None if they follow from `t`.
     pub scalars: Option<Vec<f64>>,
-    /// Which element of a whole its first one is.
+    /// The index of its first element in the whole tensor.
     pub offset: u64,
 }
 
 thread_local! {
-    /// What the last call on this thread was found to be free of overlaps with: most are given the
-    /// same memory again and again.
+    /// The ranges of the last call on this thread that had no overlaps. Most calls get the same
+    /// memory again and again.
     static CLEAR: RefCell<Vec<Range>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -35,7 +35,7 @@ struct Range {
     written: bool,
 }
 
-/// Checks that nothing which is written overlaps with anything else.
+/// Checks that nothing that is written overlaps anything else.
 fn check_overlap(slots: &[Slot]) -> PyResult<()> {
     let range = |view: &View, written| {
         let start = view.data as usize;
@@ -54,7 +54,7 @@ fn check_overlap(slots: &[Slot]) -> PyResult<()> {
         clear.clear();
         let mut sorted: Vec<Range> = ranges().filter(|range| range.start < range.end).collect();
         sorted.sort_unstable();
-        // The furthest end so far, of all and of what is written.
+        // The largest end so far: of all, and of those that are written.
         let (mut end, mut written_end) = (0, 0);
         for range in &sorted {
             if range.start < if range.written { end } else { written_end } {
@@ -73,19 +73,19 @@ fn check_overlap(slots: &[Slot]) -> PyResult<()> {
     })
 }
 
-/// Hands the slots to `work` as tensors of a step, after having found that nothing overlaps.
+/// Checks for overlaps, and passes the slots to `work` as the tensors of a step.
 ///
 /// # Safety
 ///
-/// The objects that the views were read from are kept until this returns, and nobody else changes
-/// or reads their memory meanwhile.
+/// The objects of the views stay alive until this returns, and nothing else changes or reads their
+/// memory meanwhile.
 pub unsafe fn with_slices<T>(
     slots: Vec<Slot>,
-    work: impl FnOnce(&mut dyn ExactSizeIterator<Item = Lent<'_>>) -> T,
+    work: impl FnOnce(&mut dyn ExactSizeIterator<Item = ParamMut<'_>>) -> T,
 ) -> PyResult<T> {
     check_overlap(&slots)?;
-    // SAFETY: by the contract of this function, and no two of them overlap unless both are read.
-    Ok(work(&mut slots.iter().map(|slot| unsafe { slot.lend() })))
+    // SAFETY: the contract of this function, and no two of them overlap unless both are only read.
+    Ok(work(&mut slots.iter().map(|slot| unsafe { slot.reborrow() })))
 }
 
 impl Slot {
@@ -96,9 +96,9 @@ impl Slot {
 
     /// # Safety
     ///
-    /// The memory is valid for `'a`, and that which is written is nobody else's.
-    unsafe fn lend<'a>(&self) -> Lent<'a> {
-        // SAFETY: passed on.
+    /// The memory is valid for `'a`, and nothing else uses the memory that is written.
+    unsafe fn reborrow<'a>(&self) -> ParamMut<'a> {
+        // SAFETY: as for this function.
         unsafe {
             match self.theta.kind {
                 Kind::F32 => self.lend_theta::<f32>(),
@@ -111,30 +111,30 @@ impl Slot {
 
     /// # Safety
     ///
-    /// As for [`lend`](Self::lend); θ is of type `T`.
-    unsafe fn lend_theta<'a, T: Element>(&self) -> Lent<'a> {
+    /// As for [`reborrow`](Self::reborrow); θ is of type `T`.
+    unsafe fn lend_theta<'a, T: Element>(&self) -> ParamMut<'a> {
         let (rule, t) = (self.rule, self.t);
-        // SAFETY: passed on; each is of the type that its kind says.
+        // SAFETY: as for this function; the type is that of the kind.
         unsafe {
             let theta = self.theta.slice_mut::<T>();
-            let mut lent = match self.grad.kind {
-                Kind::F32 => Lent::new(rule, t, theta, self.grad.slice::<f32>()),
-                Kind::F64 => Lent::new(rule, t, theta, self.grad.slice::<f64>()),
-                Kind::Bf16 => Lent::new(rule, t, theta, self.grad.slice::<bf16>()),
-                Kind::F16 => Lent::new(rule, t, theta, self.grad.slice::<f16>()),
+            let mut borrowed = match self.grad.kind {
+                Kind::F32 => ParamMut::new(rule, t, theta, self.grad.slice::<f32>()),
+                Kind::F64 => ParamMut::new(rule, t, theta, self.grad.slice::<f64>()),
+                Kind::Bf16 => ParamMut::new(rule, t, theta, self.grad.slice::<bf16>()),
+                Kind::F16 => ParamMut::new(rule, t, theta, self.grad.slice::<f16>()),
             };
             for state in self.states.iter().flatten() {
-                lent = match state.kind {
-                    Kind::F32 => lent.state(state.slice_mut::<f32>()),
-                    Kind::F64 => lent.state(state.slice_mut::<f64>()),
-                    Kind::Bf16 => lent.state(state.slice_mut::<bf16>()),
-                    Kind::F16 => lent.state(state.slice_mut::<f16>()),
+                borrowed = match state.kind {
+                    Kind::F32 => borrowed.with_state(state.slice_mut::<f32>()),
+                    Kind::F64 => borrowed.with_state(state.slice_mut::<f64>()),
+                    Kind::Bf16 => borrowed.with_state(state.slice_mut::<bf16>()),
+                    Kind::F16 => borrowed.with_state(state.slice_mut::<f16>()),
                 };
             }
             if let Some(scalars) = &self.scalars {
-                lent = lent.scalars(scalars);
+                borrowed = borrowed.with_scalars(scalars);
             }
-            lent.offset(self.offset)
+            borrowed.with_offset(self.offset)
         }
     }
 }
@@ -142,23 +142,23 @@ impl Slot {
 impl View {
     /// # Safety
     ///
-    /// The memory is valid for `'a`, is of type `E`, and is nobody else's.
+    /// The memory is valid for `'a`, has type `E`, and nothing else uses it.
     unsafe fn slice_mut<'a, E: bytemuck::Pod>(&self) -> &'a mut [E] {
         if self.len == 0 {
             return &mut [];
         }
-        // SAFETY: by the contract; the alignment and the size were checked when it was looked at.
+        // SAFETY: the contract; the alignment and the size were checked when the view was read.
         unsafe { std::slice::from_raw_parts_mut(self.data.cast(), self.len) }
     }
 
     /// # Safety
     ///
-    /// The memory is valid for `'a`, is of type `E`, and is not written meanwhile.
+    /// The memory is valid for `'a`, has type `E`, and nothing writes to it meanwhile.
     unsafe fn slice<'a, E: bytemuck::Pod>(&self) -> &'a [E] {
         if self.len == 0 {
             return &[];
         }
-        // SAFETY: by the contract; the alignment and the size were checked when it was looked at.
+        // SAFETY: the contract; the alignment and the size were checked when the view was read.
         unsafe { std::slice::from_raw_parts(self.data.cast(), self.len) }
     }
 }

@@ -1,0 +1,200 @@
+//! A step of many tensors whose states the caller owns: the step of an
+//! [`Optimizer`](super::Optimizer) without stored states. It is for frameworks that already store
+//! the states.
+
+use half::bf16;
+
+use super::options::{Report, StepOptions};
+use super::param::{Param, StepBatch, Types};
+use super::pass::{step_of, step_of_tiles};
+use super::states::{Columns, States};
+use super::step_plan::StepPlan;
+use super::tensor::{Grad, TensorBuffers};
+use crate::elements::column::DType;
+use crate::elements::{Element, Half};
+use crate::error::Error;
+use crate::rules::Rule;
+use crate::step::select::for_each_fused;
+use crate::step::{Scalars, check_scalars, check_states, check_step_number, scalars_after};
+
+/// One tensor in a call of [`step_all`]: θ, its gradient, its states, its rule and its step number.
+#[derive(Debug)]
+pub struct ParamMut<'a> {
+    rule: usize,
+    t: u64,
+    seed: u64,
+    offset: u64,
+    buffers: TensorBuffers<'a>,
+    states: Columns<'a>,
+    scalars: Option<Scalars>,
+}
+
+impl<'a> ParamMut<'a> {
+    /// A tensor that takes step number `t` ≥ 1 with rule number `rule` of the list. `theta` and
+    /// `grad` have the same length.
+    pub fn new<T: Element, G: Element>(
+        rule: usize,
+        t: u64,
+        theta: &'a mut [T],
+        grad: &'a [G],
+    ) -> Self {
+        let grad = Grad::Read(G::column(grad));
+        let buffers = TensorBuffers { theta: T::column_mut(theta), grad, copy: None };
+        ParamMut { rule, t, seed: 0, offset: 0, buffers, states: Columns::new(), scalars: None }
+    }
+
+    /// Adds the next of the states that [`Rule::states`] names. All states of a tensor have one
+    /// element type.
+    #[must_use]
+    pub fn with_state<S: Element>(mut self, state: &'a mut [S]) -> Self {
+        self.states.push(S::column_mut(state));
+        self
+    }
+
+    /// The scalars that the rule keeps beside its states, with their values after this step, as
+    /// [`Rule::advance_scalars`] computes them from those before it. Default:
+    /// [`Rule::scalar_after`] `t`, the values after `t` steps with the current hyper-parameters.
+    #[must_use]
+    pub fn with_scalars(mut self, scalars: &[f64]) -> Self {
+        self.scalars = Some(Scalars::from_slice(scalars));
+        self
+    }
+
+    /// Stores the new θ, which must be `f32`, also in `copy`, rounded to nearest.
+    #[must_use]
+    pub fn with_copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
+        self.buffers.copy = Some(H::column_mut(copy));
+        self
+    }
+
+    /// Sets the seed of the random bits of this tensor. It is combined with the seed of
+    /// [`Rounding::Stochastic`](crate::Rounding::Stochastic). Default: 0.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Sets the index of the first element in the whole tensor, if this is a part of it, such as
+    /// one machine's shard. It only affects stochastic rounding, whose random bits depend on the
+    /// index in the whole. Default: 0.
+    #[must_use]
+    pub fn with_offset(mut self, first: u64) -> Self {
+        self.offset = first;
+        self
+    }
+}
+
+/// Takes a step on many tensors, in one parallel region, with states that the caller owns. The bits
+/// are those of [`Step`](crate::Step) on each tensor alone. It scales, clips and skips as
+/// [`StepOptions`] says. It allocates a few bytes for each tensor.
+///
+/// ```
+/// use fused_adam::{AdamW, ParamMut, StepOptions, step_all};
+///
+/// let rules = [AdamW::default(), AdamW { weight_decay: 0.0, ..AdamW::default() }];
+/// let (mut weights, mut bias) = ([0.5_f32; 6], [0.0_f32; 2]);
+/// let (mut m, mut v) = ([0.0_f32; 8], [0.0_f32; 8]);
+/// let ((m0, m1), (v0, v1)) = (m.split_at_mut(6), v.split_at_mut(6));
+/// step_all(&rules, &StepOptions::default(), [
+///     ParamMut::new(0, 1, &mut weights, &[1.0_f32; 6]).with_state(m0).with_state(v0),
+///     ParamMut::new(1, 1, &mut bias, &[1.0_f32; 2]).with_state(m1).with_state(v1),
+/// ])?;
+/// assert!((bias[0] + 1e-3).abs() < 1e-6);
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Nothing is written if the step fails. Errors name a tensor by its number in the list:
+///
+/// - [`Error::UnknownGroup`] for a rule number that is not in `rules`;
+/// - [`Error::StepNumber`] for `t` = 0;
+/// - [`Error::MissingState`], [`Error::SuperfluousState`] and [`Error::Scalars`];
+/// - the errors of [`Optimizer::step`](super::Optimizer::step).
+pub fn step_all<'a, R: Rule>(
+    rules: &[R],
+    options: &StepOptions,
+    tensors: impl IntoIterator<Item = ParamMut<'a>>,
+) -> Result<Report, Error> {
+    let tensors = tensors.into_iter();
+    let mut params = Vec::with_capacity(tensors.size_hint().0);
+    let mut all_buffers = Vec::with_capacity(tensors.size_hint().0);
+    for (number, borrowed) in tensors.enumerate() {
+        let ParamMut { rule: group, t, seed, offset, buffers, states, scalars } = borrowed;
+        let named = |error: Error| error.of_tensor(number);
+        let unknown = Error::UnknownGroup { group, groups: rules.len() };
+        let rule = rules.get(group).ok_or(unknown).map_err(named)?;
+        let declared = rule.states();
+        check_states(declared, states.len()).map_err(named)?;
+        check_step_number(t).map_err(named)?;
+        let next_scalars = match scalars {
+            Some(scalars) => {
+                check_scalars(rule.scalars(), scalars.len()).map_err(named)?;
+                scalars
+            }
+            None if rule.scalars().is_empty() => Scalars::new(),
+            None => {
+                rule.check().map_err(|error| error.at_group(group, rules.len()))?;
+                scalars_after(rule, t)
+            }
+        };
+        let (theta, grad) = (buffers.theta.dtype(), buffers.grad.column().dtype());
+        let state = states.first().map_or(theta, |state| state.dtype());
+        let param = Param {
+            // Errors give its number in the list.
+            name: String::new(),
+            group,
+            len: buffers.theta.len(),
+            types: Types { theta, grad, state },
+            step: step_of_types(Types { theta, grad, state }),
+            t: t - 1,
+            states: None,
+            scalars: Scalars::new(),
+            next_scalars,
+            seed,
+            offset,
+        };
+        param.check(&buffers).map_err(named)?;
+        for (name, borrowed) in declared.iter().map(|state| state.name()).zip(&states) {
+            param.check_length(name, borrowed.len()).map_err(named)?;
+            let dtype = borrowed.dtype();
+            if dtype != state || dtype.is_f64() != theta.is_f64() {
+                let expected = match theta {
+                    DType::F64 => "f64",
+                    _ if state.is_f64() => "f32, bf16 or f16",
+                    _ => state.name(),
+                };
+                return Err(named(param.wrong_type(name, dtype.name(), expected)));
+            }
+        }
+        params.push(Param { states: Some(States::borrowed(states, declared)), ..param });
+        all_buffers.push(Some(buffers));
+    }
+    let plan = StepPlan {
+        rules,
+        options,
+        grad_scale: options.grad_scale,
+        skip: options.skip_nonfinite,
+        lr_factor: 1.0,
+        scalars_are_next: true,
+    };
+    plan.run(&mut params, &mut all_buffers)
+}
+
+/// [`step_of`] for types that are known at run time.
+fn step_of_types<R: Rule>(types: Types) -> StepBatch<R> {
+    macro_rules! choose {
+        ($([$theta:ident $grad:ident $state:ident])*) => {
+            match (types.theta, types.grad, types.state) {
+                $((
+                    <$theta as Element>::DTYPE,
+                    <$grad as Element>::DTYPE,
+                    <$state as Element>::DTYPE,
+                ) => step_of::<$theta, $grad, $state, R>(),)*
+                _ => step_of_tiles::<R>(),
+            }
+        };
+    }
+    for_each_fused!(choose)
+}

@@ -1,0 +1,101 @@
+//! Selects the loop that steps rows of any element types on this thread.
+//!
+//! Five combinations of element types have their own loops, which convert 16-bit elements in
+//! registers:
+//!
+//! - `f32` for all buffers;
+//! - `f64` for all buffers;
+//! - `bf16` for all buffers;
+//! - `bf16` θ and gradient with `f32` states;
+//! - `f32` master weights and states with a `bf16` gradient, and optionally a `bf16` copy of θ.
+//!
+//! All other combinations, and stochastic rounding, use [`tiles`](super::tiles), which convert
+//! through the stack. Tiles are slower while the data fits in cache, but add almost no code to the
+//! caller.
+
+use half::bf16;
+
+use super::tiles;
+use super::vector::{self, Buffers};
+use crate::elements::Element;
+use crate::elements::rows::Rows;
+use crate::rules::{Kernel, reference};
+use crate::simd::dispatch::Engine;
+
+/// Calls the macro `$then` with the types of θ, g and the states that have their own loop. This is
+/// the only list of them.
+macro_rules! for_each_fused {
+    ($then:ident) => {
+        $then! {
+            [f32 f32 f32] [f64 f64 f64] [bf16 bf16 bf16] [bf16 bf16 f32] [f32 bf16 f32]
+        }
+    };
+}
+pub(crate) use for_each_fused;
+
+/// Whether θ of type `T`, g of type `G` and states of type `S` have their own loop.
+pub(crate) const fn is_fused<T: Element, G: Element, S: Element>() -> bool {
+    macro_rules! any {
+        ($([$theta:ident $grad:ident $state:ident])*) => {
+            matches!((T::DTYPE, G::DTYPE, S::DTYPE), $(
+                (<$theta as Element>::DTYPE, <$grad as Element>::DTYPE, <$state as Element>::DTYPE)
+            )|*)
+        };
+    }
+    for_each_fused!(any)
+}
+
+/// Steps all rows on this thread: with the loop of the types `T`, `G` and `S` if it exists and
+/// these are the types of the rows, otherwise with tiles.
+///
+/// Both [`Step`](crate::Step) and [`Optimizer`](crate::Optimizer) call this with the types that
+/// their caller has named, so that only the loops of these types are compiled.
+#[inline(always)]
+pub(crate) fn step_rows<T, G, S, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
+where
+    T: Element,
+    G: Element<Float = T::Float>,
+    S: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
+{
+    if matches!(engine, Engine::Scalar) {
+        return reference::step(kernel, rows);
+    }
+    if const { is_fused::<T, G, S>() } {
+        match buffers::<T, G, S, N>(rows) {
+            Ok(buffers) => vector::step(engine, kernel, buffers),
+            // `f64` is not combined with other types, so its tiles need not be compiled.
+            Err(_) if const { T::DTYPE.is_f64() } => unreachable!("{COMPARED}"),
+            Err(rows) => tiles::step::<T::Float, _, N>(engine, kernel, rows),
+        }
+    } else {
+        tiles::step::<T::Float, _, N>(engine, kernel, rows);
+    }
+}
+
+/// The rows as slices of these types, if they have these types and are rounded to nearest.
+#[inline(always)]
+fn buffers<'a, T: Element, G: Element, S: Element, const N: usize>(
+    rows: Rows<'a, N>,
+) -> Result<Buffers<'a, T, G, S, N>, Rows<'a, N>> {
+    let stochastic = rows.noise.is_some() && const { size_of::<T>() == 2 || size_of::<S>() == 2 };
+    let copy = rows.copy.as_ref().is_none_or(|copy| copy.dtype() == G::DTYPE);
+    let mut others = rows.state.iter().map(|state| state.dtype());
+    if stochastic
+        || !copy
+        || rows.theta.dtype() != T::DTYPE
+        || rows.grad.dtype() != G::DTYPE
+        || others.any(|dtype| dtype != S::DTYPE)
+    {
+        return Err(rows);
+    }
+    let Rows { theta, grad, state, copy, .. } = rows;
+    Ok(Buffers {
+        theta: T::of_mut(theta).expect(COMPARED),
+        grad: G::of(grad).expect(COMPARED),
+        state: state.map(|state| S::of_mut(state).expect(COMPARED)),
+        copy: copy.and_then(G::of_mut),
+    })
+}
+
+const COMPARED: &str = "the types were compared";
