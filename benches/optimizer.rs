@@ -55,17 +55,17 @@ fn of_all_sizes(len: usize) -> Vec<f32> {
     gradient(len).iter().enumerate().map(|(i, g)| g * powers[i % 30]).collect()
 }
 
-/// One flat buffer.
-struct One {
+/// FlatBuffer flat buffer.
+struct FlatBuffer {
     opt: Flat<AdamW, f32>,
     theta: Vec<f32>,
     grad: Vec<f32>,
 }
 
-impl One {
+impl FlatBuffer {
     fn new(len: usize, parallelism: Parallelism) -> Result<Self> {
         let opt = Flat::new(AdamW::default(), len)?.with_parallelism(parallelism);
-        Ok(One { opt, theta: vec![1.0; len], grad: gradient(len) })
+        Ok(FlatBuffer { opt, theta: vec![1.0; len], grad: gradient(len) })
     }
 
     fn step(&mut self) {
@@ -158,7 +158,7 @@ fn main() -> Result<()> {
             let elements = lens.iter().sum();
             let options = StepOptions { parallelism: *parallelism, ..StepOptions::default() };
             let (mut model, mut flat) =
-                (Model::new(lens, options)?, One::new(elements, *parallelism)?);
+                (Model::new(lens, options)?, FlatBuffer::new(elements, *parallelism)?);
             run.compare(&name, elements, lens.len(), || model.step(), || flat.step());
         }
     }

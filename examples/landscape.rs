@@ -37,7 +37,7 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 const STEPS: u32 = 1500;
 
 /// The initial learning rates to try are 10^(k/6) for these k.
-const STEP_SIZES: std::ops::RangeInclusive<i32> = -24..=6;
+const LEARNING_RATES: std::ops::RangeInclusive<i32> = -24..=6;
 /// Smaller distances from the minimum than this count as equal. Of these, the smallest learning
 /// rate is used.
 const NEAR: f64 = 1e-2;
@@ -178,7 +178,7 @@ impl Landscape {
             (leaves, descent.distance.max(NEAR))
         };
         let mut best: Option<Descent> = None;
-        for k in STEP_SIZES {
+        for k in LEARNING_RATES {
             let descent = self.descend(name, 10_f64.powf(f64::from(k) / 6.0))?;
             if best.as_ref().is_none_or(|best| rank(&descent) < rank(best)) {
                 best = Some(descent);

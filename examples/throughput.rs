@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use fused_adam::{AdamW, AnyRule, Backend, Parallelism, Rounding, Rule, Step, bf16, f16};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
-use plotters::style::full_palette::{BLUE_700, BROWN, GREY, ORANGE_700, TEAL_400};
 use support::{Buffers, LimitLoop, RULES, Stepped, Units, WithCopy, median, rule, time};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -213,14 +212,14 @@ fn backends() -> Vec<Backend> {
     [Backend::Scalar, Backend::Wide].into_iter().chain(named).chain(native).collect()
 }
 
-/// What is measured: a rule, or the memory limit.
-enum What<R> {
+/// Subject is measured: a rule, or the memory limit.
+enum Subject<R> {
     Limit(LimitLoop),
     Rule(R),
 }
 
 fn run<B: Stepped, R: Rule>(
-    what: &What<R>,
+    what: &Subject<R>,
     buffers: &mut B,
     backend: Backend,
     parallelism: Parallelism,
@@ -235,8 +234,8 @@ fn run<B: Stepped, R: Rule>(
         Step::new(rule, 100).with_backend(backend).with_parallelism(parallelism).with_rounding(how)
     }
     let done = match what {
-        What::Limit(rule) => buffers.step(&step(rule, backend, parallelism, how)),
-        What::Rule(rule) => buffers.step(&step(rule, backend, parallelism, how)),
+        Subject::Limit(rule) => buffers.step(&step(rule, backend, parallelism, how)),
+        Subject::Rule(rule) => buffers.step(&step(rule, backend, parallelism, how)),
     };
     done.expect("a valid step");
 }
@@ -258,11 +257,11 @@ fn measure<B: Stepped, R: Measured>(
     let mut entries = Vec::new();
     for threads in if threads > 1 { vec![1, threads] } else { vec![1] } {
         let parallelism = if threads == 1 { Parallelism::Serial } else { Parallelism::Auto };
-        let limit = What::Limit(LimitLoop(states));
+        let limit = Subject::Limit(LimitLoop(states));
         entries.push(("limit".to_string(), threads, limit, Backend::Auto, parallelism));
         let wanted = options.backend.map_or_else(backends, |backend| vec![backend]);
         for backend in wanted {
-            let what = What::Rule(rule);
+            let what = Subject::Rule(rule);
             entries.push((backend.to_string(), threads, what, backend, parallelism));
         }
     }
@@ -272,8 +271,8 @@ fn measure<B: Stepped, R: Measured>(
     for _ in 0..ROUNDS {
         for ((_, _, what, backend, parallelism), times) in entries.iter().zip(&mut times) {
             let how = match what {
-                What::Limit(_) => Rounding::Nearest,
-                What::Rule(_) => options.rounding,
+                Subject::Limit(_) => Rounding::Nearest,
+                Subject::Rule(_) => options.rounding,
             };
             times.push(time(elements, || run(what, &mut buffers, *backend, *parallelism, how)));
         }
@@ -344,65 +343,71 @@ fn print_table(options: &Options, report: &[Row]) {
     }
 }
 
-/// Plots ns per element over size, with one panel for each number of threads.
+/// The plotted backends, from the top of the legend down. The memory limit is first.
+const PLOTTED: [(&str, &str, RGBColor); 4] = [
+    ("limit", "memory limit", RGBColor(150, 155, 165)),
+    ("native", "native", RGBColor(25, 100, 195)),
+    ("wide", "wide", RGBColor(235, 125, 20)),
+    ("scalar", "scalar", RGBColor(130, 85, 60)),
+];
+
+const INK: RGBColor = RGBColor(45, 50, 60);
+
+/// Plots GB/s over size, with one panel for each number of threads.
 fn plot(options: &Options, report: &[Row], threads: usize, file: &Path) -> Result<()> {
-    let root = SVGBackend::new(file, (1100, 520)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let smallest = report.iter().map(|row| row.elements).min().unwrap_or(1) as f64;
-    let largest = report.iter().map(|row| row.elements).max().unwrap_or(1) as f64;
-    let slowest = report.iter().map(|row| row.ns_per_element).fold(0.0, f64::max);
-    let fastest = report.iter().map(|row| row.ns_per_element).fold(f64::INFINITY, f64::min);
     let panels: &[usize] = if threads > 1 { &[1, threads] } else { &[1] };
+    let root = SVGBackend::new(file, (620 * panels.len() as u32, 470)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let sizes = || report.iter().map(|row| row.elements as f64);
+    let (smallest, largest) = (sizes().fold(f64::MAX, f64::min), sizes().fold(0.0, f64::max));
+    let speeds = || report.iter().map(Row::gb_per_s);
+    let (slowest, fastest) = (speeds().fold(f64::MAX, f64::min), speeds().fold(0.0, f64::max));
     for (area, &threads) in root.split_evenly((1, panels.len())).iter().zip(panels) {
-        let title = if threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
+        let on = if threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
+        let title = format!("{} on {}, {on}", options.rules[0], options.types);
         let mut chart = ChartBuilder::on(area)
-            .caption(
-                format!("{} step on {}, {title}", options.rules[0], options.types),
-                ("sans-serif", 20),
-            )
-            .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(52)
+            .caption(title, ("sans-serif", 20).into_font().color(&INK))
+            .margin(14)
+            .x_label_area_size(46)
+            .y_label_area_size(56)
             .build_cartesian_2d(
                 (smallest / 1.2..largest * 1.2).log_scale().base(4.0),
-                (fastest / 1.2..slowest * 1.2).log_scale(),
+                (slowest / 1.15..fastest * 1.15).log_scale().base(2.0),
             )?;
         chart
             .configure_mesh()
             .x_desc("elements")
-            .y_desc("ns per element")
+            .y_desc("GB/s read and written")
             .x_label_formatter(&|x| format!("2^{:.0}", x.log2()))
-            .y_labels(20)
-            .y_label_formatter(&|y| format!("{y:.1}"))
-            .light_line_style(WHITE)
+            .y_labels(8)
+            .y_label_formatter(&|y| format!("{y:.0}"))
+            .bold_line_style(INK.mix(0.12))
+            .light_line_style(TRANSPARENT)
+            .axis_style(INK.mix(0.4))
+            .label_style(("sans-serif", 14).into_font().color(&INK))
             .draw()?;
-        let mut names: Vec<&str> = report.iter().map(|row| row.backend.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let color = match name {
-                "limit" => GREY,
-                "scalar" => BROWN,
-                "wide" => ORANGE_700,
-                "native" => BLUE_700,
-                _ => TEAL_400,
-            };
-            let style = ShapeStyle { color: color.to_rgba(), filled: true, stroke_width: 2 };
+        for (name, label, color) in PLOTTED {
             let points: Vec<(f64, f64)> = report
                 .iter()
                 .filter(|row| row.backend == name && row.threads == threads)
-                .map(|row| (row.elements as f64, row.ns_per_element))
+                .map(|row| (row.elements as f64, row.gb_per_s()))
                 .collect();
+            if points.is_empty() {
+                continue;
+            }
+            let width = if name == "limit" { 6 } else { 3 };
+            let style = color.stroke_width(width).filled();
             chart
-                .draw_series(LineSeries::new(points, style).point_size(3))?
-                .label(name)
+                .draw_series(LineSeries::new(points, style).point_size(width))?
+                .label(label)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
+            .position(SeriesLabelPosition::UpperRight)
+            .label_font(("sans-serif", 14).into_font().color(&INK))
+            .background_style(WHITE.mix(0.85))
+            .border_style(INK.mix(0.25))
             .draw()?;
     }
     root.present()?;

@@ -141,10 +141,10 @@ impl<'a, T: Number, M: Sum<T>> Lookahead<'a, T, M> {
     pub(super) fn while_adding<R: AddRows<T>>(&mut self, block: &[T], sums: &mut R) {
         let (rows, rest) = R::rows(block);
         let row_len = const { size_of::<R::Row>() / size_of::<T>() };
-        let few = const { LOOK_BYTES / size_of::<R::Row>() };
-        let mut later = self.later.chunks_exact(few * row_len);
-        for rows in rows.chunks(few) {
-            self.look(few * row_len);
+        let rows_per_look = const { LOOK_BYTES / size_of::<R::Row>() };
+        let mut later = self.later.chunks_exact(rows_per_look * row_len);
+        for rows in rows.chunks(rows_per_look) {
+            self.look(rows_per_look * row_len);
             if let Some(later) = later.next() {
                 for (row, later) in rows.iter().zip(later.chunks_exact(row_len)) {
                     prefetch_lines(later);

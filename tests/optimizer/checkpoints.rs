@@ -386,16 +386,16 @@ fn killed_while_saving() {
         file.load(&mut opt).unwrap();
         file.read("theta", &mut theta).unwrap();
         // θ and the states are from the same step, which is the one in the file's step number.
-        let mut twin = adamw(1);
+        let mut reference = adamw(1);
         let mut one = [0.0_f32];
         for _ in 0..opt.steps() {
-            twin.step([Tensor::new("w", &mut one, &[1.0_f32])]).unwrap();
+            reference.step([Tensor::new("w", &mut one, &[1.0_f32])]).unwrap();
         }
         let all =
             |values: &[f32], value: f32| values.iter().all(|x| x.to_bits() == value.to_bits());
         assert!(all(&theta, one[0]), "kill {kill}: θ is not that of step {}", opt.steps());
         for state in ["m", "v"] {
-            let value = twin.state::<f32>(twin.id("w").unwrap(), state).unwrap()[0];
+            let value = reference.state::<f32>(reference.id("w").unwrap(), state).unwrap()[0];
             assert!(all(opt.state(opt.id("w").unwrap(), state).unwrap(), value), "kill {kill}");
         }
         loaded += 1;

@@ -12,17 +12,17 @@ use proptest::prelude::*;
 use crate::common::{Bits, Numbers, Random, difference};
 
 /// One parameter of a model, with the reference's states for it.
-trait Twin<R> {
+trait Reference<R> {
     fn id(&self) -> ParamId;
     fn tensor(&mut self, random: &mut Random) -> Tensor<'_>;
     /// Adds the gradient of the next step.
     fn add_to(&self, norm: &mut GradNorm);
-    /// Steps the twin with the reference, with the gradient of the last [`tensor`](Self::tensor).
+    /// Steps the reference with the reference, with the gradient of the last [`tensor`](Self::tensor).
     fn step_twin(&mut self, rule: &R, options: &Options);
     fn compare(&self, opt: &Optimizer<R>, rule: &R) -> Result<(), String>;
 }
 
-/// The options of a step of the twins.
+/// The options of a step of the references.
 struct Options {
     /// The factor for the gradients: 1 divided by the loss scale, times the factor that clips the
     /// norm.
@@ -37,7 +37,7 @@ struct One<T, G, S> {
     zeroing: bool,
     theta: Vec<T>,
     grad: Vec<G>,
-    twin: Vec<T>,
+    reference: Vec<T>,
     twin_grad: Vec<G>,
     twin_states: Vec<Vec<S>>,
     t: u64,
@@ -55,7 +55,7 @@ where
         group: GroupId,
         (name, len): (&str, usize),
         random: &mut Random,
-    ) -> Box<dyn Twin<R>> {
+    ) -> Box<dyn Reference<R>> {
         let id = opt.add_mixed::<T, G, S>(group, name, len).unwrap();
         let theta: Vec<T> = Numbers::Ordinary.fill(random, len);
         let rule = opt.rule(group).unwrap();
@@ -64,7 +64,7 @@ where
         Box::new(One {
             id,
             zeroing: random.below(2) == 0,
-            twin: theta.clone(),
+            reference: theta.clone(),
             theta,
             grad: vec![G::from_f64(0.0); len],
             twin_grad: vec![G::from_f64(0.0); len],
@@ -75,7 +75,7 @@ where
     }
 }
 
-impl<R, T, G, S> Twin<R> for One<T, G, S>
+impl<R, T, G, S> Reference<R> for One<T, G, S>
 where
     R: Rule,
     T: Bits,
@@ -126,19 +126,19 @@ where
             .with_backend(Backend::Scalar)
             .with_parallelism(Parallelism::Serial)
             .with_rounding(rounding)
-            .run_mixed(&mut self.twin, &grad, &mut states)
+            .run_mixed(&mut self.reference, &grad, &mut states)
             .unwrap();
     }
 
     fn compare(&self, opt: &Optimizer<R>, rule: &R) -> Result<(), String> {
         let err = |difference: Option<String>| difference.map_or(Ok(()), Err);
-        err(difference("theta", &self.theta, &self.twin))?;
+        err(difference("theta", &self.theta, &self.reference))?;
         if opt.t(self.id) != Some(self.t) {
             return Err(format!("counted {:?} steps, not {}", opt.t(self.id), self.t));
         }
-        for (name, twin) in rule.states().iter().map(State::name).zip(&self.twin_states) {
+        for (name, reference) in rule.states().iter().map(State::name).zip(&self.twin_states) {
             match opt.state::<S>(self.id, name) {
-                Some(state) => err(difference(name, state, twin))?,
+                Some(state) => err(difference(name, state, reference))?,
                 None if self.t == 0 => {}
                 None => return Err(format!("no state {name}")),
             }
@@ -156,7 +156,7 @@ fn add<R: Rule + 'static>(
     group: GroupId,
     of: (&str, usize),
     random: &mut Random,
-) -> Box<dyn Twin<R>> {
+) -> Box<dyn Reference<R>> {
     match random.below(7) {
         0 => One::<f64, f64, f64>::add(opt, group, of, random),
         1 => One::<bf16, bf16, bf16>::add(opt, group, of, random),
@@ -168,7 +168,7 @@ fn add<R: Rule + 'static>(
 }
 
 /// Takes random steps on a model of random tensors, some of them frozen in each step, and compares
-/// with twins that the reference steps separately.
+/// with references that the reference steps separately.
 fn run<R: Rule + 'static>(
     rules: [R; 2],
     seed: u64,
@@ -196,7 +196,7 @@ fn run<R: Rule + 'static>(
     for i in (1..parts.len()).rev() {
         parts.swap(i, shuffle.below(i + 1));
     }
-    let mut twins: Vec<_> = parts
+    let mut references: Vec<_> = parts
         .iter()
         .map(|&i| {
             let random = &mut Random(seed ^ i as u64);
@@ -216,17 +216,17 @@ fn run<R: Rule + 'static>(
     for step in 0..4_u64 {
         let active = |i: usize| !(i as u64 * 7 + step + seed).is_multiple_of(3);
         let of = |i: usize| Random(seed ^ (i as u64) << 8 ^ step << 32);
-        let mut tensors: Vec<_> = twins
+        let mut tensors: Vec<_> = references
             .iter_mut()
             .filter(|(i, ..)| active(*i))
-            .map(|(i, _, twin)| twin.tensor(&mut of(*i)))
+            .map(|(i, _, reference)| reference.tensor(&mut of(*i)))
             .collect();
         let turn = shuffle.below(tensors.len().max(1));
         tensors.rotate_left(turn);
         opt.step(tensors).map_err(|error| error.to_string())?;
         let mut norm = GradNorm::new();
-        for (.., twin) in twins.iter().filter(|(i, ..)| active(*i)) {
-            twin.add_to(&mut norm);
+        for (.., reference) in references.iter().filter(|(i, ..)| active(*i)) {
+            reference.add_to(&mut norm);
         }
         let (norm, bound) = match options.clip_norm {
             Some(ClipNorm::Two(bound)) => (norm.two_norm() * grad_scale, bound),
@@ -234,16 +234,16 @@ fn run<R: Rule + 'static>(
             None => (0.0, 0.0),
         };
         twin_options.factor = grad_scale * if norm > bound { bound / norm } else { 1.0 };
-        for (i, group, twin) in &mut twins {
+        for (i, group, reference) in &mut references {
             if active(*i) {
-                twin.step_twin(&rules[*group], &twin_options);
+                reference.step_twin(&rules[*group], &twin_options);
             }
         }
     }
-    for (_, group, twin) in &twins {
-        twin.compare(&opt, &rules[*group])?;
+    for (_, group, reference) in &references {
+        reference.compare(&opt, &rules[*group])?;
     }
-    Ok(twins.iter().map(|(.., twin)| opt.t(twin.id()).unwrap()).collect())
+    Ok(references.iter().map(|(.., reference)| opt.t(reference.id()).unwrap()).collect())
 }
 
 fn options() -> impl Strategy<Value = StepOptions> {
@@ -335,20 +335,20 @@ fn clipping_is_a_scaled_step() {
     let random = &mut Random(3);
     let mut theta = ids.map(|(_, len)| Numbers::Ordinary.fill::<f32>(random, len));
     let grad = ids.map(|(_, len)| Numbers::Ordinary.fill::<f32>(random, len));
-    let mut twin = theta.clone();
+    let mut reference = theta.clone();
     let tensors = ids.iter().zip(&mut theta).zip(&grad);
     let report = opt.step(tensors.map(|(((id, _), t), g)| Tensor::new(*id, t, g))).unwrap();
     let sum: f64 = grad.iter().flatten().map(|&g| f64::from(g) * f64::from(g)).sum();
     assert!((report.grad_norm.unwrap() / sum.sqrt() - 1.0).abs() < 1e-12);
     assert_eq!(report.clip_factor, 0.7 / report.grad_norm.unwrap());
-    for ((theta, twin), grad) in theta.iter().zip(&mut twin).zip(&grad) {
-        let (mut m, mut v) = (vec![0.0; twin.len()], vec![0.0; twin.len()]);
+    for ((theta, reference), grad) in theta.iter().zip(&mut reference).zip(&grad) {
+        let (mut m, mut v) = (vec![0.0; reference.len()], vec![0.0; reference.len()]);
         Step::new(&Adam::default(), 1)
             .with_backend(Backend::Scalar)
             .with_grad_scale(report.clip_factor)
-            .run(twin, grad, &mut [&mut m, &mut v])
+            .run(reference, grad, &mut [&mut m, &mut v])
             .unwrap();
-        assert_eq!(difference("theta", theta, twin), None);
+        assert_eq!(difference("theta", theta, reference), None);
     }
 }
 

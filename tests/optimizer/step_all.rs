@@ -21,14 +21,14 @@ struct One<T, G, S> {
     states: [Vec<S>; 2],
 }
 
-trait Twin {
+trait Reference {
     fn reborrow(&mut self) -> ParamMut<'_>;
     fn step_alone(&mut self, rules: &[AdamW], options: &StepOptions);
-    fn compare(&self, other: &dyn Twin) -> Option<String>;
+    fn compare(&self, other: &dyn Reference) -> Option<String>;
     fn bits(&self) -> Vec<Vec<u64>>;
 }
 
-impl<T, G, S> Twin for One<T, G, S>
+impl<T, G, S> Reference for One<T, G, S>
 where
     T: Bits,
     G: Bits + Element<Float = T::Float>,
@@ -58,7 +58,7 @@ where
             .unwrap();
     }
 
-    fn compare(&self, other: &dyn Twin) -> Option<String> {
+    fn compare(&self, other: &dyn Reference) -> Option<String> {
         let pairs = self.bits().into_iter().zip(other.bits());
         pairs.zip(["theta", "m", "v"]).find_map(|((own, other), name)| {
             let differs = own.iter().zip(&other).position(|(own, other)| own != other)?;
@@ -79,7 +79,7 @@ fn offset(t: u64) -> u64 {
 }
 
 /// The same tensor twice.
-fn twins<T, G, S>(random: &mut Random, len: usize) -> [Box<dyn Twin>; 2]
+fn references<T, G, S>(random: &mut Random, len: usize) -> [Box<dyn Reference>; 2]
 where
     T: Bits,
     G: Bits + Element<Float = T::Float>,
@@ -92,7 +92,7 @@ where
     let v: Vec<S> = m.iter().map(|x| S::from_f64(x.to_f64().abs())).collect();
     [(); 2].map(|()| {
         let (theta, grad, states) = (theta.clone(), grad.clone(), [m.clone(), v.clone()]);
-        Box::new(One { rule, t, theta, grad, states }) as Box<dyn Twin>
+        Box::new(One { rule, t, theta, grad, states }) as Box<dyn Reference>
     })
 }
 
@@ -118,23 +118,23 @@ proptest! {
         let (mut borrowed, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..1 + random.below(12) {
             let len = random.below(400);
-            let [one, twin] = match random.below(8) {
-                0 => twins::<f32, f32, f32>(random, len),
-                1 => twins::<f64, f64, f64>(random, len),
-                2 => twins::<bf16, bf16, bf16>(random, len),
-                3 => twins::<bf16, bf16, f32>(random, len),
-                4 => twins::<f32, bf16, f32>(random, len),
-                5 => twins::<f16, f16, f16>(random, len),
-                6 => twins::<f16, f32, bf16>(random, len),
-                _ => twins::<f32, f32, f32>(random, len),
+            let [one, reference] = match random.below(8) {
+                0 => references::<f32, f32, f32>(random, len),
+                1 => references::<f64, f64, f64>(random, len),
+                2 => references::<bf16, bf16, bf16>(random, len),
+                3 => references::<bf16, bf16, f32>(random, len),
+                4 => references::<f32, bf16, f32>(random, len),
+                5 => references::<f16, f16, f16>(random, len),
+                6 => references::<f16, f32, bf16>(random, len),
+                _ => references::<f32, f32, f32>(random, len),
             };
             borrowed.push(one);
-            alone.push(twin);
+            alone.push(reference);
         }
         step_all(&rules, &options, borrowed.iter_mut().map(|one| one.reborrow())).unwrap();
-        for (one, twin) in borrowed.iter().zip(&mut alone) {
-            twin.step_alone(&rules, &options);
-            let differs = one.compare(&**twin);
+        for (one, reference) in borrowed.iter().zip(&mut alone) {
+            reference.step_alone(&rules, &options);
+            let differs = one.compare(&**reference);
             prop_assert!(differs.is_none(), "{:?}", differs);
         }
     }

@@ -84,7 +84,7 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// Checks that the buffer can become a slice, and returns its address range.
-    pub fn span(self) -> Result<Span, Failure> {
+    pub fn span(self) -> Result<AddressRange, Failure> {
         let Buffer { pointer, len, of, .. } = self;
         let bytes = of.check_len(self.name, len)?;
         let start = pointer.addr();
@@ -108,7 +108,7 @@ impl Buffer {
             );
             return Err(Failure::new(FusedAdamStatus::Length, message));
         };
-        Ok(Span { start, end, buffer: self })
+        Ok(AddressRange { start, end, buffer: self })
     }
 
     fn called(self) -> String {
@@ -121,17 +121,17 @@ impl Buffer {
 
 /// The address range of a buffer.
 #[derive(Clone, Copy)]
-pub(crate) struct Span {
+pub(crate) struct AddressRange {
     start: usize,
     end: usize,
     buffer: Buffer,
 }
 
 /// Checks that no buffer that is written overlaps another buffer. Sorts the spans.
-pub(crate) fn check_apart(spans: &mut [Span]) -> Result<(), Failure> {
+pub(crate) fn check_apart(spans: &mut [AddressRange]) -> Result<(), Failure> {
     spans.sort_unstable_by_key(|span| span.start);
     // The spans with the largest end so far: of all, and of those that are written.
-    let (mut furthest, mut written): (Option<Span>, Option<Span>) = (None, None);
+    let (mut furthest, mut written): (Option<AddressRange>, Option<AddressRange>) = (None, None);
     for &span in spans.iter().filter(|span| span.start < span.end) {
         let before = if span.buffer.written { furthest } else { written };
         if let Some(before) = before.filter(|before| before.end > span.start) {
@@ -143,7 +143,7 @@ pub(crate) fn check_apart(spans: &mut [Span]) -> Result<(), Failure> {
             );
             return Err(Failure::new(FusedAdamStatus::Overlap, message));
         }
-        let further = |than: Option<Span>| than.is_none_or(|than| than.end < span.end);
+        let further = |than: Option<AddressRange>| than.is_none_or(|than| than.end < span.end);
         if further(furthest) {
             furthest = Some(span);
         }

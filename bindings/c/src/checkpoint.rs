@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_void};
 use fused_adam::{CheckpointReader, CheckpointWriter, Element, bf16, f16};
 
 use crate::buffers::{
-    Buffer, FusedAdamType, Span, array, check_apart, handle, handle_mut, slice, slice_mut,
+    AddressRange, Buffer, FusedAdamType, array, check_apart, handle, handle_mut, slice, slice_mut,
 };
 use crate::optimizer::FusedAdamOptimizer;
 use crate::status::{Failure, FusedAdamStatus, guarded};
@@ -27,12 +27,12 @@ pub struct FusedAdamKept {
 }
 
 /// An extra tensor whose structure has been checked.
-struct Kept<'a> {
+struct ExtraTensor<'a> {
     name: &'a str,
     buffer: Buffer,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> ExtraTensor<'a> {
     /// # Safety
     ///
     /// As for [`fused_adam_optimizer_save`].
@@ -44,7 +44,7 @@ impl<'a> Kept<'a> {
         // SAFETY: the caller's promise.
         let given = unsafe { array("kept", kept, count) }?;
         let mut all = Vec::with_capacity(given.len());
-        let mut spans: Vec<Span> = Vec::with_capacity(given.len());
+        let mut spans: Vec<AddressRange> = Vec::with_capacity(given.len());
         for (i, &FusedAdamKept { name, values: pointer, len, element_type }) in
             given.iter().enumerate()
         {
@@ -53,7 +53,7 @@ impl<'a> Kept<'a> {
             let of = FusedAdamType::of("element_type", element_type)?;
             let buffer = Buffer { pointer, len, of, name: "values", tensor: Some(i), written };
             spans.push(buffer.span()?);
-            all.push(Kept { name, buffer });
+            all.push(ExtraTensor { name, buffer });
         }
         check_apart(&mut spans)?;
         Ok(all)
@@ -65,7 +65,7 @@ impl<'a> Kept<'a> {
     ///
     /// Its elements can be read during `'b`.
     unsafe fn save<'b>(&self, writer: CheckpointWriter<'b>) -> CheckpointWriter<'b> {
-        let Kept { name, buffer } = *self;
+        let ExtraTensor { name, buffer } = *self;
         // SAFETY: its buffer has passed the checks, the type is the buffer's, and the caller
         // promises the rest.
         unsafe {
@@ -102,7 +102,7 @@ impl<'a> Kept<'a> {
             // SAFETY: its buffer has passed the checks, and the caller promises the rest.
             Ok(Box::new(move || unsafe { slice_mut::<E>(buffer) }.copy_from_slice(&values)))
         }
-        let Kept { name, buffer } = *self;
+        let ExtraTensor { name, buffer } = *self;
         // SAFETY: the caller's promise.
         unsafe {
             match buffer.of {
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
         // SAFETY: the caller's promise.
         let (opt, path) = unsafe { (handle("opt", opt)?, text::path("path", path)?) };
         // SAFETY: the caller's promise.
-        let kept = unsafe { Kept::all(kept, kept_count, false) }?;
+        let kept = unsafe { ExtraTensor::all(kept, kept_count, false) }?;
         let mut writer = opt.core.checkpoint();
         for kept in &kept {
             // SAFETY: the caller's promise.
@@ -185,11 +185,11 @@ pub unsafe extern "C" fn fused_adam_optimizer_load(
         // SAFETY: the caller's promise.
         let (opt, path) = unsafe { (handle_mut("opt", opt)?, text::path("path", path)?) };
         // SAFETY: the caller's promise.
-        let kept = unsafe { Kept::all(kept, kept_count, true) }?;
+        let kept = unsafe { ExtraTensor::all(kept, kept_count, true) }?;
         let mut file = CheckpointReader::open(path)?;
         let mut read = Vec::with_capacity(kept.len());
         for kept in &kept {
-            // SAFETY: the caller's promise; `Kept::all` checked that they do not overlap.
+            // SAFETY: the caller's promise; `ExtraTensor::all` checked that they do not overlap.
             read.push(unsafe { kept.load(&mut file) }?);
         }
         file.load(&mut opt.core)?;

@@ -5,13 +5,15 @@ use std::ffi::c_void;
 
 use fused_adam::{AnyRule, Element, Error, ParamMut, Rule, State, bf16, f16, step_all};
 
-use crate::buffers::{Buffer, FusedAdamType, Span, array, check_apart, handle, slice, slice_mut};
+use crate::buffers::{
+    AddressRange, Buffer, FusedAdamType, array, check_apart, handle, slice, slice_mut,
+};
 use crate::options::{FusedAdamOptions, FusedAdamReport, or_default};
 use crate::rule::FusedAdamRule;
 use crate::status::{Failure, FusedAdamStatus, guarded};
 use crate::threads;
 
-/// One tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
+/// FlatStep tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
 /// structure to zero before you set its members: 0 and NULL mean "not used", and 0 is the number of
 /// float.
 #[repr(C)]
@@ -59,7 +61,7 @@ pub struct FusedAdamParam {
 }
 
 /// The buffers of one tensor that have passed the checks.
-struct Checked<'a> {
+struct CheckedTensor<'a> {
     borrowed: &'a FusedAdamParam,
     theta: Buffer,
     grad: Buffer,
@@ -69,7 +71,7 @@ struct Checked<'a> {
     copy: Option<Buffer>,
 }
 
-impl<'a> Checked<'a> {
+impl<'a> CheckedTensor<'a> {
     /// Checks the buffers of one tensor, and adds their address ranges to `spans`.
     ///
     /// # Safety
@@ -79,7 +81,7 @@ impl<'a> Checked<'a> {
         borrowed: &'a FusedAdamParam,
         rules: &[AnyRule],
         tensor: Option<usize>,
-        spans: &mut Vec<Span>,
+        spans: &mut Vec<AddressRange>,
     ) -> Result<Self, Failure> {
         let &FusedAdamParam { rule: group, len, state_count, .. } = borrowed;
         let rule = rules.get(group).ok_or(Error::UnknownGroup { group, groups: rules.len() })?;
@@ -122,7 +124,7 @@ impl<'a> Checked<'a> {
             spans.push(buffer.span()?);
             copy = Some(buffer);
         }
-        Ok(Checked { borrowed, theta, grad, states, of_states, scalars, copy })
+        Ok(CheckedTensor { borrowed, theta, grad, states, of_states, scalars, copy })
     }
 
     /// The tensor, for the core.
@@ -222,7 +224,7 @@ unsafe fn step_tensors(
     for (i, borrowed) in tensors.iter().enumerate() {
         let number = (tensors.len() > 1).then_some(i);
         // SAFETY: the caller's promise.
-        checked.push(unsafe { Checked::new(borrowed, rules, number, &mut spans) }?);
+        checked.push(unsafe { CheckedTensor::new(borrowed, rules, number, &mut spans) }?);
     }
     check_apart(&mut spans)?;
     let bytes = checked.iter().map(|tensor| tensor.theta.len * tensor.theta.of.bytes()).sum();
@@ -288,7 +290,7 @@ pub unsafe extern "C" fn fused_adam_step_all(
 }
 
 /// A step of one buffer whose elements all have the same type.
-struct One {
+struct FlatStep {
     rule: *const FusedAdamRule,
     of: FusedAdamType,
     borrowed: FusedAdamParam,
@@ -296,12 +298,12 @@ struct One {
     report: *mut FusedAdamReport,
 }
 
-impl One {
+impl FlatStep {
     /// # Safety
     ///
     /// As for [`fused_adam_step_all`].
     unsafe fn step(self) -> FusedAdamStatus {
-        let One { rule, of, borrowed, options, report } = self;
+        let FlatStep { rule, of, borrowed, options, report } = self;
         let of = of as i32;
         let borrowed = FusedAdamParam { theta_type: of, grad_type: of, state_type: of, ..borrowed };
         guarded(|| {
@@ -377,7 +379,7 @@ pub unsafe extern "C" fn fused_adam_step_f32(
 ) -> FusedAdamStatus {
     let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::F32, borrowed, options, report }.step() }
+    unsafe { FlatStep { rule, of: FusedAdamType::F32, borrowed, options, report }.step() }
 }
 
 /// The same as fused_adam_step_f32, for buffers of double. It computes in double.
@@ -399,7 +401,7 @@ pub unsafe extern "C" fn fused_adam_step_f64(
 ) -> FusedAdamStatus {
     let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::F64, borrowed, options, report }.step() }
+    unsafe { FlatStep { rule, of: FusedAdamType::F64, borrowed, options, report }.step() }
 }
 
 /// The same as fused_adam_step_f32, for buffers that hold the bits of bfloat16. It computes in
@@ -422,7 +424,7 @@ pub unsafe extern "C" fn fused_adam_step_bf16(
 ) -> FusedAdamStatus {
     let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::Bf16, borrowed, options, report }.step() }
+    unsafe { FlatStep { rule, of: FusedAdamType::Bf16, borrowed, options, report }.step() }
 }
 
 /// The same as fused_adam_step_bf16, for buffers that hold the bits of IEEE 754 half precision.
@@ -444,5 +446,5 @@ pub unsafe extern "C" fn fused_adam_step_f16(
 ) -> FusedAdamStatus {
     let borrowed = borrowed(t, len, theta, grad, states, state_count);
     // SAFETY: the caller's promise.
-    unsafe { One { rule, of: FusedAdamType::F16, borrowed, options, report }.step() }
+    unsafe { FlatStep { rule, of: FusedAdamType::F16, borrowed, options, report }.step() }
 }

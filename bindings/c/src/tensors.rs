@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use fused_adam::{Element, Error, ParamId, Tensor, bf16, f16};
 
 use crate::buffers::{
-    Buffer, FusedAdamType, Span, array, check_apart, handle_mut, slice, slice_mut,
+    AddressRange, Buffer, FusedAdamType, array, check_apart, handle_mut, slice, slice_mut,
 };
 use crate::optimizer::FusedAdamOptimizer;
 use crate::options::FusedAdamReport;
@@ -37,19 +37,19 @@ pub struct FusedAdamTensor {
 }
 
 /// The buffers of one parameter in one step.
-struct Job {
+struct StepTensor {
     id: ParamId,
     theta: Buffer,
     grad: Buffer,
     copy: Option<Buffer>,
 }
 
-impl Job {
+impl StepTensor {
     fn new(
         opt: &FusedAdamOptimizer,
         number: usize,
         tensor: &FusedAdamTensor,
-        spans: &mut Vec<Span>,
+        spans: &mut Vec<AddressRange>,
     ) -> Result<Self, Failure> {
         let &FusedAdamTensor { param, len, theta, grad, copy, zero_grad, .. } = tensor;
         let own = opt.param(param)?;
@@ -83,14 +83,14 @@ impl Job {
         for state in opt.states(own) {
             spans.push(Buffer { tensor: tensor_number, ..state }.span()?);
         }
-        Ok(Job { id: own.id, theta, grad, copy })
+        Ok(StepTensor { id: own.id, theta, grad, copy })
     }
 
     /// The tensor, for the core.
     ///
     /// # Safety
     ///
-    /// The buffers of all jobs of the call do not overlap, and nothing else uses them during `'a`.
+    /// The buffers of all tensors_to_step of the call do not overlap, and nothing else uses them during `'a`.
     unsafe fn reborrow<'a>(&self) -> Tensor<'a> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
         unsafe {
@@ -167,9 +167,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_step(
         // SAFETY: the caller's promise.
         let (opt, tensors) =
             unsafe { (handle_mut("opt", opt)?, array("tensors", tensors, tensor_count)?) };
-        let (mut spans, mut jobs) = (Vec::new(), Vec::with_capacity(tensors.len()));
+        let (mut spans, mut tensors_to_step) = (Vec::new(), Vec::with_capacity(tensors.len()));
         for (i, tensor) in tensors.iter().enumerate() {
-            jobs.push(Job::new(opt, i, tensor, &mut spans)?);
+            tensors_to_step.push(StepTensor::new(opt, i, tensor, &mut spans)?);
         }
         // First, because a tensor that is given twice also overlaps itself.
         let mut given = vec![false; opt.params.len()];
@@ -180,9 +180,11 @@ pub unsafe extern "C" fn fused_adam_optimizer_step(
             }
         }
         check_apart(&mut spans)?;
-        let bytes = jobs.iter().map(|job| job.theta.len * job.theta.of.bytes()).sum();
+        let bytes =
+            tensors_to_step.iter().map(|tensor| tensor.theta.len * tensor.theta.of.bytes()).sum();
         // SAFETY: all buffers passed the checks and do not overlap; the caller promises the rest.
-        let borrowed: Vec<Tensor<'_>> = jobs.iter().map(|job| unsafe { job.reborrow() }).collect();
+        let borrowed: Vec<Tensor<'_>> =
+            tensors_to_step.iter().map(|tensor| unsafe { tensor.reborrow() }).collect();
         let own = opt.core.options;
         let took = threads::run(own, bytes, |options| {
             opt.core.options = *options;

@@ -52,7 +52,7 @@ const PROGRAMS: [Program; 7] = [
 ];
 
 #[derive(Clone, Copy, PartialEq)]
-enum How {
+enum Mode {
     Shared,
     Static,
     Valgrind,
@@ -65,16 +65,16 @@ fn main() -> ExitCode {
     let mut trials = vec![Trial::test("install.sh", move || installed.map_err(Failed::from))];
     for program in PROGRAMS {
         for (how, with) in
-            [(How::Shared, "shared"), (How::Static, "static"), (How::Valgrind, "under valgrind")]
+            [(Mode::Shared, "shared"), (Mode::Static, "static"), (Mode::Valgrind, "under valgrind")]
         {
-            if how == How::Valgrind && program.name == "fork" {
+            if how == Mode::Valgrind && program.name == "fork" {
                 // In a child process, the memory of the parent's threads always counts as lost.
                 continue;
             }
             let compiler = program.compiler();
-            let needed = [Some(compiler), (how != How::Valgrind).then_some("pkg-config")];
+            let needed = [Some(compiler), (how != Mode::Valgrind).then_some("pkg-config")];
             let needed = needed.into_iter().flatten();
-            let needed = needed.chain((how == How::Valgrind).then_some("valgrind"));
+            let needed = needed.chain((how == Mode::Valgrind).then_some("valgrind"));
             let missing = needed.clone().find(|name| !is_installed(name));
             let prefix = prefix.clone();
             let name = format!("{} {with}", program.name);
@@ -131,7 +131,7 @@ impl Program {
         if self.sources[0].ends_with(".cpp") { "c++" } else { "cc" }
     }
 
-    fn run(&self, how: How, prefix: &Path) -> Result<(), String> {
+    fn run(&self, how: Mode, prefix: &Path) -> Result<(), String> {
         let work = tempfile::tempdir().map_err(|error| error.to_string())?;
         let program = work.path().join(self.name);
         let mut compile = Command::new(self.compiler());
@@ -147,12 +147,12 @@ impl Program {
         }
         let lib = prefix.join("lib");
         match how {
-            How::Shared => drop(compile.args(pkg_config(prefix, &["--cflags", "--libs"])?)),
-            How::Static => {
+            Mode::Shared => drop(compile.args(pkg_config(prefix, &["--cflags", "--libs"])?)),
+            Mode::Static => {
                 compile.args(pkg_config(prefix, &["--cflags"])?);
                 compile.args(pkg_config(prefix, &["--variable=static_libs"])?);
             }
-            How::Valgrind => {
+            Mode::Valgrind => {
                 compile.arg("-I").arg(prefix.join("include"));
                 compile.arg("-L").arg(&lib).arg("-lfused_adam");
             }
@@ -161,8 +161,8 @@ impl Program {
         run(&mut compile)?;
 
         let mut command = match how {
-            How::Shared | How::Static => Command::new(&program),
-            How::Valgrind => {
+            Mode::Shared | Mode::Static => Command::new(&program),
+            Mode::Valgrind => {
                 let mut valgrind = Command::new("valgrind");
                 valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
                 valgrind.args(["--errors-for-leak-kinds=definite"]).arg(&program);
@@ -177,7 +177,7 @@ impl Program {
                 let file = work.path().join("digits.csv");
                 std::fs::write(&file, digits()?).map_err(|error| error.to_string())?;
                 command.arg(file);
-                if how == How::Valgrind {
+                if how == Mode::Valgrind {
                     command.arg("30");
                 }
             }

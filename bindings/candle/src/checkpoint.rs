@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{CpuStorage, DType, Tensor, WithDType};
 use fused_adam::{CheckpointReader, Element};
 
-use crate::elements::{What, part, part_mut};
+use crate::elements::{TensorName, part, part_mut};
 use crate::locks::{self, Readers};
 use crate::variables::{Variable, Variables};
 use crate::{Error, Optimizer};
@@ -94,7 +94,7 @@ impl Variables {
         let readers = Readers::new(self.all.iter().map(|of| (of.address, of.var.as_tensor())));
         let mut writer = self.core.checkpoint();
         for Variable { name, var, address, .. } in &self.all {
-            let what = What::Variable(name);
+            let what = TensorName::Variable(name);
             writer = match readers.get(*address, what)? {
                 CpuStorage::F32(all) => writer.with_tensor(name, part(all, what, var)?),
                 CpuStorage::F64(all) => writer.with_tensor(name, part(all, what, var)?),
@@ -130,7 +130,7 @@ impl Variables {
                     (CpuStorage::F64(all), CpuStorage::F64(new)) => write(of, all, new)?,
                     (CpuStorage::BF16(all), CpuStorage::BF16(new)) => write(of, all, new)?,
                     (CpuStorage::F16(all), CpuStorage::F16(new)) => write(of, all, new)?,
-                    (other, _) => return Err(What::Variable(&of.name).wrong_type(other)),
+                    (other, _) => return Err(TensorName::Variable(&of.name).wrong_type(other)),
                 });
             }
             file.load(core)?;
@@ -155,6 +155,6 @@ fn write<'a, E: Element + WithDType>(
     all: &'a mut [E],
     new: &'a [E],
 ) -> Result<Box<dyn FnOnce() + 'a>, Error> {
-    let theta = part_mut(all, What::Variable(&of.name), &of.var)?;
+    let theta = part_mut(all, TensorName::Variable(&of.name), &of.var)?;
     Ok(Box::new(|| theta.copy_from_slice(new)))
 }

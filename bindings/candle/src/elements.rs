@@ -10,21 +10,21 @@ use crate::Error;
 
 /// The name of a tensor in error messages.
 #[derive(Clone, Copy)]
-pub enum What<'a> {
+pub enum TensorName<'a> {
     Variable(&'a str),
     GradientOf(&'a str),
 }
 
-impl fmt::Display for What<'_> {
+impl fmt::Display for TensorName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            What::Variable(name) => write!(f, "variable `{name}`"),
-            What::GradientOf(name) => write!(f, "the gradient of variable `{name}`"),
+            TensorName::Variable(name) => write!(f, "variable `{name}`"),
+            TensorName::GradientOf(name) => write!(f, "the gradient of variable `{name}`"),
         }
     }
 }
 
-impl What<'_> {
+impl TensorName<'_> {
     /// The error for a storage with an unsupported element type.
     pub fn wrong_type(self, storage: &CpuStorage) -> Error {
         Error::DType { what: self.to_string(), dtype: storage.dtype() }
@@ -33,7 +33,7 @@ impl What<'_> {
 
 /// A contiguous tensor and its storage.
 pub struct ParamMut<'a, S> {
-    pub what: What<'a>,
+    pub what: TensorName<'a>,
     pub tensor: &'a candle_core::Tensor,
     pub storage: S,
 }
@@ -72,7 +72,7 @@ fn with_theta<'a, T: Element>(
 /// The tensor's part of a storage, for writing.
 pub fn part_mut<'a, E: WithDType>(
     all: &'a mut [E],
-    what: What<'_>,
+    what: TensorName<'_>,
     tensor: &candle_core::Tensor,
 ) -> Result<&'a mut [E], Error> {
     let len = all.len();
@@ -84,7 +84,7 @@ pub fn part_mut<'a, E: WithDType>(
 /// The tensor's part of a storage, for reading.
 pub fn part<'a, E: WithDType>(
     all: &'a [E],
-    what: What<'_>,
+    what: TensorName<'_>,
     tensor: &candle_core::Tensor,
 ) -> Result<&'a [E], Error> {
     let range = tensor.layout().contiguous_offsets();
@@ -93,6 +93,6 @@ pub fn part<'a, E: WithDType>(
 }
 
 #[cold]
-fn too_short(len: usize, what: What<'_>, tensor: &candle_core::Tensor) -> Error {
+fn too_short(len: usize, what: TensorName<'_>, tensor: &candle_core::Tensor) -> Error {
     Error::Storage { what: what.to_string(), len, expected: tensor.elem_count() }
 }

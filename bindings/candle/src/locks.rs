@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 
 use crate::Error;
-use crate::elements::What;
+use crate::elements::TensorName;
 
 /// The least free stack for another lock, and the size of a new stack segment if there is less.
 /// Rayon's part of a step, which runs in the innermost operation, must also fit into it.
@@ -55,18 +55,18 @@ fn nest<'a, F: FnOnce(Vec<&mut CpuStorage>)>(
         then(locked);
         return Ok(());
     };
-    let lock = Lock { left, locked: Cell::new(locked), then: Cell::new(Some(then)) };
+    let lock = PassThrough { left, locked: Cell::new(locked), then: Cell::new(Some(then)) };
     stacker::maybe_grow(LEAST_STACK, MORE_STACK, || first.inplace_op1(&lock))
 }
 
 /// An in-place operation that only passes its storage on.
-struct Lock<'a, F> {
+struct PassThrough<'a, F> {
     left: &'a [&'a Tensor],
     locked: Cell<Vec<&'a mut CpuStorage>>,
     then: Cell<Option<F>>,
 }
 
-impl<F: FnOnce(Vec<&mut CpuStorage>)> InplaceOp1 for Lock<'_, F> {
+impl<F: FnOnce(Vec<&mut CpuStorage>)> InplaceOp1 for PassThrough<'_, F> {
     fn name(&self) -> &'static str {
         "fused-adam"
     }
@@ -96,7 +96,7 @@ impl<'a> Readers<'a> {
     }
 
     /// The storage at an address.
-    pub fn get(&self, address: usize, what: What<'_>) -> Result<&CpuStorage, Error> {
+    pub fn get(&self, address: usize, what: TensorName<'_>) -> Result<&CpuStorage, Error> {
         match self.0.get(&address).map(|storage| &**storage) {
             Some(Storage::Cpu(storage)) => Ok(storage),
             Some(other) => {

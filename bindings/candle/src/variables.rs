@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor, Var, WithDType};
 use fused_adam::{AnyRule, Element, GroupId, Optimizer, ParamId, Report, bf16, f16};
 
 use crate::Error;
-use crate::elements::{self, ParamMut, What};
+use crate::elements::{self, ParamMut, TensorName};
 use crate::locks::{self, Readers};
 
 /// Variables by name, and fused-adam's own optimizer, which stores their states.
@@ -35,7 +35,7 @@ pub struct Variable {
 
 /// A gradient that passed the checks: contiguous, on the CPU, and not sharing a storage with a
 /// variable.
-struct Given<'a> {
+struct CheckedGrad<'a> {
     of: &'a Variable,
     grad: Tensor,
     /// The address of its storage.
@@ -51,7 +51,7 @@ impl Variables {
 
     /// Checks and adds a variable.
     pub fn add(&mut self, name: String, var: Var) -> Result<(), Error> {
-        let what = What::Variable(&name);
+        let what = TensorName::Variable(&name);
         check_place(&var, what)?;
         if !var.is_contiguous() {
             return Err(Error::NotContiguous { variable: name, strides: var.stride().to_vec() });
@@ -91,10 +91,10 @@ impl Variables {
         let core = &mut self.core;
         locks::write_all(&vars, |storages| {
             let mut tensors = Vec::with_capacity(storages.len());
-            for (Given { of, grad, address }, storage) in given.iter().zip(storages) {
-                let what = What::Variable(&of.name);
+            for (CheckedGrad { of, grad, address }, storage) in given.iter().zip(storages) {
+                let what = TensorName::Variable(&of.name);
                 let theta = ParamMut { what, tensor: &of.var, storage };
-                let what = What::GradientOf(&of.name);
+                let what = TensorName::GradientOf(&of.name);
                 let grad = ParamMut { what, tensor: grad, storage: readers.get(*address, what)? };
                 tensors.push(elements::tensor(of.id, theta, grad)?);
             }
@@ -103,8 +103,8 @@ impl Variables {
     }
 
     /// Checks that a gradient fits this variable.
-    fn check<'a>(&self, of: &'a Variable, grad: &Tensor) -> Result<Given<'a>, Error> {
-        check_place(grad, What::GradientOf(&of.name))?;
+    fn check<'a>(&self, of: &'a Variable, grad: &Tensor) -> Result<CheckedGrad<'a>, Error> {
+        check_place(grad, TensorName::GradientOf(&of.name))?;
         if grad.shape() != of.var.shape() {
             let (given, expected) = (grad.shape().clone(), of.var.shape().clone());
             return Err(Error::Shape { variable: of.name.clone(), given, expected });
@@ -115,7 +115,7 @@ impl Variables {
             grad = grad.force_contiguous()?;
             address = locks::address(&grad);
         }
-        Ok(Given { of, grad, address })
+        Ok(CheckedGrad { of, grad, address })
     }
 
     /// A copy of a variable's state.
@@ -149,7 +149,7 @@ fn register<E: Element>(
 }
 
 /// Checks that a tensor is on the CPU and has a supported type.
-fn check_place(tensor: &Tensor, what: What<'_>) -> Result<(), Error> {
+fn check_place(tensor: &Tensor, what: TensorName<'_>) -> Result<(), Error> {
     if !matches!(tensor.device(), Device::Cpu) {
         return Err(Error::Device { what: what.to_string(), device: tensor.device().location() });
     }

@@ -24,13 +24,13 @@ struct Layout {
 
 /// An array with a layout, in a larger array whose other elements are canaries.
 #[derive(Clone)]
-struct Laid<T> {
+struct LaidOut<T> {
     around: ArrayD<T>,
     shape: Vec<usize>,
     layout: Layout,
 }
 
-impl<T: Element> Laid<T> {
+impl<T: Element> LaidOut<T> {
     /// Random values, uniform in ±1 or non-negative.
     fn new(shape: &[usize], layout: &Layout, seed: u64, positive: bool) -> Self {
         let margin = layout.margin;
@@ -40,7 +40,7 @@ impl<T: Element> Laid<T> {
         let mut random = seed;
         let canary = T::from_f64(-12345.0);
         let around = ArrayD::from_elem(extents, canary);
-        let mut laid = Laid { around, shape: shape.to_vec(), layout: layout.clone() };
+        let mut laid = LaidOut { around, shape: shape.to_vec(), layout: layout.clone() };
         laid.elements().iter_mut().for_each(|x| {
             let uniform = uniform(&mut random);
             *x = T::from_f64(if positive { uniform.abs() } else { uniform });
@@ -50,7 +50,7 @@ impl<T: Element> Laid<T> {
 
     /// Its own elements. A broadcast axis has one.
     fn elements(&mut self) -> ArrayViewMutD<'_, T> {
-        let Laid { around, shape, layout: Layout { order, steps, margin } } = self;
+        let LaidOut { around, shape, layout: Layout { order, steps, margin } } = self;
         let mut view = around.view_mut();
         let mut places = vec![0; order.len()];
         for (place, (&axis, &step)) in order.iter().zip(&*steps).enumerate() {
@@ -116,16 +116,16 @@ impl Case {
         G: Element<Float = T::Float>,
         S: Element<Float = T::Float>,
     {
-        let mut theta = Laid::<T>::new(&self.shape, &self.theta, self.seed, false);
-        let mut grad = Laid::<G>::new(&self.shape, &self.grad, self.seed ^ 1, false);
+        let mut theta = LaidOut::<T>::new(&self.shape, &self.theta, self.seed, false);
+        let mut grad = LaidOut::<G>::new(&self.shape, &self.grad, self.seed ^ 1, false);
         let count = rule.states().len();
-        let mut states: Vec<Laid<S>> = (self.states[..count].iter().zip(2..))
-            .map(|(layout, n)| Laid::new(&self.shape, layout, self.seed ^ n, true))
+        let mut states: Vec<LaidOut<S>> = (self.states[..count].iter().zip(2..))
+            .map(|(layout, n)| LaidOut::new(&self.shape, layout, self.seed ^ n, true))
             .collect();
 
         let (mut theta_wanted, mut states_wanted) = (theta.clone(), states.clone());
         let mut flat = theta.logical();
-        let mut flat_states: Vec<Vec<S>> = states.iter_mut().map(Laid::logical).collect();
+        let mut flat_states: Vec<Vec<S>> = states.iter_mut().map(LaidOut::logical).collect();
         let mut slices: Vec<&mut [S]> = flat_states.iter_mut().map(Vec::as_mut_slice).collect();
         Step::new(rule, self.t)
             .with_backend(Backend::Scalar)
@@ -143,7 +143,7 @@ impl Case {
             ..StepOptions::default()
         };
         {
-            let mut views: Vec<_> = states.iter_mut().map(Laid::elements).collect();
+            let mut views: Vec<_> = states.iter_mut().map(LaidOut::elements).collect();
             let mut views: Vec<_> = views.iter_mut().map(|view| &mut **view).collect();
             let elements = grad.elements();
             let grad: ArrayViewD<'_, G> = elements.broadcast(self.shape.as_slice()).unwrap();

@@ -27,9 +27,9 @@ impl Arrays {
 }
 
 /// A change to the arguments, and the resulting message.
-type Bad = (fn(&mut Call), &'static str);
+type Bad = (fn(&mut Arguments), &'static str);
 
-struct Call {
+struct Arguments {
     rule: AdamW,
     t: u64,
     options: StepOptions,
@@ -81,7 +81,7 @@ fn bad_input_is_named_and_changes_nothing() {
     for (change, message) in TABLE {
         // With states that are used in place, and with states that are copied.
         for flip in [false, true] {
-            let mut call = Call {
+            let mut call = Arguments {
                 rule: AdamW::default(),
                 t: 1,
                 options: StepOptions::default(),
@@ -89,7 +89,7 @@ fn bad_input_is_named_and_changes_nothing() {
                 states: 2,
             };
             change(&mut call);
-            let Call { rule, t, options, mut arrays, states } = call;
+            let Arguments { rule, t, options, mut arrays, states } = call;
             if flip {
                 arrays.m = arrays.m.as_standard_layout().reversed_axes().to_owned().reversed_axes();
             }

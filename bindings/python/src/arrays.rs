@@ -5,7 +5,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::border::{Slot, View, held, with_slices};
+use crate::border::{StepTensor, View, held, with_slices};
 use crate::pool;
 use crate::rules::{by_name, refused};
 
@@ -92,7 +92,7 @@ impl Rule {
         }
         let (theta, grad) = (held(theta)?, held(grad)?);
         let states: Vec<_> = states.iter().map(|state| held(&state)).collect::<PyResult<_>>()?;
-        let mut slot = Slot { t, offset, ..Slot::of(theta.view, grad.view) };
+        let mut slot = StepTensor { t, offset, ..StepTensor::of(theta.view, grad.view) };
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = Some(state.view);
         }
@@ -163,7 +163,7 @@ impl Rule {
 
 impl Rule {
     /// The scalars after a step, from those before it in an array.
-    fn next_scalars(&self, t: u64, array: &View, slot: &Slot) -> PyResult<Vec<f64>> {
+    fn next_scalars(&self, t: u64, array: &View, slot: &StepTensor) -> PyResult<Vec<f64>> {
         let Some(mut scalars) = array.doubles() else {
             return Err(PyTypeError::new_err(format!(
                 "scalars is an array of {}, expected a contiguous one of f64",

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyType};
 
-use crate::border::{Exchange, Slot, View, of_torch, refuse_negated, with_slices};
+use crate::border::{Exchange, StepTensor, View, of_torch, refuse_negated, with_slices};
 use crate::pool;
 use crate::rules::{of_group, refused};
 
@@ -44,7 +44,7 @@ pub fn torch_step<'py>(
     skip_nonfinite: bool,
 ) -> PyResult<(Params<'py>, Option<f64>, bool)> {
     let py = groups.py();
-    let mut call = Call {
+    let mut call = StepBuilder {
         exchange: exchange(py)?,
         advanced: None,
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
@@ -141,13 +141,13 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
 }
 
 /// A step that is being prepared.
-struct Call<'py> {
+struct StepBuilder<'py> {
     exchange: &'static Exchange,
     /// The last scalars that were advanced. Most parameters have the same step number and scalars.
     advanced: Option<Advanced>,
     /// The parameters whose state was made for this step.
     fresh: HashSet<usize>,
-    slots: Vec<Slot>,
+    slots: Vec<StepTensor>,
     /// Step numbers and similar counters, with their values after the step.
     counters: Vec<(View, f64)>,
     params: Vec<Bound<'py, PyAny>>,
@@ -167,7 +167,7 @@ struct Advanced {
     after: Vec<f64>,
 }
 
-impl<'py> Call<'py> {
+impl<'py> StepBuilder<'py> {
     /// Reserves space for this many parameters.
     fn reserve(&mut self, params: usize) {
         self.slots.reserve(params);
@@ -223,7 +223,7 @@ impl<'py> Call<'py> {
 
         let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
         let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
-        let mut slot = Slot { rule: number, t, scalars, ..Slot::of(theta, grad_view) };
+        let mut slot = StepTensor { rule: number, t, scalars, ..StepTensor::of(theta, grad_view) };
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = state.as_ref().map(|(_, view)| *view);
         }
@@ -359,7 +359,7 @@ impl<'py> Call<'py> {
     /// Takes the step, and then updates the counters.
     fn run(self, py: Python<'py>, rules: &[AnyRule], options: StepOptions) -> PyResult<Report> {
         self.check_strided(py)?;
-        let Call { slots, params, counters, copies, keep, .. } = self;
+        let StepBuilder { slots, params, counters, copies, keep, .. } = self;
         let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
         let report = py.detach(|| {
             pool::run(bytes, of_torch(), |parallelism| {

@@ -40,7 +40,7 @@ impl Numbered for f16 {
 
 /// The options of a step.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct Options {
     t: u64,
     grad_scale: f64,
     clip_value: f64,
@@ -51,12 +51,12 @@ struct Asked {
     chunk: usize,
 }
 
-impl Asked {
+impl Options {
     fn random(random: &mut Random) -> Self {
         let available: Vec<Backend> =
             Backend::ALL.iter().copied().filter(|backend| backend.is_available()).collect();
         let plain = random.below(2) == 0;
-        Asked {
+        Options {
             t: [1, 2, 10, 1000, 1_000_000_000][random.below(5)],
             grad_scale: if plain { 1.0 } else { random.uniform().abs() },
             clip_value: if plain { f64::INFINITY } else { random.uniform().abs() + 1e-3 },
@@ -139,7 +139,7 @@ where
 {
     let rule = random_rule_from(name, random, 1);
     let declared = rule.states();
-    let asked = Asked::random(random);
+    let asked = Options::random(random);
     let Buffers { mut theta, grad, mut states } =
         Buffers::<T, G, S>::random(random, declared.len());
     let mut offset = || random.below(16);
@@ -170,7 +170,7 @@ where
 {
     let rule = random_rule_from(name, random, 1);
     let states = rule.states().len();
-    let asked = Asked::random(random);
+    let asked = Options::random(random);
     let Buffers { mut theta, grad, mut states } = Buffers::<f32, G, S>::random(random, states);
     let mut own_theta = theta.clone();
     let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, 3)).collect();
@@ -207,7 +207,7 @@ fn compare(
 /// A step through the header, with the function for the type if there is one.
 fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
     rule: &AnyRule,
-    asked: &Asked,
+    asked: &Options,
     theta: &mut [T],
     grad: &[G],
     states: &mut [Guarded<S>],

@@ -11,6 +11,6 @@ mod threads;
 mod view;
 
 pub use read::{Exchange, held, refuse_negated};
-pub use reborrow::{Slot, with_slices};
+pub use reborrow::{StepTensor, with_slices};
 pub use threads::{of_torch, use_torch_threads};
 pub use view::View;

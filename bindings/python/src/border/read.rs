@@ -180,14 +180,14 @@ struct ArrayStruct {
 }
 
 /// An array's memory, and the object that must stay alive while the view is used.
-pub struct Held<'py> {
+pub struct OwnedView<'py> {
     pub view: View,
     keep: (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>),
 }
 
 /// Reads any array: of NumPy, of torch, or of a library that supports DLPack or the buffer
 /// protocol.
-pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
+pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
     if let Ok(capsule) = array.getattr(pyo3::intern!(array.py(), "__array_struct__")) {
         static GENERIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         if array.is_instance(GENERIC.import(array.py(), "numpy", "generic")?)? {
@@ -195,12 +195,12 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
             return Err(PyTypeError::new_err(format!("expected an array, not the number {name}")));
         }
         let view = view_of_numpy(array, &capsule)?;
-        return Ok(Held { view, keep: (array.clone(), Some(capsule)) });
+        return Ok(OwnedView { view, keep: (array.clone(), Some(capsule)) });
     }
     if let Some(exchange) = Exchange::of(&array.get_type())? {
         let view = exchange.view(array)?;
         refuse_negated("an array", array)?;
-        return Ok(Held { view, keep: (array.clone(), None) });
+        return Ok(OwnedView { view, keep: (array.clone(), None) });
     }
     if array.hasattr("__dlpack__")? {
         let capsule = match array.call_method(
@@ -220,7 +220,7 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
             Err(error) => return Err(error),
         };
         let view = view_of_capsule(capsule.cast::<PyCapsule>()?)?;
-        return Ok(Held { view, keep: (array.clone(), Some(capsule)) });
+        return Ok(OwnedView { view, keep: (array.clone(), Some(capsule)) });
     }
     let py = array.py();
     let memory = py.import("builtins")?.getattr("memoryview")?.call1((array,)).map_err(|_| {
@@ -302,7 +302,7 @@ fn view_of_capsule(capsule: &Bound<'_, PyCapsule>) -> PyResult<View> {
     unsafe { found.as_ref() }.view(true)
 }
 
-impl<'py> Held<'py> {
+impl<'py> OwnedView<'py> {
     pub fn py(&self) -> Python<'py> {
         self.keep.0.py()
     }

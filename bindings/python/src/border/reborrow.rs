@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use super::view::{Kind, View};
 
 /// One tensor of a step.
-pub struct Slot {
+pub struct StepTensor {
     pub rule: usize,
     pub t: u64,
     pub theta: View,
@@ -36,7 +36,7 @@ struct Range {
 }
 
 /// Checks that nothing that is written overlaps anything else.
-fn check_overlap(slots: &[Slot]) -> PyResult<()> {
+fn check_overlap(slots: &[StepTensor]) -> PyResult<()> {
     let range = |view: &View, written| {
         let start = view.data as usize;
         Range { start, end: start + view.bytes(), written }
@@ -80,7 +80,7 @@ fn check_overlap(slots: &[Slot]) -> PyResult<()> {
 /// The objects of the views stay alive until this returns, and nothing else changes or reads their
 /// memory meanwhile.
 pub unsafe fn with_slices<T>(
-    slots: Vec<Slot>,
+    slots: Vec<StepTensor>,
     work: impl FnOnce(&mut dyn ExactSizeIterator<Item = ParamMut<'_>>) -> T,
 ) -> PyResult<T> {
     check_overlap(&slots)?;
@@ -88,10 +88,10 @@ pub unsafe fn with_slices<T>(
     Ok(work(&mut slots.iter().map(|slot| unsafe { slot.reborrow() })))
 }
 
-impl Slot {
+impl StepTensor {
     /// The first step of the first rule, without states.
     pub fn of(theta: View, grad: View) -> Self {
-        Slot { rule: 0, t: 1, theta, grad, states: [None; 3], scalars: None, offset: 0 }
+        StepTensor { rule: 0, t: 1, theta, grad, states: [None; 3], scalars: None, offset: 0 }
     }
 
     /// # Safety
