@@ -17,8 +17,9 @@ trait Reference<R> {
     fn tensor(&mut self, random: &mut Random) -> Tensor<'_>;
     /// Adds the gradient of the next step.
     fn add_to(&self, norm: &mut GradNorm);
-    /// Steps the reference with the reference, with the gradient of the last [`tensor`](Self::tensor).
-    fn step_twin(&mut self, rule: &R, options: &Options);
+    /// Steps the copy with the backend `scalar` and the gradient of the last
+    /// [`tensor`](Self::tensor).
+    fn step_reference(&mut self, rule: &R, options: &Options);
     fn compare(&self, opt: &Optimizer<R>, rule: &R) -> Result<(), String>;
 }
 
@@ -101,7 +102,7 @@ where
     }
 
     /// Widens, scales and clips the gradient in separate passes.
-    fn step_twin(&mut self, rule: &R, options: &Options) {
+    fn step_reference(&mut self, rule: &R, options: &Options) {
         self.t += 1;
         let [factor, bound] = [options.factor, options.clip_value].map(G::Float::from_f64);
         let mut grad: Vec<G::Float> = self.twin_grad.iter().map(|g| g.to_float()).collect();
@@ -236,7 +237,7 @@ fn run<R: Rule + 'static>(
         twin_options.factor = grad_scale * if norm > bound { bound / norm } else { 1.0 };
         for (i, group, reference) in &mut references {
             if active(*i) {
-                reference.step_twin(&rules[*group], &twin_options);
+                reference.step_reference(&rules[*group], &twin_options);
             }
         }
     }

@@ -189,7 +189,7 @@ typedef struct FusedAdamRule FusedAdamRule;
 /**
  * An extra tensor that a checkpoint stores next to the optimizer's states.
  */
-typedef struct FusedAdamKept {
+typedef struct FusedAdamExtraTensor {
   /**
    * Its name in the file.
    */
@@ -206,7 +206,7 @@ typedef struct FusedAdamKept {
    * Their FusedAdamType.
    */
   int32_t element_type;
-} FusedAdamKept;
+} FusedAdamExtraTensor;
 
 /**
  * A dynamic loss scale, as in torch.amp.GradScaler. It grows while the gradients are finite. If
@@ -238,7 +238,7 @@ typedef struct FusedAdamGradScaler {
 } FusedAdamGradScaler;
 
 /**
- * One tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
+ * FlatStep tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
  * structure to zero before you set its members: 0 and NULL mean "not used", and 0 is the number of
  * float.
  */
@@ -417,7 +417,7 @@ extern "C" {
  */
 FusedAdamStatus fused_adam_optimizer_save(const struct FusedAdamOptimizer *opt,
                                           const char *path,
-                                          const struct FusedAdamKept *kept,
+                                          const struct FusedAdamExtraTensor *kept,
                                           size_t kept_count);
 
 /**
@@ -443,7 +443,7 @@ FusedAdamStatus fused_adam_optimizer_save(const struct FusedAdamOptimizer *opt,
  */
 FusedAdamStatus fused_adam_optimizer_load(struct FusedAdamOptimizer *opt,
                                           const char *path,
-                                          const struct FusedAdamKept *kept,
+                                          const struct FusedAdamExtraTensor *kept,
                                           size_t kept_count);
 
 /**

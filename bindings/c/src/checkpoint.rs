@@ -15,7 +15,7 @@ use crate::text;
 /// An extra tensor that a checkpoint stores next to the optimizer's states.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct FusedAdamKept {
+pub struct FusedAdamExtraTensor {
     /// Its name in the file.
     pub name: *const c_char,
     /// Its elements. Saving reads them, loading writes them.
@@ -37,7 +37,7 @@ impl<'a> ExtraTensor<'a> {
     ///
     /// As for [`fused_adam_optimizer_save`].
     unsafe fn all(
-        kept: *const FusedAdamKept,
+        kept: *const FusedAdamExtraTensor,
         count: usize,
         written: bool,
     ) -> Result<Vec<Self>, Failure> {
@@ -45,7 +45,7 @@ impl<'a> ExtraTensor<'a> {
         let given = unsafe { array("kept", kept, count) }?;
         let mut all = Vec::with_capacity(given.len());
         let mut spans: Vec<AddressRange> = Vec::with_capacity(given.len());
-        for (i, &FusedAdamKept { name, values: pointer, len, element_type }) in
+        for (i, &FusedAdamExtraTensor { name, values: pointer, len, element_type }) in
             given.iter().enumerate()
         {
             // SAFETY: the caller's promise.
@@ -138,7 +138,7 @@ impl<'a> ExtraTensor<'a> {
 pub unsafe extern "C" fn fused_adam_optimizer_save(
     opt: *const FusedAdamOptimizer,
     path: *const c_char,
-    kept: *const FusedAdamKept,
+    kept: *const FusedAdamExtraTensor,
     kept_count: usize,
 ) -> FusedAdamStatus {
     guarded(|| {
@@ -178,7 +178,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
 pub unsafe extern "C" fn fused_adam_optimizer_load(
     opt: *mut FusedAdamOptimizer,
     path: *const c_char,
-    kept: *const FusedAdamKept,
+    kept: *const FusedAdamExtraTensor,
     kept_count: usize,
 ) -> FusedAdamStatus {
     guarded(|| {

@@ -20,7 +20,7 @@ mod threads;
 mod version;
 
 pub use buffers::FusedAdamType;
-pub use checkpoint::{FusedAdamKept, fused_adam_optimizer_load, fused_adam_optimizer_save};
+pub use checkpoint::{FusedAdamExtraTensor, fused_adam_optimizer_load, fused_adam_optimizer_save};
 pub use optimizer::*;
 pub use options::*;
 pub use rule::*;

@@ -90,7 +90,8 @@ impl StepTensor {
     ///
     /// # Safety
     ///
-    /// The buffers of all tensors_to_step of the call do not overlap, and nothing else uses them during `'a`.
+    /// The buffers of all tensors of the call do not overlap, and nothing else uses them during
+    /// `'a`.
     unsafe fn reborrow<'a>(&self) -> Tensor<'a> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
         unsafe {

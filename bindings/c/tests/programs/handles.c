@@ -96,7 +96,7 @@ static void goes_on_from_a_file(const char *path, int steps) {
     FusedAdamReport report = step(&whole, t);
     if (t == 0) CHECK(report.grad_norm > 0.5 && report.clip_factor == 0.5 / report.grad_norm);
     if (t != steps / 2) continue;
-    FusedAdamKept kept[] = {{"w", whole.w, W, FUSED_ADAM_TYPE_F32},
+    FusedAdamExtraTensor kept[] = {{"w", whole.w, W, FUSED_ADAM_TYPE_F32},
                             {"b", whole.b, B, FUSED_ADAM_TYPE_F64},
                             {"for the forward pass", whole.copy, W, FUSED_ADAM_TYPE_F16}};
     OK(fused_adam_optimizer_save(whole.opt, path, kept, 3));
@@ -105,7 +105,7 @@ static void goes_on_from_a_file(const char *path, int steps) {
         fused_adam_optimizer_steps(whole.opt) < (uint64_t)steps);
 
   begin(&part);
-  FusedAdamKept kept[] = {{"b", part.b, B, FUSED_ADAM_TYPE_F64},
+  FusedAdamExtraTensor kept[] = {{"b", part.b, B, FUSED_ADAM_TYPE_F64},
                           {"w", part.w, W, FUSED_ADAM_TYPE_F32},
                           {"for the forward pass", part.copy, W, FUSED_ADAM_TYPE_F16}};
   OK(fused_adam_optimizer_load(part.opt, path, kept, 3));

@@ -432,12 +432,12 @@ static void wrong_files(const char *path) {
   REFUSE(fused_adam_optimizer_load(NULL, path, NULL, 0), NULL, "`opt` is NULL");
   REFUSE(fused_adam_optimizer_save(opt, path, NULL, 1), NULL,
          "`kept` is NULL, expected an array of 1");
-  FusedAdamKept kept = {"w", mine.theta, 8, FUSED_ADAM_TYPE_F32};
-  FusedAdamKept same[] = {kept, kept};
+  FusedAdamExtraTensor kept = {"w", mine.theta, 8, FUSED_ADAM_TYPE_F32};
+  FusedAdamExtraTensor same[] = {kept, kept};
   REFUSE(fused_adam_optimizer_save(opt, path, same, 2), CHECKPOINT, "there are two tensors `w`");
   OK(fused_adam_optimizer_save(opt, path, &kept, 1));
   REFUSE(fused_adam_optimizer_load(opt, path, same, 2), OVERLAP, "`values` of tensor `0`");
-  FusedAdamKept wrong = kept;
+  FusedAdamExtraTensor wrong = kept;
   wrong.name = "u";
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), CHECKPOINT, "lacks the tensor `u`");
   wrong = kept;
