@@ -30,7 +30,7 @@ pub enum Error {
     },
 
     /// The length of a buffer differs from that of `theta`.
-    #[error("`{name}` has {len} elements, expected {expected} as in `theta`")]
+    #[error("`{name}` has {}, expected {expected} as in `theta`", count(*len, "element"))]
     Length {
         /// The buffer: `grad`, `copy`, or the name of a state.
         name: &'static str,
@@ -40,8 +40,39 @@ pub enum Error {
         expected: usize,
     },
 
+    /// `theta` is not as long as the states of its owner.
+    #[error("`theta` has {}, expected {expected} as in the states", count(*len, "element"))]
+    ThetaLength {
+        /// The length of `theta` in elements.
+        len: usize,
+        /// The length of the states in elements.
+        expected: usize,
+    },
+
+    /// The states to resume with are not equally long.
+    #[error("`{name}` has {}, expected {expected} as in the first state", count(*len, "element"))]
+    StateLength {
+        /// The name of the state.
+        name: &'static str,
+        /// Its length in elements.
+        len: usize,
+        /// The length of the first state in elements.
+        expected: usize,
+    },
+
+    /// The elements of a buffer have a type that does not go with the other buffers.
+    #[error("`{name}` is {given}, expected {expected}")]
+    ElementType {
+        /// The buffer: `theta`, `grad`, `copy`, or the name of a state.
+        name: &'static str,
+        /// The type of its elements.
+        given: &'static str,
+        /// The expected types.
+        expected: &'static str,
+    },
+
     /// A state is missing that the rule keeps with its present options.
-    #[error("state `{name}` is missing, expected the {expected} states {names:?}")]
+    #[error("state `{name}` is missing, expected {}", list("state", names))]
     MissingState {
         /// The first state that is missing.
         name: &'static str,
@@ -52,7 +83,7 @@ pub enum Error {
     },
 
     /// More states were given than the rule keeps with its present options.
-    #[error("{given} states were given, expected the {expected} states {names:?}")]
+    #[error("{} given, expected {}", were(*given, "state"), list("state", names))]
     SuperfluousState {
         /// The number of states that were given.
         given: usize,
@@ -63,7 +94,7 @@ pub enum Error {
     },
 
     /// The number of scalars differs from the number that the rule keeps.
-    #[error("{given} scalars were given, expected the {expected} scalars {names:?}")]
+    #[error("{} given, expected {}", were(*given, "scalar"), list("scalar", names))]
     Scalars {
         /// The number of scalars that were given.
         given: usize,
@@ -76,7 +107,9 @@ pub enum Error {
     /// The rule's kernel keeps another number of states than [`Rule::states`](crate::Rule::states)
     /// names. This is an error in the rule. No rule of this crate has it.
     #[error(
-        "the rule's kernel keeps {kernel} states, expected those that the rule names, {names:?}"
+        "the rule's kernel keeps {}, expected {} as the rule names",
+        count(*kernel, "state"),
+        list("state", names)
     )]
     KernelStates {
         /// The number of states that the kernel keeps.
@@ -121,12 +154,28 @@ pub enum Error {
     },
 
     /// The optimizer has no such group.
-    #[error("there is no group {group}, expected one of the {groups} that were added")]
+    #[error("there is no group {group}, expected {}", up_to(*groups))]
     UnknownGroup {
         /// The number of the group.
         group: usize,
         /// The number of groups that the optimizer has.
         groups: usize,
+    },
+
+    /// The index of a rule is past the end of the list of rules.
+    #[error("`rule` is {rule}, expected {}, an index of `rules`", up_to(*rules))]
+    RuleIndex {
+        /// The index.
+        rule: usize,
+        /// The number of rules.
+        rules: usize,
+    },
+
+    /// An id was returned by another optimizer.
+    #[error("the {what} is an id of another optimizer, expected one that this optimizer returned")]
+    ForeignId {
+        /// `parameter` or `group`.
+        what: &'static str,
     },
 
     /// A parameter was passed twice to one step.
@@ -137,7 +186,10 @@ pub enum Error {
     },
 
     /// The length of a buffer differs from that of its parameter.
-    #[error("`{buffer}` of parameter `{param}` has {len} elements, expected {expected}")]
+    #[error(
+        "`{buffer}` of parameter `{param}` has {}, expected {expected}",
+        count(*len, "element")
+    )]
     TensorLength {
         /// The parameter's name.
         param: String,
@@ -178,6 +230,17 @@ pub enum Error {
         error: Box<Error>,
     },
 
+    /// The loss scale is at its least value, and the gradients are still infinite or NaN. So the
+    /// scale is not their cause, and every further step would be skipped.
+    #[error(
+        "the loss scale is {scale:e}, which cannot shrink further, and the gradients are still not \
+         finite"
+    )]
+    LossScale {
+        /// The loss scale.
+        scale: f64,
+    },
+
     /// No rule has this name.
     #[error("there is no rule `{name}`, expected one of {}", known.join(", "))]
     UnknownRule {
@@ -186,6 +249,34 @@ pub enum Error {
         /// The names of all rules.
         known: &'static [&'static str],
     },
+}
+
+/// "1 state", "2 states".
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// "1 state was", "2 states were".
+fn were(n: usize, noun: &str) -> String {
+    count(n, noun) + if n == 1 { " was" } else { " were" }
+}
+
+/// "the states `m`, `v`", or "none".
+fn list(noun: &str, names: &[&str]) -> String {
+    let all: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => "none".to_owned(),
+        n => format!("the {noun}{} {}", if n == 1 { "" } else { "s" }, all.join(", ")),
+    }
+}
+
+/// The numbers below `n`.
+fn up_to(n: usize) -> String {
+    match n {
+        0 => "none".to_owned(),
+        1 => "0".to_owned(),
+        n => format!("0 to {}", n - 1),
+    }
 }
 
 impl Error {
@@ -207,13 +298,18 @@ impl Error {
         }
     }
 
-    /// Adds the number of the tensor in a list, for tensors without a name.
-    pub(crate) fn of_tensor(mut self, number: usize) -> Self {
-        if let Error::TensorLength { param, .. } | Error::TensorType { param, .. } = &mut self {
-            *param = format!("number {number}");
-            return self;
-        }
-        self.at(format!("tensor number {number}"))
+    /// For a tensor without a name: adds its index in the list, unless it is `alone`.
+    pub(crate) fn of_tensor(self, number: usize, alone: bool) -> Self {
+        let error = match self {
+            Error::TensorLength { buffer, len, expected, .. } => {
+                Error::Length { name: buffer, len, expected }
+            }
+            Error::TensorType { buffer, given, expected, .. } => {
+                Error::ElementType { name: buffer, given, expected }
+            }
+            error => error,
+        };
+        if alone { error } else { error.at(format!("tensor number {number}")) }
     }
 
     /// Adds the number of the group, if there are several.

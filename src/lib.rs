@@ -175,6 +175,8 @@ pub use simd::dispatch::Backend;
 pub use simd::{Float, Lanes, Real};
 pub use step::{Flat, Parallelism, Step};
 #[cfg(feature = "parallel")]
+pub use threads::share::num_threads;
+#[cfg(feature = "parallel")]
 pub use threads::{Threads, on_threads};
 
 /// Runs the README's examples as doc tests.

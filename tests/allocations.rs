@@ -140,8 +140,8 @@ fn no_step_of_an_optimizer_allocates() {
             parallelism,
             ..StepOptions::default()
         };
-        opt.lr_schedule =
-            Some(LrSchedule::warmup(5).then(5, LrSchedule::Exponential { gamma: 0.9 }));
+        let schedule = LrSchedule::warmup(5).then(5, LrSchedule::Exponential { gamma: 0.9 });
+        opt.set_lr_schedule(schedule).unwrap();
         let mut tensors: Vec<_> = [3, 500_000, 17, 70_000]
             .iter()
             .map(|&len| {

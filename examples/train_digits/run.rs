@@ -84,7 +84,7 @@ fn new_optimizer(rule: AnyRule, steps: usize, warmup: usize) -> Result<Optimizer
     opt.options.clip_norm = Some(ClipNorm::Two(CLIP));
     let (warmup, rest) = (warmup as u64, (steps - warmup) as u64);
     let falls = LrSchedule::Cosine { steps: rest, floor: 0.0 };
-    opt.lr_schedule = Some(LrSchedule::warmup(warmup).then(warmup, falls));
+    opt.set_lr_schedule(LrSchedule::warmup(warmup).then(warmup, falls))?;
     Ok(opt)
 }
 

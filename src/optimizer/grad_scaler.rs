@@ -34,6 +34,9 @@ pub struct GradScaler {
     pub finite_steps: u64,
 }
 
+/// The scale does not shrink below the least normal `f32`.
+const LEAST_SCALE: f64 = f32::MIN_POSITIVE as f64;
+
 impl Default for GradScaler {
     fn default() -> Self {
         GradScaler {
@@ -50,6 +53,11 @@ impl GradScaler {
     /// A loss scale that does not change.
     pub fn constant(scale: f64) -> Self {
         GradScaler { scale, growth_factor: 1.0, backoff_factor: 1.0, ..GradScaler::default() }
+    }
+
+    /// Whether the scale should shrink after a step that is not finite, and cannot.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.backoff_factor < 1.0 && self.scale * self.backoff_factor < LEAST_SCALE
     }
 
     /// Checks every field.
@@ -74,7 +82,7 @@ impl GradScaler {
     pub fn update(&mut self, finite: bool) {
         if !finite {
             let shrunk = self.scale * self.backoff_factor;
-            if shrunk >= f64::from(f32::MIN_POSITIVE) {
+            if shrunk >= LEAST_SCALE {
                 self.scale = shrunk;
             }
             self.finite_steps = 0;

@@ -2,6 +2,9 @@
 
 use core::f64::consts::PI;
 
+use crate::error::Error;
+use crate::rules::{check, check_at_least_0};
+
 /// A factor on the learning rate, as a function of the number of steps taken so far.
 ///
 /// A schedule has no state: to resume a run, it needs only the number of steps. Variants that torch
@@ -11,11 +14,12 @@ use core::f64::consts::PI;
 /// ```
 /// use fused_adam::LrSchedule;
 ///
-/// let schedule = LrSchedule::warmup(100).then(100, LrSchedule::Cosine { steps: 900, floor: 0.1 });
-/// assert_eq!(schedule.factor(0), 0.01);
-/// assert_eq!(schedule.factor(99), 1.0);
-/// assert_eq!(schedule.factor(100), 1.0);
-/// assert!((schedule.factor(1000) - 0.1).abs() < 1e-15);
+/// let falls = LrSchedule::Cosine { steps: 900, floor: 0.1 };
+/// let stays = LrSchedule::Constant { factor: 0.1, steps: u64::MAX };
+/// let schedule = LrSchedule::warmup(100).then(100, falls).then(1000, stays);
+/// assert_eq!(schedule, LrSchedule::warmup_cosine(100, 1000, 0.1));
+/// assert_eq!((schedule.factor(0), schedule.factor(99)), (0.01, 1.0));
+/// assert_eq!((schedule.factor(1000), schedule.factor(5000)), (0.1, 0.1));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -111,6 +115,22 @@ impl LrSchedule {
         LrSchedule::Linear { from: 1.0 / steps as f64, to: 1.0, steps: steps - 1 }
     }
 
+    /// Warm-up in `warmup` steps, then half a cosine down to `floor`, which step number `total`
+    /// reaches and which stays.
+    ///
+    /// ```
+    /// use fused_adam::LrSchedule;
+    ///
+    /// let schedule = LrSchedule::warmup_cosine(100, 1000, 0.1);
+    /// assert_eq!((schedule.factor(0), schedule.factor(100)), (0.01, 1.0));
+    /// assert_eq!((schedule.factor(1000), schedule.factor(2000)), (0.1, 0.1));
+    /// ```
+    pub fn warmup_cosine(warmup: u64, total: u64, floor: f64) -> Self {
+        let falls = LrSchedule::Cosine { steps: total.saturating_sub(warmup).max(1), floor };
+        let stays = LrSchedule::Constant { factor: floor, steps: u64::MAX };
+        LrSchedule::warmup(warmup).then(warmup, falls).then(total.max(warmup), stays)
+    }
+
     /// A linear warm-up of `warmup` steps, then 1 for `stable` steps, then linear to `floor` in
     /// `decay` steps.
     pub fn warmup_stable_decay(warmup: u64, stable: u64, decay: u64, floor: f64) -> Self {
@@ -131,8 +151,69 @@ impl LrSchedule {
         LrSchedule::Sequence { until, last: Box::new(next) }
     }
 
-    /// The factor for the step that follows `step` steps: `factor(0)` is that of the first step.
+    /// Checks every field. [`Optimizer::set_lr_schedule`](super::Optimizer::set_lr_schedule) calls
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HyperParameter`] for the first field outside its range. All factors are finite and
+    /// at least 0. `steps`, `every` and `growth` are at least 1, except `steps` of `Constant` and
+    /// `Linear`, which may be 0. `rise` is in [0, 1]. The step numbers of a `Sequence` do not
+    /// decrease.
+    pub fn check(&self) -> Result<(), Error> {
+        match *self {
+            LrSchedule::Constant { factor, .. } => check_at_least_0("factor", factor),
+            LrSchedule::Linear { from, to, .. } => {
+                check_at_least_0("from", from)?;
+                check_at_least_0("to", to)
+            }
+            LrSchedule::Cosine { steps, floor } => {
+                check_at_least_1("steps", steps)?;
+                check_at_least_0("floor", floor)
+            }
+            LrSchedule::CosineRestarts { steps, growth, floor } => {
+                check_at_least_1("steps", steps)?;
+                check_at_least_1("growth", growth)?;
+                check_at_least_0("floor", floor)
+            }
+            LrSchedule::Step { every, gamma } => {
+                check_at_least_1("every", every)?;
+                check_at_least_0("gamma", gamma)
+            }
+            LrSchedule::MultiStep { gamma, .. } | LrSchedule::Exponential { gamma } => {
+                check_at_least_0("gamma", gamma)
+            }
+            LrSchedule::Polynomial { steps, power } => {
+                check_at_least_1("steps", steps)?;
+                check_at_least_0("power", power)
+            }
+            LrSchedule::OneCycle { steps, rise, first, last } => {
+                check_at_least_1("steps", steps)?;
+                check("rise", rise, (0.0..=1.0).contains(&rise), "a number in [0, 1]")?;
+                check_at_least_0("first", first)?;
+                check_at_least_0("last", last)
+            }
+            LrSchedule::Sequence { ref until, ref last } => {
+                let mut start = 0;
+                for &(end, ref part) in until {
+                    check("until", end as f64, end >= start, "no less than the one before it")?;
+                    start = end;
+                    part.check()?;
+                }
+                last.check()
+            }
+        }
+    }
+
+    /// The factor for the step that follows `step` steps: `factor(0)` is that of the first step. It
+    /// is at least 0 for fields that [`check`](Self::check) accepts.
     pub fn factor(&self, step: u64) -> f64 {
+        let factor = self.unclamped_factor(step);
+        // What rounding may leave below a last factor of 0.
+        if factor < 0.0 { 0.0 } else { factor }
+    }
+
+    fn unclamped_factor(&self, step: u64) -> f64 {
         match *self {
             LrSchedule::Constant { factor, steps } => {
                 if step < steps {
@@ -168,14 +249,18 @@ impl LrSchedule {
                 let mut start = 0;
                 for (end, part) in until {
                     if step < *end {
-                        return part.factor(step.saturating_sub(start));
+                        return part.unclamped_factor(step.saturating_sub(start));
                     }
                     start = *end;
                 }
-                last.factor(step - start)
+                last.unclamped_factor(step - start)
             }
         }
     }
+}
+
+fn check_at_least_1(name: &'static str, count: u64) -> Result<(), Error> {
+    check(name, count as f64, count >= 1, "at least 1")
 }
 
 /// The share of `steps` that is done, at most 1.

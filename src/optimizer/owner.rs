@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::grad_scaler::GradScaler;
 use super::lr_schedule::LrSchedule;
 use super::options::{Report, StepOptions};
-use super::param::{GroupId, Param, ParamId, StepBatch, Types};
+use super::param::{GroupId, OptimizerId, Param, ParamId, StepBatch, Types};
 use super::pass::step_of;
 use super::step_plan::StepPlan;
 use super::tensor::{ParamKey, Tensor, TensorBuffers};
@@ -35,7 +35,7 @@ use crate::step::Scalars;
 /// let w = opt.add::<f32>(GroupId::default(), "w", 6)?;
 /// let b = opt.add::<f32>(biases, "b", 2)?;
 /// opt.options.clip_norm = Some(ClipNorm::Two(1.0));
-/// opt.lr_schedule = Some(LrSchedule::warmup(10));
+/// opt.set_lr_schedule(LrSchedule::warmup(10))?;
 ///
 /// let (mut weights, mut bias) = ([0.5_f32; 6], [0.0_f32; 2]);
 /// let report = opt.step([
@@ -47,6 +47,7 @@ use crate::step::Scalars;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 pub struct Optimizer<R = AdamW> {
+    id: OptimizerId,
     /// The rule of each group.
     pub(super) groups: Vec<R>,
     /// The rules with the learning rates of the step in progress.
@@ -61,9 +62,7 @@ pub struct Optimizer<R = AdamW> {
     /// The loss scale. With one, every gradient is divided by it, and a step whose gradients are
     /// not all finite is skipped. Default: none.
     pub grad_scaler: Option<GradScaler>,
-    /// The schedule whose factor multiplies the learning rates of all groups, as a function of
-    /// [`steps`](Self::steps). Default: none.
-    pub lr_schedule: Option<LrSchedule>,
+    lr_schedule: Option<LrSchedule>,
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -74,6 +73,7 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::HyperParameter`].
     pub fn new(rule: R) -> Result<Self, Error> {
         let mut optimizer = Optimizer {
+            id: OptimizerId::new(),
             groups: Vec::new(),
             effective: Vec::new(),
             params: Vec::new(),
@@ -97,14 +97,14 @@ impl<R: Rule> Optimizer<R> {
         rule.check()?;
         self.groups.push(rule.clone());
         self.effective.push(rule);
-        Ok(GroupId(self.groups.len() - 1))
+        Ok(GroupId { optimizer: Some(self.id), index: self.groups.len() - 1 })
     }
 
     /// Registers a parameter of `len` elements of type `E`, with states of the same type.
     ///
     /// # Errors
     ///
-    /// [`Error::DuplicateParam`] and [`Error::UnknownGroup`].
+    /// [`Error::DuplicateParam`], and [`Error::ForeignId`] for a group of another optimizer.
     pub fn add<E: Element>(
         &mut self,
         group: GroupId,
@@ -132,21 +132,19 @@ impl<R: Rule> Optimizer<R> {
 
     fn register(
         &mut self,
-        GroupId(group): GroupId,
+        group: GroupId,
         name: &str,
         len: usize,
         types: Types,
         step: StepBatch<R>,
     ) -> Result<ParamId, Error> {
-        if group >= self.groups.len() {
-            return Err(Error::UnknownGroup { group, groups: self.groups.len() });
-        }
+        let group = self.group(group).ok_or(Error::ForeignId { what: "group" })?;
         if self.by_name.contains_key(name) {
             return Err(Error::DuplicateParam { param: name.to_owned() });
         }
-        let id = self.params.len();
-        self.by_name.insert(name.to_owned(), id);
-        let (name, seed) = (name.to_owned(), hash(name));
+        let index = self.params.len();
+        self.by_name.insert(name.to_owned(), index);
+        let (name, seed) = (name.to_owned(), hash(name.as_bytes()));
         let (scalars, next_scalars) = (Scalars::new(), Scalars::new());
         self.params.push(Param {
             name,
@@ -161,7 +159,7 @@ impl<R: Rule> Optimizer<R> {
             seed,
             offset: 0,
         });
-        Ok(ParamId(id))
+        Ok(ParamId { optimizer: self.id, index })
     }
 
     /// Takes a step on the given parameters, in any order. Other parameters do not change.
@@ -179,6 +177,7 @@ impl<R: Rule> Optimizer<R> {
     /// - [`Error::TensorLength`] and [`Error::TensorType`] for a buffer that does not fit its
     ///   parameter;
     /// - the errors of [`Step::run`](crate::Step::run) for each group;
+    /// - [`Error::LossScale`] if the loss scale cannot shrink and a gradient is not finite;
     /// - [`Error::NonfiniteNorm`] if the norm is to be clipped, is infinite or NaN, and the step is
     ///   not to be skipped.
     pub fn step<'a>(
@@ -210,6 +209,7 @@ impl<R: Rule> Optimizer<R> {
             options: &self.options,
             grad_scale: self.options.grad_scale / self.checked_loss_scale()?,
             skip: self.options.skip_nonfinite || self.grad_scaler.is_some(),
+            exhausted_scale: self.grad_scaler.filter(GradScaler::is_exhausted).map(|s| s.scale),
             lr_factor,
             scalars_are_next: false,
         };
@@ -230,14 +230,24 @@ impl<R: Rule> Optimizer<R> {
         Ok(scale.scale)
     }
 
+    /// A parameter of this optimizer.
+    fn param(&self, id: ParamId) -> Option<&Param<'static, R>> {
+        self.params.get(id.index).filter(|_| id.optimizer == self.id)
+    }
+
+    /// The index of a group of this optimizer.
+    fn group(&self, group: GroupId) -> Option<usize> {
+        group.optimizer.is_none_or(|optimizer| optimizer == self.id).then_some(group.index)
+    }
+
     /// The index of a parameter.
     fn find(&self, key: ParamKey<'_>) -> Result<usize, Error> {
-        let unknown = |param| Error::UnknownParam { param };
         match key {
-            ParamKey::Id(ParamId(id)) if id < self.params.len() => Ok(id),
-            ParamKey::Id(ParamId(id)) => Err(unknown(format!("number {id}"))),
+            ParamKey::Id(id) if id.optimizer == self.id => Ok(id.index),
+            ParamKey::Id(_) => Err(Error::ForeignId { what: "parameter" }),
             ParamKey::Name(name) => {
-                self.by_name.get(name).copied().ok_or_else(|| unknown(name.to_owned()))
+                let unknown = || Error::UnknownParam { param: name.to_owned() };
+                self.by_name.get(name).copied().ok_or_else(unknown)
             }
         }
     }
@@ -253,6 +263,27 @@ impl<R: Rule> Optimizer<R> {
         factor
     }
 
+    /// The schedule of the learning rates, if there is one.
+    pub fn lr_schedule(&self) -> Option<&LrSchedule> {
+        self.lr_schedule.as_ref()
+    }
+
+    /// Sets the schedule whose factor multiplies the learning rates of all groups, as a function of
+    /// [`steps`](Self::steps); `None` removes it. Default: none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LrSchedule::check`]. Then the schedule has not changed.
+    pub fn set_lr_schedule(
+        &mut self,
+        schedule: impl Into<Option<LrSchedule>>,
+    ) -> Result<(), Error> {
+        let schedule = schedule.into();
+        schedule.as_ref().map_or(Ok(()), LrSchedule::check)?;
+        self.lr_schedule = schedule;
+        Ok(())
+    }
+
     /// The number of steps taken, not counting skipped ones. The schedule is a function of it.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -260,7 +291,8 @@ impl<R: Rule> Optimizer<R> {
 
     /// The parameter with this name, or `None` if there is none.
     pub fn id(&self, name: &str) -> Option<ParamId> {
-        self.by_name.get(name).copied().map(ParamId)
+        let index = self.by_name.get(name).copied()?;
+        Some(ParamId { optimizer: self.id, index })
     }
 
     /// The names of the parameters, in the order in which they were registered.
@@ -270,26 +302,27 @@ impl<R: Rule> Optimizer<R> {
 
     /// The number of steps that a parameter has taken, or `None` for an unknown id.
     pub fn t(&self, id: ParamId) -> Option<u64> {
-        self.params.get(id.0).map(|param| param.t)
+        self.param(id).map(|param| param.t)
     }
 
     /// The rule of a group, with its `lr` before the schedule's factor, or `None` for an unknown
     /// group.
     pub fn rule(&self, group: GroupId) -> Option<&R> {
-        self.groups.get(group.0)
+        self.groups.get(self.group(group)?)
     }
 
     /// The rule of a group, to change between steps, or `None` for an unknown group. It is checked
     /// on the next step of one of its parameters. If it then keeps other states than before, that
     /// step fails.
     pub fn rule_mut(&mut self, group: GroupId) -> Option<&mut R> {
-        self.groups.get_mut(group.0)
+        let group = self.group(group)?;
+        self.groups.get_mut(group)
     }
 
     /// The state of a parameter with this name, such as `m`. `None` for an unknown id or name,
     /// before the first gradient of the parameter, and if the state is not of type `S`.
     pub fn state<S: Element>(&self, id: ParamId, name: &str) -> Option<&[S]> {
-        let states = self.params.get(id.0)?.states.as_ref()?;
+        let states = self.param(id)?.states.as_ref()?;
         let i = states.declared().iter().position(|state| state.name() == name)?;
         S::of(states.get(i)?)
     }
@@ -297,14 +330,14 @@ impl<R: Rule> Optimizer<R> {
     /// The scalars of a parameter after its steps, in the order of [`Rule::scalars`], or `None` for
     /// an unknown id. Empty before the first step.
     pub fn scalars(&self, id: ParamId) -> Option<&[f64]> {
-        self.params.get(id.0).map(|param| &*param.scalars)
+        self.param(id).map(|param| &*param.scalars)
     }
 
     /// The seed of the random bits of a parameter if the seed of the options is `seed`, or `None`
     /// for an unknown id. [`Step`](crate::Step) with this seed gives the same bits. It depends on
     /// the name of the parameter, not on the order of registration.
     pub fn seed(&self, id: ParamId, seed: u64) -> Option<u64> {
-        self.params.get(id.0).map(|param| param.seed ^ seed)
+        self.param(id).map(|param| param.seed ^ seed)
     }
 }
 
@@ -331,8 +364,8 @@ fn emptied<'b>(mut list: Vec<Option<TensorBuffers<'_>>>) -> Vec<Option<TensorBuf
 }
 
 /// The 64-bit FNV-1a hash (Fowler, Noll and Vo), the same on every machine.
-fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+pub(super) fn hash(name: &[u8]) -> u64 {
+    name.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
     })
 }

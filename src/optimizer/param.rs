@@ -1,6 +1,6 @@
 //! A parameter: the data stored between steps, and the step of a batch of parameters.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::states::States;
 use super::tensor::TensorBuffers;
@@ -14,12 +14,31 @@ use crate::step::grad_scale::GradScale;
 
 /// The id of a parameter of an [`Optimizer`](super::Optimizer), returned when it is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ParamId(pub(super) usize);
+pub struct ParamId {
+    pub(super) optimizer: OptimizerId,
+    pub(super) index: usize,
+}
 
 /// The id of a group of an [`Optimizer`](super::Optimizer). The default is the first group, which
 /// always exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupId(pub(super) usize);
+pub struct GroupId {
+    /// `None` for the first group of any optimizer.
+    pub(super) optimizer: Option<OptimizerId>,
+    pub(super) index: usize,
+}
+
+/// Tells the ids of one optimizer from those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct OptimizerId(u64);
+
+impl OptimizerId {
+    /// A new one.
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        OptimizerId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A parameter and its states.
 pub(super) struct Param<'s, R> {

@@ -108,7 +108,7 @@ impl<'a> ParamMut<'a> {
 ///
 /// Nothing is written if the step fails. Errors name a tensor by its number in the list:
 ///
-/// - [`Error::UnknownGroup`] for a rule number that is not in `rules`;
+/// - [`Error::RuleIndex`] for a rule number that is not in `rules`;
 /// - [`Error::StepNumber`] for `t` = 0;
 /// - [`Error::MissingState`], [`Error::SuperfluousState`] and [`Error::Scalars`];
 /// - the errors of [`Optimizer::step`](super::Optimizer::step).
@@ -118,12 +118,13 @@ pub fn step_all<'a, R: Rule>(
     tensors: impl IntoIterator<Item = ParamMut<'a>>,
 ) -> Result<Report, Error> {
     let tensors = tensors.into_iter();
+    let alone = tensors.size_hint() == (1, Some(1));
     let mut params = Vec::with_capacity(tensors.size_hint().0);
     let mut all_buffers = Vec::with_capacity(tensors.size_hint().0);
     for (number, borrowed) in tensors.enumerate() {
         let ParamMut { rule: group, t, seed, offset, buffers, states, scalars } = borrowed;
-        let named = |error: Error| error.of_tensor(number);
-        let unknown = Error::UnknownGroup { group, groups: rules.len() };
+        let named = |error: Error| error.of_tensor(number, alone);
+        let unknown = Error::RuleIndex { rule: group, rules: rules.len() };
         let rule = rules.get(group).ok_or(unknown).map_err(named)?;
         let declared = rule.states();
         check_states(declared, states.len()).map_err(named)?;
@@ -176,6 +177,7 @@ pub fn step_all<'a, R: Rule>(
         options,
         grad_scale: options.grad_scale,
         skip: options.skip_nonfinite,
+        exhausted_scale: None,
         lr_factor: 1.0,
         scalars_are_next: true,
     };

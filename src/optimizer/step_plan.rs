@@ -33,6 +33,8 @@ pub(super) struct StepPlan<'c, R> {
     pub skip: bool,
     /// The factor of the schedule, for the report.
     pub lr_factor: f64,
+    /// The loss scale, if it cannot shrink any more: then a step is not skipped, but fails.
+    pub exhausted_scale: Option<f64>,
     /// Whether the caller has set the scalars after this step. Otherwise they are computed from
     /// those before it.
     pub scalars_are_next: bool,
@@ -68,6 +70,9 @@ impl<R: Rule> StepPlan<'_, R> {
         // The norm of finite `f64` gradients may overflow.
         let finite = nonfinite == Some(0) && grad_norm.is_some_and(f64::is_finite);
         let skipped = skip && !finite;
+        if let (true, Some(scale)) = (skipped, self.exhausted_scale) {
+            return Err(Error::LossScale { scale });
+        }
         let clip_factor = match (options.clip_norm, grad_norm) {
             (Some(ClipNorm::Two(bound) | ClipNorm::Inf(bound)), Some(norm)) if !skipped => {
                 if !norm.is_finite() {
@@ -138,7 +143,7 @@ impl<R: Rule> StepPlan<'_, R> {
     ) -> Result<(), Error> {
         let scale = self.scale(1.0);
         scale.check()?;
-        let mut checked = None;
+        let (alone, mut checked) = (tensors.len() == 1, None);
         for (number, (param, buffers)) in params.iter_mut().zip(tensors).enumerate() {
             if buffers.is_none() {
                 continue;
@@ -149,7 +154,7 @@ impl<R: Rule> StepPlan<'_, R> {
             let at_group = |error: Error| error.at_group(group, self.rules.len());
             let name = &param.name;
             let at_param = |error: Error| match name.as_str() {
-                "" => error.of_tensor(number),
+                "" => error.of_tensor(number, alone),
                 name => error.at(format!("parameter `{name}`")),
             };
             if let Some(made) = &param.states {

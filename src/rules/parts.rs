@@ -43,6 +43,8 @@ impl<F: Float> Descent<F> {
             (false, true) => (Decay::Decoupled, lr * weight_decay),
             (false, false) => (Decay::L2, weight_decay),
         };
+        // A learning rate that is too large by itself is not the fault of the decay.
+        round_coefficient::<F>(lr, "lr", lr)?;
         Ok(Descent {
             maximize,
             sign: F::from_f64(if maximize { -1.0 } else { 1.0 }),

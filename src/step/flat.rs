@@ -1,7 +1,7 @@
 //! An owner of the states of one flat buffer.
 
 use super::{
-    Parallelism, Scalars, Step, advance_scalars, check_same_states, check_scalars,
+    Parallelism, Scalars, Step, advance_scalars, check_same_states, check_scalars, check_states,
     next_step_number, scalars_after,
 };
 use crate::elements::rounding::Rounding;
@@ -70,9 +70,17 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::HyperParameter`]. The number and lengths of the states are checked on each step.
+    /// [`Error::HyperParameter`], [`Error::MissingState`], [`Error::SuperfluousState`], and
+    /// [`Error::StateLength`] if the states are not equally long.
     pub fn resume(rule: R, t: u64, state: Vec<Vec<S>>) -> Result<Self, Error> {
         rule.check()?;
+        check_states(rule.states(), state.len())?;
+        for (declared, other) in rule.states().iter().zip(&state).skip(1) {
+            let (name, len, expected) = (declared.name(), other.len(), state[0].len());
+            if len != expected {
+                return Err(Error::StateLength { name, len, expected });
+            }
+        }
         let (declared, scalars) = (rule.states(), scalars_after(&rule, t));
         Ok(Flat {
             rule,
@@ -160,7 +168,8 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
+    /// [`Error::ThetaLength`], and those of [`Step::run`]. Then neither the states nor the number
+    /// of steps has changed.
     pub fn step(&mut self, theta: &mut [S], grad: &[S]) -> Result<(), Error> {
         self.step_mixed(theta, grad)
     }
@@ -179,12 +188,14 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
+    /// [`Error::ThetaLength`], and those of [`Step::run`]. Then neither the states nor the number
+    /// of steps has changed.
     pub fn step_mixed<T: Element<Float = S::Float>, G: Element<Float = S::Float>>(
         &mut self,
         theta: &mut [T],
         grad: &[G],
     ) -> Result<(), Error> {
+        self.check_theta(theta.len())?;
         self.count(|step, state| step.run_on(theta, grad, state, None))
     }
 
@@ -193,7 +204,8 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
+    /// [`Error::ThetaLength`], and those of [`Step::run`]. Then neither the states nor the number
+    /// of steps has changed.
     pub fn step_with_copy<G: Element<Float = f32>, H: Half>(
         &mut self,
         theta: &mut [f32],
@@ -203,7 +215,16 @@ impl<R: Rule, S: Element> Flat<R, S> {
     where
         S: Element<Float = f32>,
     {
+        self.check_theta(theta.len())?;
         self.count(|step, state| step.run_on(theta, grad, state, Some(H::column_mut(copy))))
+    }
+
+    /// Checks that `theta` is as long as the states, if there are any.
+    fn check_theta(&self, len: usize) -> Result<(), Error> {
+        match self.state.first().map(Vec::len) {
+            Some(expected) if expected != len => Err(Error::ThetaLength { len, expected }),
+            _ => Ok(()),
+        }
     }
 
     /// Calls `run` to take the next step, and counts it.

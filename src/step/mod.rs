@@ -457,6 +457,9 @@ fn check_length(name: &'static str, len: usize, expected: usize) -> Result<(), E
 
 macro_rules! step_of_rules {
     ($($name:ident: $Rule:ident),* $(,)?) => {$(
+        step_of_rules!(@ $Rule);
+    )*};
+    (@ $Rule:ident) => {
         impl crate::rules::$Rule {
             /// Takes step number `t` ≥ 1 on plain slices, with the default backend, threads and
             /// rounding. Use [`Step`] to set them. `states` are those that [`states`](Rule::states)
@@ -475,7 +478,8 @@ macro_rules! step_of_rules {
                 Step::new(self, t).run(theta, grad, &mut states)
             }
         }
-    )*};
+    };
 }
 
 for_each_rule!(step_of_rules);
+step_of_rules!(@ AnyRule);

@@ -7,8 +7,11 @@
 //! tens of microseconds. The pool's threads are woken one after the other, and the caller would be
 //! woken last. A caller may also pass threads of its own to [`on_threads`](super::on_threads).
 
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rayon::ThreadPoolBuilder;
 
 use super::Threads;
 
@@ -67,9 +70,32 @@ fn on_own(own: &dyn Threads, threads: usize, work: &(impl Fn() + Sync)) {
     }
 }
 
-/// The number of threads that a step of the caller may run on.
-pub(crate) fn num_threads() -> usize {
-    super::of_caller().map_or_else(rayon::current_num_threads, |own| own.count())
+/// The number of threads that long steps of the caller run on: that of [`on_threads`], or of the
+/// rayon pool that the caller is in, or of the global one. It is 1 if the system could not start
+/// the global pool. Then all steps run on the calling thread.
+///
+/// [`on_threads`]: super::on_threads
+pub fn num_threads() -> usize {
+    match super::of_caller() {
+        Some(own) => own.count(),
+        None if has_pool() => rayon::current_num_threads(),
+        None => 1,
+    }
+}
+
+/// Whether the caller is in a pool, or there is a global one.
+///
+/// Rayon panics on every use of a global pool that could not be started, for instance where a
+/// container limits the number of threads. So this starts it, once, and remembers the result.
+fn has_pool() -> bool {
+    static GLOBAL: OnceLock<bool> = OnceLock::new();
+    let start = || match ThreadPoolBuilder::new().build_global() {
+        Ok(()) => true,
+        Err(error) if error.source().is_some() => false,
+        // It was started before, or could not be: rayon does not say which.
+        Err(_) => catch_unwind(rayon::current_num_threads).is_ok(),
+    };
+    rayon::current_thread_index().is_some() || *GLOBAL.get_or_init(start)
 }
 
 /// Calls `work` on this many threads of the rayon pool that the caller is in.

@@ -162,8 +162,8 @@ fn every_rule_is_written_and_read() {
     let mut opt = Optimizer::new(rules[0]).unwrap();
     let mut groups = vec![GroupId::default()];
     for rule in &rules[1..] {
-        groups.push(opt.add_group(*rule).unwrap());
-        defaults.add_group(rule.name().parse().unwrap()).unwrap();
+        opt.add_group(*rule).unwrap();
+        groups.push(defaults.add_group(rule.name().parse().unwrap()).unwrap());
     }
     opt.checkpoint().save(&path).unwrap();
     CheckpointReader::open(&path).unwrap().load(&mut defaults).unwrap();
@@ -212,7 +212,7 @@ fn what_does_not_fit() {
     refused(&mut wider, "the type of `w` is f32, expected f64");
     let mut narrower = Optimizer::new(AdamW::default()).unwrap();
     narrower.add_mixed::<f32, f32, bf16>(GroupId::default(), "w", 4).unwrap();
-    refused(&mut narrower, "the type of `w.m` is F32, expected BF16");
+    refused(&mut narrower, "the type of `w.m` is f32, expected bf16");
     let mut groups = stepped(4);
     groups.add_group(AdamW::default()).unwrap();
     refused(&mut groups, "the number of groups is 1, expected 2");
@@ -274,7 +274,7 @@ fn metadata_are_checked() {
         (r#"\"maximize\""#, r#"\"maximise\""#, "are not valid: "),
         ("fused_adam", "fused_eden", "its metadata lack `fused_adam`"),
         (r#""w.v""#, r#""w.u""#, "lacks the tensor `w.v`"),
-        (r#"[16,32]"#, r#"[15,31]"#, "its header is not valid: "),
+        (r#"[16,32]"#, r#"[15,31]"#, "has no valid safetensors header: "),
     ] {
         let at = good.windows(from.len()).position(|bytes| bytes == from.as_bytes());
         let mut bad = good.clone();
@@ -305,8 +305,13 @@ fn files_that_are_not_whole() {
         bad[..8].copy_from_slice(&len.to_le_bytes());
         fs::write(&path, &bad).unwrap();
         let message = load(&path, &mut adamw(4)).unwrap_err();
-        assert!(message.contains("says that its header has"), "{message}");
+        let expected =
+            if len < 1 << 30 { "is truncated: it has" } else { "is not a safetensors file" };
+        assert!(message.contains(expected), "{message}");
     }
+    fs::write(&path, "# A text, for example the README").unwrap();
+    let message = load(&path, &mut adamw(4)).unwrap_err();
+    assert!(message.ends_with("/state.safetensors: is not a safetensors file"), "{message}");
     assert!(load(&path.join("nowhere"), &mut adamw(4)).is_err());
 }
 
@@ -403,4 +408,114 @@ fn killed_while_saving() {
     }
     println!("{loaded} of 200 killed runs left a file; the longest had saved {last} times");
     assert!(loaded >= 100, "only {loaded} runs lived to save");
+}
+
+/// A save replaces the file that a symbolic link points to, and keeps the link.
+#[test]
+#[cfg(unix)]
+fn a_symbolic_link_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let [link, target] = ["link", "target"].map(|name| dir.path().join(name));
+    std::os::unix::fs::symlink("target", &link).unwrap();
+    for steps in [0, 1] {
+        let mut opt = adamw(4);
+        let mut theta = [1.0_f32; 4];
+        for _ in 0..steps {
+            opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 4])]).unwrap();
+        }
+        // First the link points to nothing.
+        opt.checkpoint().save(&link).unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert!(target.symlink_metadata().unwrap().is_file());
+        let mut loaded = adamw(4);
+        CheckpointReader::open(&link).unwrap().load(&mut loaded).unwrap();
+        assert_eq!(loaded.steps(), steps);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+/// The temporary file of a killed save is removed by the next save of the same path. That of a save
+/// that still runs is locked, and stays. So does that of another path.
+#[test]
+fn leftovers_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("states");
+    let names = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // The name that a save of this path uses: that of a file that is watched while it is written.
+    let prefix = {
+        let hash = b"states".iter().fold(0xCBF2_9CE4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        });
+        format!(".checkpoint-{hash:016x}-")
+    };
+    let [killed, running] = ["killed", "running"].map(|name| format!("{prefix}{name}"));
+    let other = ".checkpoint-0123456789abcdef-killed".to_owned();
+    for name in [&killed, &running, &other] {
+        std::fs::write(dir.path().join(name), b"half").unwrap();
+    }
+    let lock = std::fs::File::open(dir.path().join(&running)).unwrap();
+    lock.lock().unwrap();
+    adamw(4).checkpoint().save(&path).unwrap();
+    let mut expected = vec![running, other.clone(), "states".to_owned()];
+    expected.sort();
+    assert_eq!(names(), expected);
+    drop(lock);
+    adamw(4).checkpoint().save(&path).unwrap();
+    assert_eq!(names(), [other, "states".to_owned()]);
+}
+
+/// An optimizer of one rule and one of any rule read each other's files.
+#[test]
+fn a_rule_and_any_rule_are_interchangeable() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("states");
+    let rule = AdamW { lr: 0.25, ..AdamW::default() };
+    let mut one = Optimizer::new(rule).unwrap();
+    one.add::<f32>(GroupId::default(), "w", 4).unwrap();
+    let mut theta = [1.0_f32; 4];
+    one.step([Tensor::new("w", &mut theta, &[1.0_f32; 4])]).unwrap();
+    one.checkpoint().save(&path).unwrap();
+
+    let mut any = Optimizer::new(AnyRule::from(AdamW::default())).unwrap();
+    any.add::<f32>(GroupId::default(), "w", 4).unwrap();
+    CheckpointReader::open(&path).unwrap().load(&mut any).unwrap();
+    assert_eq!(any.rule(GroupId::default()), Some(&rule.into()));
+    let m = |opt: Option<&[f32]>| opt.unwrap().to_vec();
+    let [w, own] = [any.id("w").unwrap(), one.id("w").unwrap()];
+    assert_eq!(m(any.state(w, "m")), m(one.state(own, "m")));
+
+    any.checkpoint().save(&path).unwrap();
+    let mut back = adamw(4);
+    CheckpointReader::open(&path).unwrap().load(&mut back).unwrap();
+    assert_eq!(back.rule(GroupId::default()), Some(&rule));
+}
+
+/// 200,000 parameters with names of 40 characters: a header of more than 32 MiB.
+#[test]
+fn many_parameters_with_long_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("states");
+    let build = || {
+        let mut opt = Optimizer::new(AdamW::default()).unwrap();
+        for i in 0..200_000 {
+            opt.add::<f32>(GroupId::default(), &format!("{i:040}"), 1).unwrap();
+        }
+        opt
+    };
+    let (mut opt, mut theta) = (build(), vec![[1.0_f32]; 200_000]);
+    let keys: Vec<_> = (0..200_000).map(|i| opt.id(&format!("{i:040}")).unwrap()).collect();
+    let tensors = keys.iter().zip(&mut theta);
+    opt.step(tensors.map(|(&id, theta)| Tensor::new(id, theta, &[1.0_f32]))).unwrap();
+    opt.checkpoint().save(&path).unwrap();
+    assert!(path.metadata().unwrap().len() > 32 << 20);
+    let mut loaded = build();
+    CheckpointReader::open(&path).unwrap().load(&mut loaded).unwrap();
+    let last = loaded.id(&format!("{:040}", 199_999)).unwrap();
+    assert_eq!((loaded.steps(), loaded.t(last)), (1, Some(1)));
 }

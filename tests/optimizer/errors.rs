@@ -33,10 +33,7 @@ fn tensors_that_do_not_fit() {
         Tensor::new("w", &mut [0.0_f32; 3], grad),
         "`theta` of parameter `w` has 3 elements, expected 2",
     );
-    check(
-        Tensor::new("w", theta, &grad[..1]),
-        "`grad` of parameter `w` has 1 elements, expected 2",
-    );
+    check(Tensor::new("w", theta, &grad[..1]), "`grad` of parameter `w` has 1 element, expected 2");
     check(
         Tensor::new("w", &mut [bf16::ONE; 2], grad),
         "`theta` of parameter `w` is bf16, expected f32",
@@ -78,12 +75,6 @@ fn options_outside_their_range() {
         "`loss_scale` is NaN, expected a finite number above 0",
     );
     check(
-        &|opt| {
-            opt.lr_schedule = Some(LrSchedule::Constant { factor: -1.0, steps: 9 });
-        },
-        "`lr` is -0.001, expected a finite number of at least 0",
-    );
-    check(
         &|opt| opt.options.clip_norm = Some(ClipNorm::Inf(1.0)),
         "the gradients' norm is inf, expected a finite one to clip, or `skip_nonfinite`",
     );
@@ -93,15 +84,89 @@ fn options_outside_their_range() {
     );
 }
 
+/// A schedule is checked when it is set, and an old one stays after an error.
 #[test]
-fn registering_twice_or_in_no_group() {
+fn schedules_outside_their_range() {
+    let mut opt = two();
+    opt.set_lr_schedule(LrSchedule::warmup(7)).unwrap();
+    let mut check = |schedule: LrSchedule, message: &str| {
+        assert_eq!(opt.set_lr_schedule(schedule.clone()).unwrap_err().to_string(), message);
+        // A part of a sequence too.
+        let later = LrSchedule::warmup(3).then(3, schedule);
+        assert_eq!(opt.set_lr_schedule(later).unwrap_err().to_string(), message);
+        assert_eq!(opt.lr_schedule(), Some(&LrSchedule::warmup(7)));
+    };
+    let (at_least_0, at_least_1) = ("a finite number of at least 0", "at least 1");
+    let mut below = |name: &str, schedule| {
+        check(schedule, &format!("`{name}` is -0.5, expected {at_least_0}"));
+    };
+    below("factor", LrSchedule::Constant { factor: -0.5, steps: 9 });
+    below("from", LrSchedule::Linear { from: -0.5, to: 1.0, steps: 9 });
+    below("to", LrSchedule::Linear { from: 1.0, to: -0.5, steps: 9 });
+    below("floor", LrSchedule::Cosine { steps: 9, floor: -0.5 });
+    below("floor", LrSchedule::CosineRestarts { steps: 9, growth: 1, floor: -0.5 });
+    below("gamma", LrSchedule::Step { every: 9, gamma: -0.5 });
+    below("gamma", LrSchedule::MultiStep { at: vec![1], gamma: -0.5 });
+    below("gamma", LrSchedule::Exponential { gamma: -0.5 });
+    below("power", LrSchedule::Polynomial { steps: 9, power: -0.5 });
+    below("first", LrSchedule::OneCycle { steps: 9, rise: 0.3, first: -0.5, last: 0.0 });
+    below("last", LrSchedule::OneCycle { steps: 9, rise: 0.3, first: 0.0, last: -0.5 });
+    let mut zero = |name: &str, schedule| {
+        check(schedule, &format!("`{name}` is 0.0, expected {at_least_1}"));
+    };
+    zero("steps", LrSchedule::Cosine { steps: 0, floor: 0.0 });
+    zero("steps", LrSchedule::CosineRestarts { steps: 0, growth: 1, floor: 0.0 });
+    zero("growth", LrSchedule::CosineRestarts { steps: 1, growth: 0, floor: 0.0 });
+    zero("every", LrSchedule::Step { every: 0, gamma: 0.5 });
+    zero("steps", LrSchedule::Polynomial { steps: 0, power: 1.0 });
+    zero("steps", LrSchedule::OneCycle { steps: 0, rise: 0.3, first: 0.0, last: 0.0 });
+    check(
+        LrSchedule::Exponential { gamma: f64::NAN },
+        "`gamma` is NaN, expected a finite number of at least 0",
+    );
+    check(
+        LrSchedule::OneCycle { steps: 9, rise: 1.5, first: 0.0, last: 0.0 },
+        "`rise` is 1.5, expected a number in [0, 1]",
+    );
+
+    let falling =
+        LrSchedule::warmup(3).then(9, LrSchedule::warmup(3)).then(8, LrSchedule::warmup(1));
+    assert_eq!(
+        opt.set_lr_schedule(falling).unwrap_err().to_string(),
+        "`until` is 8.0, expected no less than the one before it"
+    );
+    opt.set_lr_schedule(None).unwrap();
+    assert_eq!(opt.lr_schedule(), None);
+}
+
+/// An id of another optimizer names nothing here, even if its number does.
+#[test]
+fn ids_of_another_optimizer() {
+    let (mut opt, mut other) = (two(), two());
+    let group = other.add_group(AdamW::default()).unwrap();
+    let mine = opt.add_group(AdamW::default()).unwrap();
+    let (id, theirs) = (opt.id("w").unwrap(), other.id("w").unwrap());
+    assert_ne!((group, theirs), (mine, id));
+
+    let mut theta = [0.5_f32; 2];
+    let error = opt.step([Tensor::new(theirs, &mut theta, &[1.0_f32; 2])]).unwrap_err();
+    let message =
+        "the parameter is an id of another optimizer, expected one that this optimizer returned";
+    assert_eq!((error.to_string().as_str(), theta), (message, [0.5; 2]));
+    let error = opt.add::<f32>(group, "x", 2).unwrap_err();
+    assert_eq!(error, Error::ForeignId { what: "group" });
+    assert_eq!((opt.t(theirs), opt.scalars(theirs), opt.seed(theirs, 1)), (None, None, None));
+    assert_eq!(opt.state::<f32>(theirs, "m"), None);
+    assert!(opt.rule(group).is_none() && opt.rule_mut(group).is_none());
+    assert!(opt.rule(mine).is_some() && opt.t(id) == Some(0));
+    opt.add::<f32>(GroupId::default(), "x", 2).unwrap();
+}
+
+#[test]
+fn registering_twice() {
     let mut opt = two();
     let error = opt.add::<f32>(GroupId::default(), "w", 5).unwrap_err();
     assert_eq!(error.to_string(), "there is a parameter `w` already, expected another name");
-    let mut other = two();
-    let group = other.add_group(AdamW::default()).unwrap();
-    let error = opt.add::<f32>(group, "v", 5).unwrap_err();
-    assert_eq!(error, Error::UnknownGroup { group: 1, groups: 1 });
     let bad = AdamW { beta1: 1.0, ..AdamW::default() };
     assert!(matches!(opt.add_group(bad), Err(Error::HyperParameter { name: "beta1", .. })));
     assert!(Optimizer::new(bad).is_err());
@@ -151,7 +216,7 @@ fn states_of_another_rule() {
     let error = opt.step([Tensor::new("w", &mut theta, &[1.0_f32; 2])]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"parameter `w`: state `v_max` is missing, expected the 3 states ["m", "v", "v_max"]"#
+        r#"parameter `w`: state `v_max` is missing, expected the states `m`, `v`, `v_max`"#
     );
     assert_eq!(theta, before);
 

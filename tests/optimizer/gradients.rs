@@ -154,17 +154,29 @@ fn the_scale_follows() {
     assert_eq!(large.scale, 3e38);
 }
 
-/// Steps are skipped as long as gradients are not finite, and the first finite one is taken.
+/// Steps are skipped until the scale cannot shrink any more. Then that is an error, for as long as
+/// gradients are not finite, and the first finite one is taken.
 #[test]
 fn the_scale_stays_a_scale() {
     let (mut opt, _) = sgd(2);
     opt.grad_scaler = Some(GradScaler::default());
     let mut theta = [1.0; 2];
-    for _ in 0..300 {
+    for _ in 0..142 {
         assert!(step(&mut opt, &mut theta, &[f32::NAN; 2]).skipped);
     }
     let scale = opt.grad_scaler.unwrap().scale;
     assert_eq!(scale, f64::from(f32::MIN_POSITIVE));
+    let (id, before) = (opt.id("w").unwrap(), opt.grad_scaler);
+    for _ in 0..2 {
+        let mut grad = [f32::NAN; 2];
+        let error = opt.step([Tensor::zero_grad(id, &mut theta, &mut grad)]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the loss scale is 1.1754943508222875e-38, which cannot shrink further, and the \
+             gradients are still not finite"
+        );
+        assert!(grad[0].is_nan() && opt.grad_scaler == before && theta == [1.0; 2]);
+    }
     assert!(!step(&mut opt, &mut theta, &[scale as f32; 2]).skipped);
     assert_eq!(theta, [0.0; 2]);
 

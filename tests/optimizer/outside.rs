@@ -254,7 +254,7 @@ fn a_name_does_not_make_a_rule_torchs() {
 #[test]
 fn scalars_and_states_that_do_not_fit() {
     let rule = Five { lr: 1e-3 };
-    let message = r#"1 scalars were given, expected the 2 scalars ["sum", "steps"]"#;
+    let message = r#"1 scalar was given, expected the scalars `sum`, `steps`"#;
     let (mut theta, grad) = ([1.0_f32; 2], [1.0_f32; 2]);
     let mut states = [[0.0_f32; 2]; 5];
     let mut slices: Vec<&mut [f32]> = states.iter_mut().map(|state| &mut state[..]).collect();

@@ -97,7 +97,7 @@ fn groups_keep_their_proportions() {
     let slow = opt.add_group(Sgd { lr: 0.25, ..Sgd::default() }).unwrap();
     opt.add::<f64>(GroupId::default(), "a", 1).unwrap();
     opt.add::<f64>(slow, "b", 1).unwrap();
-    opt.lr_schedule = Some(LrSchedule::warmup(2));
+    opt.set_lr_schedule(LrSchedule::warmup(2)).unwrap();
     opt.options.skip_nonfinite = true;
     let (mut a, mut b) = ([0.0_f64], [0.0_f64]);
     for grad in [1.0, f64::NAN, 1.0] {

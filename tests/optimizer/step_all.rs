@@ -154,31 +154,29 @@ fn refuses_what_does_not_fit() {
         assert_eq!((theta, m, v), ([1.0; 4], [2.0; 4], [3.0; 4]), "{expected}");
     };
     let grad = [1.0_f32; 4];
-    check(
-        "tensor number 0: there is no group 1, expected one of the 1 that were added",
-        &|theta, m, v| step(ParamMut::new(1, 1, theta, &grad).with_state(m).with_state(v)),
-    );
-    check(
-        "tensor number 0: step number `t` is 0, expected 1 for the first step",
-        &|theta, m, v| step(ParamMut::new(0, 0, theta, &grad).with_state(m).with_state(v)),
-    );
-    check("`grad` of parameter `number 0` has 3 elements, expected 4", &|theta, m, v| {
+    check("`rule` is 1, expected 0, an index of `rules`", &|theta, m, v| {
+        step(ParamMut::new(1, 1, theta, &grad).with_state(m).with_state(v))
+    });
+    check("step number `t` is 0, expected 1 for the first step", &|theta, m, v| {
+        step(ParamMut::new(0, 0, theta, &grad).with_state(m).with_state(v))
+    });
+    check("`grad` has 3 elements, expected 4 as in `theta`", &|theta, m, v| {
         step(ParamMut::new(0, 1, theta, &grad[..3]).with_state(m).with_state(v))
     });
-    check("`v` of parameter `number 0` has 2 elements, expected 4", &|theta, m, v| {
+    check("`v` has 2 elements, expected 4 as in `theta`", &|theta, m, v| {
         step(ParamMut::new(0, 1, theta, &grad).with_state(m).with_state(&mut v[..2]))
     });
-    check("`v` of parameter `number 0` is bf16, expected f32", &|theta, m, _| {
+    check("`v` is bf16, expected f32", &|theta, m, _| {
         step(ParamMut::new(0, 1, theta, &grad).with_state(m).with_state(&mut [bf16::ZERO; 4]))
     });
-    check("`m` of parameter `number 0` is f64, expected f32, bf16 or f16", &|theta, _, _| {
+    check("`m` is f64, expected f32, bf16 or f16", &|theta, _, _| {
         step(
             ParamMut::new(0, 1, theta, &grad)
                 .with_state(&mut [0.0_f64; 4])
                 .with_state(&mut [0.0_f64; 4]),
         )
     });
-    check("`grad` of parameter `number 0` is f64, expected f32, bf16 or f16", &|theta, m, v| {
+    check("`grad` is f64, expected f32, bf16 or f16", &|theta, m, v| {
         step(ParamMut::new(0, 1, theta, &[1.0_f64; 4]).with_state(m).with_state(v))
     });
     let [mut theta, mut m, mut v, mut more] = [[1.0_f32; 4]; 4];

@@ -342,3 +342,15 @@ fn flat_scales_and_clips_its_gradients() {
     assert_eq!(error.to_string(), "`grad_scale` is -1.0, expected a finite number of at least 0");
     assert_eq!((opt.t(), own), (2, theta));
 }
+
+/// Any rule has the short form of a step, as each rule has.
+#[test]
+fn any_rule_steps_on_slices() {
+    let (one, any) = (AdamW::default(), AnyRule::from(AdamW::default()));
+    let [mut expected, mut got] = [[[1.0_f32], [0.0], [0.0]]; 2];
+    let [theta, m, v] = &mut expected;
+    one.step(1, theta, &[0.5], [m, v]).unwrap();
+    let [theta, m, v] = &mut got;
+    any.step(1, theta, &[0.5], [m, v]).unwrap();
+    assert_eq!(got, expected);
+}

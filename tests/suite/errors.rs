@@ -87,9 +87,9 @@ fn states_of_every_rule() {
     assert_eq!(states(rmsprop(true, 0.0).into()), "v m");
     assert_eq!(states(rmsprop(true, 0.9).into()), "v m b");
     assert_eq!(states(AdaBound { amsbound: true, ..AdaBound::default() }.into()), "m v v_max");
-    let missing = "state `m` is missing, expected the 1 states [\"m\"]";
+    let missing = "state `m` is missing, expected the state `m`";
     assert_eq!(refusal(&sgd, 1, Backend::Auto, &[4, 4]), missing);
-    let superfluous = "1 states were given, expected the 0 states []";
+    let superfluous = "1 state was given, expected none";
     assert_eq!(refusal(&Sgd::default(), 1, Backend::Auto, &[4, 4, 4]), superfluous);
 }
 
@@ -165,11 +165,11 @@ fn lengths_that_differ() {
 #[test]
 fn states_that_are_missing_or_too_many() {
     let (plain, amsgrad) = (AdamW::default(), AdamW { amsgrad: true, ..AdamW::default() });
-    let missing = "state `v_max` is missing, expected the 3 states [\"m\", \"v\", \"v_max\"]";
-    let superfluous = "3 states were given, expected the 2 states [\"m\", \"v\"]";
+    let missing = "state `v_max` is missing, expected the states `m`, `v`, `v_max`";
+    let superfluous = "3 states were given, expected the states `m`, `v`";
     assert_eq!(refusal(&amsgrad, 1, Backend::Auto, &PLAIN), missing);
     assert_eq!(refusal(&plain, 1, Backend::Auto, &[4; 5]), superfluous);
-    let missing_both = "state `m` is missing, expected the 2 states [\"m\", \"v\"]";
+    let missing_both = "state `m` is missing, expected the states `m`, `v`";
     assert_eq!(refusal(&plain, 1, Backend::Auto, &[4, 4]), missing_both);
 
     // The short form does not take v_max, and a `Flat` that was made without v_max does not have
@@ -285,9 +285,9 @@ fn rules_from_outside() {
         for states in [&[] as &[_], &TWO] {
             let at_odds = Foreign { states, fine: true };
             let names: Vec<_> = states.iter().map(State::name).collect();
-            let message = format!(
-                "the rule's kernel keeps 1 states, expected those that the rule names, {names:?}"
-            );
+            let expected = if names.is_empty() { "none" } else { "the states `s`, `t`" };
+            let message =
+                format!("the rule's kernel keeps 1 state, expected {expected} as the rule names");
             assert_eq!(refusal(&at_odds, 1, backend, &[4; 4][..2 + names.len()]), message);
         }
     }
@@ -302,4 +302,31 @@ fn errors_are_typed() {
     let Err(Error::HyperParameter { name: "lr", value: -1.0, .. }) = adam.check() else {
         panic!("{:?}", adam.check());
     };
+}
+
+/// A learning rate that is too large is named, and not the decay that it is multiplied with.
+#[test]
+fn the_hyper_parameter_that_is_too_large() {
+    let adamw = AdamW { lr: 1e300, ..AdamW::default() };
+    let message = refusal(&adamw, 1, Backend::Auto, &[4; 4]);
+    assert!(message.starts_with("`lr` is 1e300, expected"), "{message}");
+    let adamw = AdamW { weight_decay: 1e300, ..AdamW::default() };
+    let message = refusal(&adamw, 1, Backend::Auto, &[4; 4]);
+    assert!(message.starts_with("`weight_decay` is 1e300, expected"), "{message}");
+}
+
+/// The owner of one buffer names `theta`, and not a state that its caller has not passed.
+#[test]
+fn lengths_of_an_owner() {
+    let mut opt = Flat::<_, f32>::new(AdamW::default(), 3).unwrap();
+    let error = opt.step(&mut [0.0; 4], &[0.0; 4]).unwrap_err();
+    assert_eq!(error.to_string(), "`theta` has 4 elements, expected 3 as in the states");
+    let resume = |states: &[usize]| {
+        let states = states.iter().map(|&len| vec![0.0_f32; len]).collect();
+        Flat::resume(AdamW::default(), 1, states).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(resume(&[3, 3]), Ok(()));
+    assert_eq!(resume(&[3, 1]), Err("`v` has 1 element, expected 3 as in the first state".into()));
+    assert_eq!(resume(&[3]), Err("state `v` is missing, expected the states `m`, `v`".into()));
+    assert_eq!(resume(&[3; 3]), Err("3 states were given, expected the states `m`, `v`".into()));
 }

@@ -180,3 +180,36 @@ fn a_panic_comes_to_the_caller_whatever_its_threads_do() {
     let text = panic.downcast_ref::<String>().map_or("", |text| text);
     assert!(text.contains("not here"), "{text}");
 }
+
+/// Where the system starts no threads, every long step runs on the calling thread, with the same
+/// bits. A child process asks for stacks that are larger than the address space.
+#[test]
+fn no_threads_can_be_started() {
+    const CHILD: &str = "FUSED_ADAM_TEST_WITHOUT_THREADS";
+    if std::env::var_os(CHILD).is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "threads::no_threads_can_be_started", "--test-threads=1"])
+            .env("RUST_MIN_STACK", (1_u64 << 47).to_string())
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        return;
+    }
+    std::thread::Builder::new().spawn(|| ()).unwrap_err();
+    let (rule, grad) = (fused_adam::Sgd::default(), vec![1.0_f32; LONG]);
+    let step = |parallelism| {
+        let mut theta = vec![0.5_f32; LONG];
+        let step = Step::new(&rule, 1).with_parallelism(parallelism);
+        step.run(&mut theta, &grad, &mut []).unwrap();
+        theta
+    };
+    let serial = step(Parallelism::Serial);
+    for _ in 0..2 {
+        assert_eq!(threads_of(LONG * 8, Parallelism::Auto).len(), 1);
+        assert!(step(Parallelism::Auto) == serial);
+        assert!(step(Parallelism::Chunks(NonZeroUsize::MIN.saturating_add(999))) == serial);
+        assert_eq!(fused_adam::num_threads(), 1);
+    }
+}

@@ -77,16 +77,13 @@ fn types() {
     let doubles = tensor(vec![1.0_f64; 3], [3], &Device::flex());
     refused(
         fused().try_step(0.1, ones(3), doubles.clone(), None),
-        "`grad` of parameter `number 0` is f64, expected f32, bf16 or f16",
+        "`grad` is f64, expected f32, bf16 or f16",
     );
-    refused(
-        fused().try_step(0.1, doubles.clone(), ones(3), None),
-        "`grad` of parameter `number 0` is f32, expected f64",
-    );
+    refused(fused().try_step(0.1, doubles.clone(), ones(3), None), "`grad` is f32, expected f64");
     let (_, state) = fused().try_step(0.1, ones(3), ones(3), None).unwrap();
     refused(
         fused().try_step(0.1, doubles.clone(), doubles, Some(state)),
-        "`m` of parameter `number 0` is f32, expected f64",
+        "`m` is f32, expected f64",
     );
 }
 
@@ -96,18 +93,15 @@ fn states_of_another_rule() {
     let lion = FusedConfig::new(Lion::default()).build().unwrap();
     refused(
         lion.try_step(0.1, ones(3), ones(3), Some(state.clone())),
-        "2 states were given, expected the 1 states [\"m\"]",
+        "2 states were given, expected the state `m`",
     );
     let amsgrad = FusedConfig::new(Adam { amsgrad: true, ..Adam::default() }).build().unwrap();
     refused(
         amsgrad.try_step(0.1, ones(3), ones(3), Some(state.clone())),
-        "state `v_max` is missing, expected the 3 states [\"m\", \"v\", \"v_max\"]",
+        "state `v_max` is missing, expected the states `m`, `v`, `v_max`",
     );
     let sgd = FusedConfig::new(Sgd::default()).build().unwrap();
-    refused(
-        sgd.try_step(0.1, ones(3), ones(3), Some(state)),
-        "2 states were given, expected the 0 states []",
-    );
+    refused(sgd.try_step(0.1, ones(3), ones(3), Some(state)), "2 states were given, expected none");
 }
 
 #[test]

@@ -56,8 +56,10 @@ pub struct FusedAdamGradScaler {
 
 impl FusedAdamOptimizer {
     pub(crate) fn param(&self, number: usize) -> Result<&Param, Failure> {
-        let unknown = || Error::UnknownParam { param: format!("number {number}") };
-        Ok(self.params.get(number).ok_or_else(unknown)?)
+        let message =
+            || format!("there is no parameter {number}, expected one that was registered");
+        let unknown = || Failure::new(FusedAdamStatus::Unknown, message());
+        self.params.get(number).ok_or_else(unknown)
     }
 
     /// The address of a parameter's state, if the state has been allocated.

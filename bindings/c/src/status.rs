@@ -128,7 +128,10 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match error.cause() {
             Error::HyperParameter { .. } | Error::StepNumber { .. } => FusedAdamStatus::Value,
-            Error::Length { .. } | Error::TensorLength { .. } => FusedAdamStatus::Length,
+            Error::Length { .. }
+            | Error::TensorLength { .. }
+            | Error::ThetaLength { .. }
+            | Error::StateLength { .. } => FusedAdamStatus::Length,
             Error::MissingState { .. }
             | Error::SuperfluousState { .. }
             | Error::Scalars { .. }
@@ -137,9 +140,11 @@ impl From<Error> for Failure {
             Error::UnknownBackend { .. }
             | Error::UnknownRule { .. }
             | Error::UnknownParam { .. }
-            | Error::UnknownGroup { .. } => FusedAdamStatus::Unknown,
+            | Error::UnknownGroup { .. }
+            | Error::RuleIndex { .. }
+            | Error::ForeignId { .. } => FusedAdamStatus::Unknown,
             Error::DuplicateParam { .. } | Error::GivenTwice { .. } => FusedAdamStatus::Duplicate,
-            Error::TensorType { .. } => FusedAdamStatus::Type,
+            Error::TensorType { .. } | Error::ElementType { .. } => FusedAdamStatus::Type,
             Error::NonfiniteNorm { .. } => FusedAdamStatus::Nonfinite,
             _ => FusedAdamStatus::Other,
         };

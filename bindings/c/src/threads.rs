@@ -102,7 +102,7 @@ pub extern "C" fn fused_adam_set_threads(threads: usize) -> FusedAdamStatus {
 pub extern "C" fn fused_adam_threads() -> usize {
     guarded_or(1, || {
         Ok(match Threads::chosen() {
-            Threads::Global => rayon::current_num_threads(),
+            Threads::Global => fused_adam::num_threads(),
             Threads::Calling => 1,
             Threads::Pool(pool) => pool.current_num_threads(),
         })

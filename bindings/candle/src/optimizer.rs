@@ -142,8 +142,15 @@ impl<C> Optimizer<C> {
 
     /// Sets a schedule: a function of the number of steps that multiplies the learning rate.
     /// Default: none.
-    pub fn set_lr_schedule(&mut self, schedule: Option<LrSchedule>) {
-        self.variables.core.lr_schedule = schedule;
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LrSchedule::check`](fused_adam::LrSchedule::check).
+    pub fn set_lr_schedule(
+        &mut self,
+        schedule: impl Into<Option<LrSchedule>>,
+    ) -> Result<(), fused_adam::Error> {
+        self.variables.core.set_lr_schedule(schedule)
     }
 
     /// The loss scale: the factor for the loss before you compute its gradients.

@@ -22,7 +22,7 @@ pub enum Error {
     },
 
     /// A step got a different number of arrays than the optimizer has states for.
-    #[error("{given} arrays were given, expected {expected} as in the steps before")]
+    #[error("{given} {} given, expected {expected} as in the steps before", were(*given))]
     Count {
         /// The number of arrays in the call.
         given: usize,
@@ -47,4 +47,8 @@ pub enum Error {
     /// backend or the norm.
     #[error(transparent)]
     Core(#[from] fused_adam::Error),
+}
+
+fn were(arrays: usize) -> &'static str {
+    if arrays == 1 { "array was" } else { "arrays were" }
 }

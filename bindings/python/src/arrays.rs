@@ -85,8 +85,9 @@ impl Rule {
         let names = self.states();
         if states.len() != names.len() {
             return Err(PyTypeError::new_err(format!(
-                "{} states were given, expected {}: {names:?}",
+                "{} {} given, expected {}: {names:?}",
                 states.len(),
+                if states.len() == 1 { "state was" } else { "states were" },
                 names.len()
             )));
         }
@@ -140,7 +141,7 @@ impl Rule {
                     // with every NumPy function that releases the GIL.
                     unsafe { with_slices(vec![slot], |all| step_all(&rules, &options, all)) }
                 })
-            })??
+            })?
             .map_err(refused)?;
         if let Some(scalars) = scalars {
             scalars.view.set_doubles(&after);

@@ -8,7 +8,7 @@ use std::process;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fused_adam::{Parallelism, Threads, on_threads};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -32,45 +32,61 @@ pub fn run<T: Send>(
     bytes: usize,
     theirs: Option<&'static dyn Threads>,
     work: impl FnOnce(Parallelism) -> T + Send,
-) -> PyResult<T> {
-    match own()? {
-        None => Ok(match theirs {
+) -> T {
+    match chosen() {
+        Chosen::Global => match theirs {
             Some(threads) => on_threads(threads, || work(Parallelism::Auto)),
             None => work(Parallelism::Auto),
-        }),
-        Some(_) if bytes < SERIAL_BYTES => Ok(work(Parallelism::Serial)),
-        Some(pool) => Ok(pool.install(|| work(Parallelism::Auto))),
+        },
+        Chosen::Own(pool) if bytes >= SERIAL_BYTES => pool.install(|| work(Parallelism::Auto)),
+        Chosen::Own(_) | Chosen::Calling => work(Parallelism::Serial),
     }
 }
 
-/// The separate pool, if it should be used.
-fn own() -> PyResult<Option<Arc<ThreadPool>>> {
+/// The threads of a step.
+enum Chosen {
+    Global,
+    Own(Arc<ThreadPool>),
+    Calling,
+}
+
+fn chosen() -> Chosen {
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
     let process = process::id();
     if own.wanted == 0 && *GLOBAL.get_or_init(|| process) == process {
-        return Ok(None);
+        return Chosen::Global;
+    }
+    if own.wanted == 1 {
+        return Chosen::Calling;
     }
     if let Some((of, pool)) = &own.pool
         && *of == process
     {
-        return Ok(Some(Arc::clone(pool)));
+        return Chosen::Own(Arc::clone(pool));
     }
-    let pool = ThreadPoolBuilder::new().num_threads(own.wanted).build();
-    let pool = Arc::new(pool.map_err(|e| PyRuntimeError::new_err(e.to_string()))?);
+    // Where the system starts no threads, the calling thread takes the step.
+    let Ok(pool) = ThreadPoolBuilder::new().num_threads(own.wanted).build() else {
+        return Chosen::Calling;
+    };
+    let pool = Arc::new(pool);
     // The threads of a pool from before a fork do not exist, so they cannot be joined.
     if let Some(old) = own.pool.replace((process, Arc::clone(&pool)))
         && old.0 != process
     {
         std::mem::forget(old);
     }
-    Ok(Some(pool))
+    Chosen::Own(pool)
 }
 
 /// The number of threads for large steps. Steps of torch's tensors use torch's own threads instead,
 /// unless a number was set.
 #[pyfunction]
-pub fn get_num_threads() -> PyResult<usize> {
-    Ok(own()?.map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads()))
+pub fn get_num_threads() -> usize {
+    match chosen() {
+        Chosen::Global => fused_adam::num_threads(),
+        Chosen::Own(pool) => pool.current_num_threads(),
+        Chosen::Calling => 1,
+    }
 }
 
 /// Sets the number of threads for large steps. With 0, the default, it is `RAYON_NUM_THREADS` or

@@ -369,7 +369,7 @@ impl<'py> StepBuilder<'py> {
                 // optimizers.
                 unsafe { with_slices(slots, |all| step_all(rules, &options, all)) }
             })
-        })??;
+        })?;
         let report = report.map_err(refused)?;
         if !report.skipped {
             for (tensor, copy) in copies {

@@ -193,7 +193,7 @@ BAD = [
     (
         lambda: Rule("adam").step(1, ones(), ones(), ones()),
         TypeError,
-        "1 states were given, expected 2",
+        "1 state was given, expected 2",
     ),
     (
         lambda: Rule("sgd").step(1, ones(), ones(3)),
@@ -253,8 +253,16 @@ BAD = [
         ValueError,
         "clip_value` is 0.0, expected",
     ),
-    (lambda: with_scalars(np.ones(2)), ValueError, "2 scalars were given, expected the 1 scalars"),
-    (lambda: with_scalars(np.ones(0)), ValueError, "0 scalars were given, expected the 1 scalars"),
+    (
+        lambda: with_scalars(np.ones(2)),
+        ValueError,
+        "2 scalars were given, expected the scalar `mu_product`",
+    ),
+    (
+        lambda: with_scalars(np.ones(0)),
+        ValueError,
+        "0 scalars were given, expected the scalar `mu_product`",
+    ),
     (
         lambda: with_scalars(ones(1)),
         TypeError,
@@ -268,7 +276,7 @@ BAD = [
     (
         lambda: Rule("sgd").step(1, ones(), ones(), scalars=np.ones(1)),
         ValueError,
-        "expected the 0 scalars",
+        "expected none",
     ),
     (lambda: fused_adam.set_num_threads(-1), ValueError, "is -1, expected 0 or more"),
 ]

@@ -43,8 +43,8 @@ const TORCH_KEY: &str = "fused_adam_torch";
 /// which an `f64` does not hold every integer.
 const MOST_STEPS: u64 = 9_000_000_000_000_000;
 
-/// The longest header that is written or read: 32 MiB, enough for some hundred thousand tensors.
-const LONGEST_HEADER: u64 = 32 << 20;
+/// The longest header that is written or read: the limit of the safetensors format.
+const LONGEST_HEADER: u64 = 100_000_000;
 
 /// The error of saving or loading a checkpoint.
 #[derive(Debug, thiserror::Error)]

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata};
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::{
-    CheckpointError, Description, KEY, LONGEST_HEADER, MOST_STEPS, ParamDescription, Result,
-    TORCH_KEY, VERSION, Version, is_torchs, little_endian, safetensors_dtype,
+    CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, MOST_STEPS,
+    ParamDescription, Result, TORCH_KEY, VERSION, Version, is_torchs, little_endian,
+    safetensors_dtype,
 };
 use crate::elements::Element;
 use crate::elements::column::DType;
@@ -52,19 +54,23 @@ impl CheckpointReader {
         let mut file = File::open(path)?;
         let len = file.metadata()?.len();
         if len < 8 {
-            return Err(Failed::Format(format!("has {len} bytes, expected at least 8")));
+            let why = format!("is not a safetensors file: it has only {len} bytes");
+            return Err(Failed::Format(why));
         }
         let mut bytes = [0; 8];
         file.read_exact(&mut bytes)?;
         let header_len = u64::from_le_bytes(bytes);
-        if header_len > LONGEST_HEADER.min(len - 8) {
-            let why = format!("says that its header has {header_len} bytes, in a file of {len}");
+        if header_len > LONGEST_HEADER {
+            return Err(Failed::Format("is not a safetensors file".to_owned()));
+        }
+        if header_len > len - 8 {
+            let why = format!("is truncated: it has {len} bytes, and its header {header_len}");
             return Err(Failed::Format(why));
         }
         let mut header = vec![0; header_len as usize];
         file.read_exact(&mut header)?;
         let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| Failed::Format(format!("its header is not valid: {error}")))?;
+            .map_err(|error| Failed::Format(format!("has no valid safetensors header: {error}")))?;
         let (data, tensors) = (8 + header_len, metadata.data_len() as u64);
         if len - data != tensors {
             let has = len - data;
@@ -78,6 +84,10 @@ impl CheckpointReader {
     /// rules of its groups, its number of steps and its loss scale by those of the file. The
     /// optimizer must have the parameters and groups that were saved, with the same element types,
     /// and with the same lengths where they have states.
+    ///
+    /// Everything is as in the file afterwards. To go on with another learning rate, change the
+    /// rule after `load`. The loss scale is replaced too: it is removed if the file has none. The
+    /// file does not hold `options` and the learning-rate schedule: set these in your program.
     ///
     /// If the optimizer already has states, they are replaced after all new ones have been read. A
     /// new optimizer needs no second copy in memory.
@@ -223,7 +233,11 @@ impl CheckpointReader {
         let invalid = |error| self.format(format!("its metadata `{KEY}` are not valid: {error}"));
         let version: Version = serde_json::from_str(json).map_err(invalid)?;
         self.fits("the version", version.version, VERSION)?;
-        serde_json::from_str(json).map_err(invalid)
+        let Description { version, steps, loss_scale, groups, params } =
+            serde_json::from_str::<Description<Value>>(json).map_err(invalid)?;
+        let groups = groups.into_iter().map(group_of).collect::<serde_json::Result<_>>();
+        let groups = groups.map_err(invalid)?;
+        Ok(Description { version, steps, loss_scale, groups, params })
     }
 
     fn metadata_of(&self, key: &str) -> Option<&String> {
@@ -236,11 +250,11 @@ impl CheckpointReader {
             return Err(self.format(format!("lacks the tensor `{name}`")));
         };
         if info.dtype != safetensors_dtype(of) {
-            let found = format!("{:?}", info.dtype);
+            let found = format!("{:?}", info.dtype).to_lowercase();
             return Err(self.mismatch(
                 format!("the type of `{name}`"),
                 found,
-                format!("{:?}", safetensors_dtype(of)),
+                of.name().to_owned(),
             ));
         }
         // If this product overflowed, the header would have been rejected.
@@ -350,4 +364,18 @@ impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Failed::Io(error)
     }
+}
+
+/// The group with its rule as an `R`. A rule of the crate and [`AnyRule`](crate::AnyRule), which
+/// has its name around the hyper-parameters, read what the other has written.
+fn group_of<R: DeserializeOwned>(
+    group: GroupDescription<Value>,
+) -> serde_json::Result<GroupDescription<R>> {
+    let GroupDescription { rule, hyper_parameters } = group;
+    let hyper_parameters = R::deserialize(&hyper_parameters).or_else(|error| {
+        let within = hyper_parameters.get(&rule).and_then(|within| R::deserialize(within).ok());
+        let around = || R::deserialize(json!({ rule.as_str(): &hyper_parameters })).ok();
+        within.or_else(around).ok_or(error)
+    })?;
+    Ok(GroupDescription { rule, hyper_parameters })
 }

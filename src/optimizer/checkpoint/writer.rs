@@ -3,12 +3,13 @@
 
 use core::fmt;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use super::{
     CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, MOST_STEPS,
@@ -18,7 +19,7 @@ use crate::elements::Element;
 use crate::elements::column::Column;
 use crate::error::Error;
 use crate::optimizer::grad_scaler::GradScaler;
-use crate::optimizer::owner::Optimizer;
+use crate::optimizer::owner::{Optimizer, hash};
 use crate::optimizer::param::Param;
 use crate::rules::{Rule, State};
 use crate::step::check_same_states;
@@ -212,13 +213,14 @@ impl<'a> CheckpointWriter<'a> {
     }
 
     /// Writes the file. It is written next to `path` first, synced to disk, and then replaces the
-    /// file at `path`.
+    /// file at `path`. If `path` is a symbolic link, the link stays and the file that it points to
+    /// is replaced. Temporary files that killed saves of the same path have left are removed.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if the result could not be
     /// loaded: a hyper-parameter outside its range, states of another rule, two tensors with one
-    /// name, a tensor with the name of a state that does not exist yet, a header above 32 MiB, or
+    /// name, a tensor with the name of a state that does not exist yet, a header above 100 MB, or
     /// in torch's layout a step count of 9e15 or more. [`CheckpointError::Io`] if writing fails, or
     /// on a big-endian machine.
     ///
@@ -227,6 +229,7 @@ impl<'a> CheckpointWriter<'a> {
     pub fn save(mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let failed = |source| CheckpointError::Io { path: path.to_owned(), source };
+        let target = target(path).map_err(failed)?;
         little_endian().map_err(failed)?;
         if let Err(source) = self.valid {
             return Err(CheckpointError::Invalid { path: path.to_owned(), source });
@@ -251,19 +254,15 @@ impl<'a> CheckpointWriter<'a> {
             )));
         }
 
-        let directory = match path.parent() {
+        let directory = match target.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".checkpoint-");
-        #[cfg(unix)]
-        {
-            // The usual permissions of a new file, to which the umask applies.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(directory).map_err(failed)?;
+        // A hash has the same length for any name.
+        let name = target.file_name().unwrap_or_default().as_encoded_bytes();
+        let prefix = format!(".checkpoint-{:016x}-", hash(name));
+        remove_leftovers(directory, &prefix);
+        let file = temporary_file(directory, &prefix).map_err(failed)?;
         let mut writer = BufWriter::with_capacity(1 << 20, file.as_file());
         let written = writer
             .write_all(&(header.len() as u64).to_le_bytes())
@@ -272,12 +271,74 @@ impl<'a> CheckpointWriter<'a> {
             .and_then(|()| writer.flush());
         drop(writer);
         written.and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        file.persist(path).map_err(|error| failed(error.error))?;
+        file.persist(&target).map_err(|error| failed(error.error))?;
         // The new name must reach the disk too.
         #[cfg(unix)]
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         Ok(())
     }
+}
+
+/// The file to replace: that of a symbolic link, so that the link stays.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_symlink() => match path.canonicalize() {
+            // The link points to a file that does not exist yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let target = path.read_link()?;
+                Ok(path.parent().unwrap_or(Path::new("")).join(target))
+            }
+            target => target,
+        },
+        _ => Ok(path.to_owned()),
+    }
+}
+
+/// Removes the temporary files of saves that were killed. Those of saves that run are locked.
+/// Failures do no harm: the file stays until the next save.
+fn remove_leftovers(directory: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            continue;
+        }
+        if let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// A new file, which is locked.
+fn temporary_file(directory: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix);
+    #[cfg(unix)]
+    {
+        // The usual permissions of a new file, to which the umask applies.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    loop {
+        let file = builder.tempfile_in(directory).map_err(without_path)?;
+        // On a file system without locks a leftover stays.
+        let _ = file.as_file().lock();
+        // Another save may have removed it before it was locked.
+        if file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
+
+/// The error of the system, without the temporary path that `tempfile` adds to it.
+fn without_path(error: io::Error) -> io::Error {
+    let code = error
+        .get_ref()
+        .and_then(|error| error.source())
+        .and_then(|error| error.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error);
+    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// The JSON of the header, padded with spaces to a multiple of eight bytes.

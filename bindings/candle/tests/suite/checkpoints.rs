@@ -30,7 +30,7 @@ impl Training {
             var::<f64>(&mut random, &[]),
         ];
         let mut opt = Optimizer::with_names(NAMES.into_iter().zip(vars.clone()), rule).unwrap();
-        opt.set_lr_schedule(Some(LrSchedule::warmup(6)));
+        opt.set_lr_schedule(LrSchedule::warmup(6)).unwrap();
         Training { vars, opt, random }
     }
 

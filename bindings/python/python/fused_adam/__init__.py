@@ -2,7 +2,8 @@
 
 ``Rule`` takes steps on arrays whose states you keep. ``Flat`` keeps the states of one array.
 ``RULES`` lists the names of all rules. An array is a NumPy array, or any object on the CPU with
-DLPack or the buffer protocol. ``fused_adam.torch`` has the optimizers for torch.
+DLPack or the buffer protocol. ``fused_adam.torch`` has the optimizers for torch; import it
+explicitly.
 
 >>> import numpy as np
 >>> theta, grad = np.full(4, 0.5, np.float32), np.ones(4, np.float32)
@@ -28,11 +29,12 @@ class Flat:
 
     Args:
         rule: the rule. You may assign another one to ``rule`` between steps, for example to change
-            ``lr``.
+            ``lr``: ``opt.rule = Rule("adamw", **{**opt.rule.hyper_parameters, "lr": 0.1})``.
         like: an array with the shape and the dtype of the parameter.
         dtype: the dtype of the states. Default: the dtype of ``like``.
 
-    ``states`` is a dict from the name of each state to a NumPy array of the shape of ``like``.
+    ``states`` is a dict from the name of each state to a NumPy array of the shape of ``like``. The
+    states ``m`` and ``v`` are torch's ``exp_avg`` and ``exp_avg_sq``.
 
     ``scalars`` is an array of the values that ``rule.scalars`` names, after the steps taken so far.
     NAdam's product of all momenta is one of them.
@@ -64,9 +66,16 @@ class Flat:
         """Perform a single optimization step in place.
 
         Args:
-            theta: the parameter.
+            theta: the parameter. It is updated in place, like the states.
             grad: its gradient.
-            **options: keyword arguments of ``Rule.step``.
+            **options: keyword arguments of ``Rule.step``, except ``scalars``:
+
+                - ``grad_scale`` multiplies the gradient. Default: 1.
+                - ``clip_value`` then clamps each element of it to ± this bound. Default: no bound.
+                - ``seed`` turns on stochastic rounding of 16-bit arrays. Default: to nearest.
+                - ``offset`` is the index of the first element, if the arrays are a shard. It
+                  matters only with ``seed``. Default: 0.
+                - ``backend`` is the name of a backend. Default: ``"auto"``.
         """
         states = self.states.values()
         self.rule.step(self.t + 1, theta, grad, *states, scalars=self.scalars, **options)

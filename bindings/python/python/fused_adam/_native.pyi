@@ -16,7 +16,11 @@ __version__: str
 
 @final
 class Rule:
-    """An update rule with its hyper-parameters, created by name."""
+    """An update rule with its hyper-parameters, created by name.
+
+    ``RULES`` lists the names. A rule does not change. For another ``lr``, make a new one:
+    ``Rule("adamw", **{**rule.hyper_parameters, "lr": 0.1})``.
+    """
 
     def __new__(cls, name: str, /, **hyper_parameters: float | bool) -> Rule: ...
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]: ...
@@ -43,7 +47,29 @@ class Rule:
         seed: int | None = None,
         offset: int = 0,
         backend: str | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Perform step number ``t`` in place.
+
+        All arrays are contiguous, of one shape and in the same memory order.
+
+        Args:
+            t: the step number, 1 for the first step.
+            theta: the parameter. It is updated.
+            grad: its gradient.
+            *states: the states, in the order of ``states``. They are updated. ``m`` and ``v`` are
+                torch's ``exp_avg`` and ``exp_avg_sq``.
+            scalars: an array of ``float64`` with the scalars before the step, in the order of
+                ``scalars``. It is updated. Default: they follow from ``t``.
+            grad_scale: multiplies the gradient. Finite, at least 0.
+            clip_value: clamps each element of the gradient to ± this bound, after ``grad_scale``.
+                Finite, above 0. Default: no bound.
+            seed: turns on stochastic rounding of 16-bit arrays. The same seed gives the same bits.
+                Default: rounding to nearest.
+            offset: the index of the first element in the whole array, if the arrays are a shard.
+                The shard then has the random bits of the whole. It matters only with ``seed``.
+            backend: ``"auto"``, ``"scalar"``, ``"wide"``, ``"native"``, ``"avx2"``, ``"avx512"`` or
+                ``"neon"``. All give the same bits. Default: ``"auto"``.
+        """
 
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

@@ -1,7 +1,8 @@
 """Drop-in replacements for ``torch.optim``: a step is one call into Rust for all parameters.
 
-Each class has the arguments, the defaults, the error messages and the ``state_dict`` of the class
-of the same name in ``torch.optim``. Only the import changes:
+Each class has the arguments and the defaults of the class of the same name in ``torch.optim``, and
+its constructor raises the same errors. A ``state_dict`` goes both ways between the two. Only the
+import changes:
 
     from fused_adam.torch import AdamW
 
@@ -11,11 +12,18 @@ Differences from ``torch.optim``:
 
 - The arithmetic is that of ``kernels.md``. It is more exact than torch's, and has the same bits on
   every machine.
-- Gradients are never modified.
+- Gradients are never modified. After ``scaler.step(optimizer)`` of a ``GradScaler`` they are still
+  multiplied by the loss scale. Call ``scaler.unscale_(optimizer)`` before the step if you read
+  them.
 - ``foreach`` and ``fused`` are accepted and have no effect. ``capturable=True`` and
   ``differentiable=True`` raise ``ValueError``.
 - Parameters are dense CPU tensors of ``float32``, ``float64``, ``bfloat16`` or ``float16``, with
-  any strides.
+  any strides. Sparse gradients, complex parameters and ``DTensor`` raise an error.
+- A parameter that is listed twice, parameters that share memory, and a gradient that is the
+  parameter's own memory raise ``ValueError``.
+- ``step`` checks the hyper-parameters and raises ``ValueError``: for an ``eps`` that is 0 or rounds
+  to 0, an infinite hyper-parameter, a momentum above 1, a dampening outside of [0, 1], an ``alpha``
+  of 1 or more, and whatever was set out of range later.
 
 Long steps run on torch's intra-op threads, as many as ``torch.set_num_threads`` sets. If
 ``fused_adam.set_num_threads`` was called, or in a forked process, they run on a separate thread
@@ -411,18 +419,28 @@ def clip_grad_norm_and_step(
 ) -> Tensor:
     """Clip the gradient norm of all parameters of ``optimizer`` and perform a step, in two passes.
 
-    It replaces ``torch.nn.utils.clip_grad_norm_`` and ``optimizer.step``. Gradients are read once
-    for the norm and once for the step. They are not modified.
+    It replaces ``torch.nn.utils.clip_grad_norm_`` and ``optimizer.step``. The norm is that of the
+    gradients of this optimizer's parameters. Gradients are read once for the norm and once for the
+    step. They are not modified.
 
     If ``max_norm / norm`` is less than 1, the step uses the gradients multiplied by it. (torch uses
     ``max_norm / (norm + 1e-6)``.)
+
+    With a ``GradScaler``, call ``unscale_`` first, and do not call ``scaler.step``:
+
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        norm = clip_grad_norm_and_step(optimizer, max_norm=1.0, skip_nonfinite=True)
+        scaler.update()
+
+    Without ``unscale_`` it clips the scaled gradients, and ``scaler.update`` fails.
 
     Args:
         optimizer: an optimizer of ``fused_adam.torch``.
         max_norm: the max norm of the gradients.
         norm_type: 2 or infinity.
         skip_nonfinite: if the norm is not finite, skip the step instead of raising ``ValueError``.
-            In either case nothing changes.
+            In either case nothing changes. (``clip_grad_norm_`` does not raise by default.)
 
     Returns:
         The norm of the gradients before clipping, as a ``float64`` tensor. The 2-norm is the
