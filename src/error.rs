@@ -283,13 +283,17 @@ impl Error {
     /// The error without its place: what is in [`At`](Self::At), or the error itself.
     ///
     /// ```
-    /// use fused_adam::{AdamW, Error, ParamMut, StepOptions, step_all};
+    /// use fused_adam::{AdamW, Error, GroupId, Optimizer, Tensor};
     ///
-    /// let (mut theta, grad) = ([1.0_f32], [1.0_f32]);
-    /// let no_states = [ParamMut::new(0, 1, &mut theta, &grad)];
-    /// let error = step_all(&[AdamW::default()], &StepOptions::default(), no_states).unwrap_err();
-    /// assert!(error.to_string().starts_with("tensor number 0: state `m` is missing"));
-    /// assert!(matches!(error.cause(), Error::MissingState { name: "m", .. }));
+    /// let mut opt = Optimizer::new(AdamW::default())?;
+    /// let w = opt.add::<f32>(GroupId::default(), "w", 1)?;
+    /// let mut theta = [1.0_f32];
+    /// opt.step([Tensor::new(w, &mut theta, &[1.0_f32])])?;
+    /// opt.rule_mut(GroupId::default()).unwrap().amsgrad = true;
+    /// let error = opt.step([Tensor::new(w, &mut theta, &[1.0_f32])]).unwrap_err();
+    /// assert!(error.to_string().starts_with("parameter `w`: state `v_max` is missing"));
+    /// assert!(matches!(error.cause(), Error::MissingState { name: "v_max", .. }));
+    /// # Ok::<(), Error>(())
     /// ```
     pub fn cause(&self) -> &Error {
         match self {
