@@ -84,7 +84,7 @@ impl<'a> CheckedTensor<'a> {
         spans: &mut Vec<AddressRange>,
     ) -> Result<Self, Failure> {
         let &FusedAdamParam { rule: group, len, state_count, .. } = borrowed;
-        let rule = rules.get(group).ok_or(Error::UnknownGroup { group, groups: rules.len() })?;
+        let rule = rules.get(group).ok_or(Error::RuleIndex { rule: group, rules: rules.len() })?;
         let declared = rule.states();
         if state_count != declared.len() {
             let (given, expected) = (state_count, declared.len());

@@ -130,7 +130,7 @@ static void wrong_tensors(void) {
          "`tensors` is at address");
   FusedAdamParam wrong = lent();
   wrong.rule = 1;
-  REFUSE(step_lent(wrong, NULL), UNKNOWN, "there is no group 1, expected one of the 1");
+  REFUSE(step_lent(wrong, NULL), UNKNOWN, "`rule` is 1, expected 0, an index of `rules`");
   wrong = lent();
   wrong.theta_type = 4;
   REFUSE(step_lent(wrong, NULL), TYPE, "`theta_type` is 4, expected a FusedAdamType, 0 to 3");
