@@ -61,8 +61,8 @@ use ndarray::{ArrayRef, Dimension};
 ///
 /// `states` are the states of [`Rule::states`], in that order: `m` and `v` for AdamW. If the rule
 /// has scalars, they have the values after `t` steps with the current hyper-parameters; use
-/// [`ParamMut::with_scalars`] to pass others. [`Step::run_mixed`](fused_adam::Step::run_mixed) lists the
-/// element types that can be combined.
+/// [`ParamMut::with_scalars`] to pass others. [`Step::run_mixed`](fused_adam::Step::run_mixed)
+/// lists the element types that can be combined.
 ///
 /// # Errors
 ///
