@@ -192,7 +192,7 @@ fn parameters_that_are_refused() {
     opt.set_params("adam".parse().unwrap()).unwrap();
     let before = everything(&opt, std::slice::from_ref(&var)).unwrap();
     let error = opt.backward_step(&var.sum_all().unwrap()).unwrap_err();
-    let message = "state `v` is missing, expected the states `m`, `v`";
+    let message = "parameter `0`: state `v` is missing, expected the states `m`, `v`";
     assert_eq!(common::message(&error), message);
     assert_eq!(everything(&opt, &[var]).unwrap(), before);
 }
