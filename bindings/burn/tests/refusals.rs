@@ -165,8 +165,7 @@ fn a_config_that_is_saved_comes_back() {
     assert!(matches!(again.grad_clipping, Some(GradientClippingConfig::Norm(0.5))));
     assert!(again.init().unwrap().has_gradient_clipping());
 
-    // burn's own options have defaults. The rule must be complete, and an unknown field is an
-    // error.
+    // Fields that are missing have their defaults, and an unknown field is an error.
     let load = |json: &str| FusedConfig::load_binary(json.as_bytes());
     let lion = r#"{"lion": {"lr": 1.0, "beta1": 0.9, "beta2": 0.99,
         "weight_decay": 0.0, "maximize": false}}"#;
@@ -176,7 +175,9 @@ fn a_config_that_is_saved_comes_back() {
         let error = format!("{:?}", load(json).unwrap_err());
         assert!(error.contains(what), "{error}");
     };
-    told(r#"{"rule": {"sgd": {"lr": 1.0}}}"#, "missing field `momentum`");
+    let sgd = load(r#"{"rule": {"sgd": {"lr": 1.0}}}"#).unwrap().rule;
+    assert_eq!(sgd, Sgd { lr: 1.0, ..Sgd::default() }.into());
+    told("{}", "missing field `rule`");
     told(&format!(r#"{{"rule": {lion}, "f64_states": true}}"#), "unknown field `f64_states`");
     told(r#"{"rule": {"adamx": {}}}"#, "unknown variant `adamx`");
 }
