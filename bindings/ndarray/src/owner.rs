@@ -21,7 +21,7 @@ impl<'a, T, G> Pair<'a, T, G> {
 
     /// Sets the group, whose rule they use: see [`ArrayOptimizer::add_group`].
     #[must_use]
-    pub fn group(self, group: usize) -> Self {
+    pub fn with_group(self, group: usize) -> Self {
         Pair { group, ..self }
     }
 }
@@ -42,7 +42,7 @@ impl<'a, T, G> Pair<'a, T, G> {
 /// let (mut w, mut b) = (Array2::<f32>::ones((3, 2)), Array1::<f32>::zeros(2));
 /// for _ in 0..10 {
 ///     let (w_grad, b_grad) = (&w * 2.0, &b - 1.0);
-///     opt.step([Pair::new(&mut w, &w_grad), Pair::new(&mut b, &b_grad).group(biases)])?;
+///     opt.step([Pair::new(&mut w, &w_grad), Pair::new(&mut b, &b_grad).with_group(biases)])?;
 /// }
 /// assert!(opt.t() == 10 && w[[0, 0]] < 1.0 && b[0] > 0.0);
 /// # Ok::<(), fused_adam_ndarray::Error>(())

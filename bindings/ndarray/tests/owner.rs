@@ -65,7 +65,8 @@ fn a_list_is_one_step() {
     let zeros = |_| (w.map(|_| bf16::ZERO), b.map(|_| bf16::ZERO));
     let mut states = [0, 1].map(zeros);
     for t in 1..4 {
-        let report = opt.step([Pair::new(&mut w1, &w), Pair::new(&mut b1, &b).group(1)]).unwrap();
+        let report =
+            opt.step([Pair::new(&mut w1, &w), Pair::new(&mut b1, &b).with_group(1)]).unwrap();
         assert_eq!(report.grad_norm, Some(220.0_f64.sqrt()));
         let [(w_m, b_m), (w_v, b_v)] = &mut states;
         step_all(
@@ -156,7 +157,7 @@ fn what_does_not_go_with_its_states_is_refused() {
     let message = "`grad` of array number 0 has shape [2, 3], expected [2, 2]";
     assert_eq!(refused.to_string(), message);
     assert_eq!((opt.t(), opt.state(0, "m")), (0, None));
-    let refused = opt.step([Pair::new(&mut theta, &grad).group(1)]).unwrap_err();
+    let refused = opt.step([Pair::new(&mut theta, &grad).with_group(1)]).unwrap_err();
     assert_eq!(refused.to_string(), "there is no group 1, expected 0");
 
     opt.step([Pair::new(&mut theta, &grad)]).unwrap();
