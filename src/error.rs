@@ -29,35 +29,17 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// The length of a buffer differs from that of `theta`.
-    #[error("`{name}` has {}, expected {expected} as in `theta`", count(*len, "element"))]
+    /// The length of a buffer differs from that of another one.
+    #[error("`{name}` has {}, expected {expected} as in {other}", count(*len, "element"))]
     Length {
-        /// The buffer: `grad`, `copy`, or the name of a state.
+        /// The buffer: `theta`, `grad`, `copy`, or the name of a state.
         name: &'static str,
         /// Its length in elements.
         len: usize,
-        /// The length of `theta` in elements.
+        /// The length of the other buffer in elements.
         expected: usize,
-    },
-
-    /// `theta` is not as long as the states of its owner.
-    #[error("`theta` has {}, expected {expected} as in the states", count(*len, "element"))]
-    ThetaLength {
-        /// The length of `theta` in elements.
-        len: usize,
-        /// The length of the states in elements.
-        expected: usize,
-    },
-
-    /// The states to resume with are not equally long.
-    #[error("`{name}` has {}, expected {expected} as in the first state", count(*len, "element"))]
-    StateLength {
-        /// The name of the state.
-        name: &'static str,
-        /// Its length in elements.
-        len: usize,
-        /// The length of the first state in elements.
-        expected: usize,
+        /// The other buffer: `` `theta` ``, or the states of an owner.
+        other: &'static str,
     },
 
     /// The elements of a buffer have a type that does not go with the other buffers.
@@ -306,7 +288,7 @@ impl Error {
     pub(crate) fn of_tensor(self, number: usize, alone: bool) -> Self {
         let error = match self {
             Error::TensorLength { buffer, len, expected, .. } => {
-                Error::Length { name: buffer, len, expected }
+                Error::Length { name: buffer, len, expected, other: "`theta`" }
             }
             Error::TensorType { buffer, given, expected, .. } => {
                 Error::ElementType { name: buffer, given, expected }

@@ -1,8 +1,8 @@
 //! An owner of the states of one flat buffer.
 
 use super::{
-    Parallelism, Scalars, Step, advance_scalars, check_same_states, check_scalars, check_states,
-    next_step_number, scalars_after,
+    Parallelism, Scalars, Step, advance_scalars, check_length_as, check_same_states, check_scalars,
+    check_states, next_step_number, scalars_after,
 };
 use crate::elements::rounding::Rounding;
 use crate::elements::{Element, Half};
@@ -71,15 +71,13 @@ impl<R: Rule, S: Element> Flat<R, S> {
     /// # Errors
     ///
     /// [`Error::HyperParameter`], [`Error::MissingState`], [`Error::SuperfluousState`], and
-    /// [`Error::StateLength`] if the states are not equally long.
+    /// [`Error::Length`] if the states are not equally long.
     pub fn resume(rule: R, t: u64, state: Vec<Vec<S>>) -> Result<Self, Error> {
         rule.check()?;
         check_states(rule.states(), state.len())?;
-        for (declared, other) in rule.states().iter().zip(&state).skip(1) {
-            let (name, len, expected) = (declared.name(), other.len(), state[0].len());
-            if len != expected {
-                return Err(Error::StateLength { name, len, expected });
-            }
+        let expected = state.first().map_or(0, Vec::len);
+        for (declared, state) in rule.states().iter().zip(&state) {
+            check_length_as(declared.name(), state.len(), expected, "the first state")?;
         }
         let (declared, scalars) = (rule.states(), scalars_after(&rule, t));
         Ok(Flat {
@@ -168,8 +166,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::ThetaLength`], and those of [`Step::run`]. Then neither the states nor the number
-    /// of steps has changed.
+    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
     pub fn step(&mut self, theta: &mut [S], grad: &[S]) -> Result<(), Error> {
         self.step_mixed(theta, grad)
     }
@@ -188,8 +185,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::ThetaLength`], and those of [`Step::run`]. Then neither the states nor the number
-    /// of steps has changed.
+    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
     pub fn step_mixed<T: Element<Float = S::Float>, G: Element<Float = S::Float>>(
         &mut self,
         theta: &mut [T],
@@ -204,8 +200,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::ThetaLength`], and those of [`Step::run`]. Then neither the states nor the number
-    /// of steps has changed.
+    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
     pub fn step_with_copy<G: Element<Float = f32>, H: Half>(
         &mut self,
         theta: &mut [f32],
@@ -221,10 +216,8 @@ impl<R: Rule, S: Element> Flat<R, S> {
 
     /// Checks that `theta` is as long as the states, if there are any.
     fn check_theta(&self, len: usize) -> Result<(), Error> {
-        match self.state.first().map(Vec::len) {
-            Some(expected) if expected != len => Err(Error::ThetaLength { len, expected }),
-            _ => Ok(()),
-        }
+        let expected = self.state.first().map_or(len, Vec::len);
+        check_length_as("theta", len, expected, "the states")
     }
 
     /// Calls `run` to take the next step, and counts it.

@@ -452,7 +452,17 @@ pub(crate) fn check_scalars(expected: &'static [&'static str], given: usize) -> 
 }
 
 fn check_length(name: &'static str, len: usize, expected: usize) -> Result<(), Error> {
-    if len == expected { Ok(()) } else { Err(Error::Length { name, len, expected }) }
+    check_length_as(name, len, expected, "`theta`")
+}
+
+/// Checks that a buffer is as long as the `other` one.
+pub(crate) fn check_length_as(
+    name: &'static str,
+    len: usize,
+    expected: usize,
+    other: &'static str,
+) -> Result<(), Error> {
+    if len == expected { Ok(()) } else { Err(Error::Length { name, len, expected, other }) }
 }
 
 macro_rules! step_of_rules {

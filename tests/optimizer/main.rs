@@ -8,6 +8,7 @@ mod equality;
 mod errors;
 mod gradients;
 mod outside;
+mod saving;
 mod schedules;
 mod step_all;
 mod torchs_layout;

@@ -128,10 +128,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match error.cause() {
             Error::HyperParameter { .. } | Error::StepNumber { .. } => FusedAdamStatus::Value,
-            Error::Length { .. }
-            | Error::TensorLength { .. }
-            | Error::ThetaLength { .. }
-            | Error::StateLength { .. } => FusedAdamStatus::Length,
+            Error::Length { .. } | Error::TensorLength { .. } => FusedAdamStatus::Length,
             Error::MissingState { .. }
             | Error::SuperfluousState { .. }
             | Error::Scalars { .. }
