@@ -223,6 +223,22 @@ pub enum Error {
         scale: f64,
     },
 
+    /// Another library has changed the floating-point mode of the calling thread: subnormal numbers
+    /// are flushed to zero (FTZ or DAZ), or numbers are not rounded to the nearest. The results
+    /// would have other bits.
+    #[error(
+        "this thread flushes subnormal numbers to zero, or does not round to nearest, expected the \
+         default floating-point mode"
+    )]
+    FloatMode,
+
+    /// The memory for states could not be allocated.
+    #[error("the states need {bytes} bytes, which could not be allocated")]
+    OutOfMemory {
+        /// The number of bytes that were asked for at once.
+        bytes: usize,
+    },
+
     /// No rule has this name.
     #[error("there is no rule `{name}`, expected one of {}", known.join(", "))]
     UnknownRule {
@@ -281,6 +297,14 @@ impl Error {
         match self {
             Error::At { error, .. } => error.cause(),
             error => error,
+        }
+    }
+
+    /// Adds the name of the parameter, or if it is empty, the index of its tensor.
+    pub(crate) fn of_param(self, name: &str, number: usize, alone: bool) -> Self {
+        match name {
+            "" => self.of_tensor(number, alone),
+            name => self.at(format!("parameter `{name}`")),
         }
     }
 

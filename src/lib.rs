@@ -94,6 +94,29 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
+//! # Defaults for 16-bit parameters
+//!
+//! `f16` has too narrow a range for a mean square, so states are `f32` wherever you have not chosen
+//! a type. `bf16` has the range of `f32`. Nothing scales the loss unless you say so: gradients of
+//! `f16` below 6e-8 are 0, and those above 65504 are infinite.
+//!
+//! | | states of `f16` parameters | loss scale |
+//! |---|---|---|
+//! | [`Step`], [`step_all`] | the type of the slices | the caller's, by `grad_scale` |
+//! | [`Flat<R, S>`](Flat) | `S` | the caller's, by `grad_scale` |
+//! | [`Optimizer::add`] | `f32` | none, or [`Optimizer::grad_scaler`] |
+//! | [`Optimizer::add_mixed`] | the type named | none, or [`Optimizer::grad_scaler`] |
+//! | PyTorch | `float32` (torch has `float16`) | none, or `torch.amp.GradScaler` |
+//! | candle | `f32` | none, or `grad_scaler` |
+//! | burn | `f32`, or `f16` by `with_f32_states(false)` | none |
+//! | ndarray | the type of `States` | the caller's, by `grad_scale` |
+//! | C | `state_type` | none, or `fused_adam_optimizer_set_grad_scaler` |
+//!
+//! Parameters stay in their type and are rounded to nearest, unless [`Rounding`] says otherwise. A
+//! step smaller than half a unit of the last place changes nothing then: for `bf16`, a relative
+//! change below 1/512. Use [`Rounding::Stochastic`] or `f32` master weights
+//! ([`Step::run_with_copy`]).
+//!
 //! # How the parts fit together
 //!
 //! - A [`Rule`] is an optimizer's update rule with its hyper-parameters: one of the crate's, an
@@ -148,6 +171,7 @@
 // A module imports only from modules below it. `tests/suite/layers.rs` has the order and checks it.
 mod elements;
 mod error;
+mod float_mode;
 mod norm;
 mod simd;
 #[cfg(feature = "parallel")]

@@ -9,6 +9,8 @@ use crate::simd::{F32Register, Isa, Real, Sealed, U32Lanes};
 impl Sealed for bf16 {}
 
 impl Real for bf16 {
+    const MAX: Self = bf16::MAX;
+
     fn from_f64(x: f64) -> Self {
         bf16::from_f32(to_odd(x))
     }
@@ -20,6 +22,7 @@ impl Real for bf16 {
 
 impl Element for bf16 {
     type Float = f32;
+    type DefaultState = bf16;
     const NAME: &'static str = "bf16";
 
     fn from_float(x: f32) -> Self {

@@ -9,7 +9,7 @@ use crate::simd::dispatch::{Engine, WithSimd};
 use crate::simd::native::{NativeSimd, Unrolled};
 use crate::simd::one::OneLane;
 use crate::simd::portable::Portable;
-use crate::simd::{F32Register, Isa, Register, U32Lanes};
+use crate::simd::{F32Register, Isa, Lanes, Register, U32Lanes};
 
 /// Widens `from`, whose type has 16 bits, to `to`. Both have the same length.
 pub(crate) fn widen(engine: Engine, from: Column<'_>, to: &mut [f32]) {
@@ -22,19 +22,24 @@ pub(crate) fn widen(engine: Engine, from: Column<'_>, to: &mut [f32]) {
 }
 
 /// Narrows `from` to `to`, whose type has 16 bits. Rounds stochastically if there are random bits,
-/// else to nearest. All slices have the same length.
+/// else to nearest. Too large numbers become infinite, or ±MAX of the type if `saturate`. All
+/// slices have the same length.
 pub(crate) fn narrow(
     engine: Engine,
     from: &[f32],
     to: ColumnMut<'_>,
     random: Option<RandomBits<'_>>,
+    saturate: bool,
 ) {
-    let (format, to) = match to {
-        ColumnMut::Bf16(to) => (Format::Bf16, bytemuck::cast_slice_mut(to)),
-        ColumnMut::F16(to) => (Format::F16, bytemuck::cast_slice_mut(to)),
+    let (format, most, to) = match to {
+        ColumnMut::Bf16(to) => {
+            (Format::Bf16, half::bf16::MAX.to_f32(), bytemuck::cast_slice_mut(to))
+        }
+        ColumnMut::F16(to) => (Format::F16, half::f16::MAX.to_f32(), bytemuck::cast_slice_mut(to)),
         ColumnMut::F32(_) | ColumnMut::F64(_) => unreachable!("it is stored as it is"),
     };
-    convert(engine, Conversion::Narrow { format, from, to, random });
+    let most = if saturate { most } else { f32::INFINITY };
+    convert(engine, Conversion::Narrow { format, most, from, to, random });
 }
 
 /// Computes the two random words of each element for group number `group` of four buffers, from
@@ -76,9 +81,26 @@ enum Format {
 
 /// A conversion of slices, for registers of any instruction set.
 enum Conversion<'a> {
-    Widen { format: Format, from: &'a [u16], to: &'a mut [f32] },
-    Narrow { format: Format, from: &'a [f32], to: &'a mut [u16], random: Option<RandomBits<'a>> },
-    Draw { noise: Noise, start: usize, group: usize, first: &'a mut [u32], second: &'a mut [u32] },
+    Widen {
+        format: Format,
+        from: &'a [u16],
+        to: &'a mut [f32],
+    },
+    /// The numbers are clamped to ±`most`, which may be infinite, before they are rounded.
+    Narrow {
+        format: Format,
+        most: f32,
+        from: &'a [f32],
+        to: &'a mut [u16],
+        random: Option<RandomBits<'a>>,
+    },
+    Draw {
+        noise: Noise,
+        start: usize,
+        group: usize,
+        first: &'a mut [u32],
+        second: &'a mut [u32],
+    },
 }
 
 /// Converts whole registers, then the remaining elements one by one.
@@ -126,38 +148,38 @@ impl Conversion<'_> {
                 }
                 Conversion::Widen { format, from: from_rest, to: to_rest }
             }
-            Conversion::Narrow { format, from, to, random } => {
+            Conversion::Narrow { format, most, from, to, random } => {
                 let (from, from_rest) = split(from, lanes);
                 let (to, to_rest) = split_mut(to, lanes);
                 let both = from.chunks_exact(lanes).zip(to.chunks_exact_mut(lanes));
                 match (format, random) {
                     (Format::Bf16, None) => {
                         for (from, to) in both {
-                            I::F32::store_upper(bf16::nearest(I::F32::load(isa, from)), to);
+                            I::F32::store_upper(bf16::nearest(load(isa, from, most)), to);
                         }
                     }
                     (Format::F16, None) => {
                         for (from, to) in both {
-                            I::F32::store_lower(f16::nearest(I::F32::load(isa, from)), to);
+                            I::F32::store_lower(f16::nearest(load(isa, from, most)), to);
                         }
                     }
                     (Format::Bf16, Some(random)) => {
                         for ((from, to), words) in both.zip(random.words.chunks_exact(lanes)) {
                             let noise = random.lanes(isa, words);
-                            let rounded = bf16::stochastic(I::F32::load(isa, from), noise);
+                            let rounded = bf16::stochastic(load(isa, from, most), noise);
                             I::F32::store_upper(rounded, to);
                         }
                     }
                     (Format::F16, Some(random)) => {
                         for ((from, to), words) in both.zip(random.words.chunks_exact(lanes)) {
                             let noise = random.lanes(isa, words);
-                            let rounded = f16::stochastic(I::F32::load(isa, from), noise);
+                            let rounded = f16::stochastic(load(isa, from, most), noise);
                             I::F32::store_lower(rounded, to);
                         }
                     }
                 }
                 let random = random.map(|bits| bits.skip(from.len()));
-                Conversion::Narrow { format, from: from_rest, to: to_rest, random }
+                Conversion::Narrow { format, most, from: from_rest, to: to_rest, random }
             }
             Conversion::Draw { noise, start, group, first, second } => {
                 let (first, first_rest) = split_mut(first, lanes);
@@ -182,6 +204,12 @@ impl<'a> RandomBits<'a> {
     fn skip(self, len: usize) -> Self {
         RandomBits { words: &self.words[len..], ..self }
     }
+}
+
+/// Loads a register of numbers, clamped to ±`most`.
+#[inline(always)]
+fn load<I: Isa>(isa: I, from: &[f32], most: f32) -> I::F32 {
+    I::F32::load(isa, from).clamp_max(most).clamp_min(-most)
 }
 
 /// The elements that fill whole registers of `lanes` lanes, and the rest.

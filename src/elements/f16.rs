@@ -12,6 +12,8 @@ use crate::simd::{F32Register, Isa, Real, Sealed, U32Lanes};
 impl Sealed for f16 {}
 
 impl Real for f16 {
+    const MAX: Self = f16::MAX;
+
     fn from_f64(x: f64) -> Self {
         f16::from_f32(to_odd(x))
     }
@@ -23,6 +25,7 @@ impl Real for f16 {
 
 impl Element for f16 {
     type Float = f32;
+    type DefaultState = f32;
     const NAME: &'static str = "f16";
 
     fn from_float(x: f32) -> Self {

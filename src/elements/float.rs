@@ -7,6 +7,7 @@ macro_rules! stored_as_computed {
     ($float:ident, $variant:ident, $register:ident) => {
         impl Element for $float {
             type Float = $float;
+            type DefaultState = $float;
             const NAME: &'static str = stringify!($float);
 
             #[inline(always)]

@@ -18,6 +18,7 @@ mod float;
 pub(crate) mod rounding;
 pub(crate) mod rows;
 
+use crate::error::Error;
 use crate::simd::{Float, Isa, Real};
 use column::{Column, ColumnMut, DType};
 
@@ -29,6 +30,11 @@ use column::{Column, ColumnMut, DType};
 pub trait Element: Real {
     /// The type that this type is computed in: `f64` for `f64`, else `f32`.
     type Float: Float + Element<Float = Self::Float>;
+
+    /// The type of the states of a parameter of this type, unless you choose another one: `f32` for
+    /// `f16`, else this type. `f16` has too narrow a range: the mean square of gradients below
+    /// 1.7e-4 is 0, and that of gradients above 256 is held at the largest number.
+    type DefaultState: Element<Float = Self::Float>;
 
     /// The name of the type: `f32`, `f64`, `bf16` or `f16`.
     const NAME: &'static str;
@@ -82,6 +88,22 @@ pub trait Element: Real {
     /// The mutable slice of a column, if it has this type.
     #[doc(hidden)]
     fn of_mut(column: ColumnMut<'_>) -> Option<&mut [Self]>;
+}
+
+/// Allocates `len` elements, each `value`, rounded to nearest and at most ±MAX of the type.
+///
+/// # Errors
+///
+/// [`Error::OutOfMemory`].
+pub(crate) fn filled<E: Element>(len: usize, value: f64) -> Result<Vec<E>, Error> {
+    // Fresh pages are already zero.
+    let zeroed = bytemuck::allocation::try_zeroed_vec(len);
+    let bytes = len.saturating_mul(size_of::<E>());
+    let mut elements: Vec<E> = zeroed.map_err(|()| Error::OutOfMemory { bytes })?;
+    if value != 0.0 {
+        elements.fill(E::saturating_from_f64(value));
+    }
+    Ok(elements)
 }
 
 /// The register that elements of type `E` are computed in, in the instruction set `I`.

@@ -100,7 +100,8 @@ impl<R: Rule> Optimizer<R> {
         Ok(GroupId { optimizer: Some(self.id), index: self.groups.len() - 1 })
     }
 
-    /// Registers a parameter of `len` elements of type `E`, with states of the same type.
+    /// Registers a parameter of `len` elements of type `E`, with states of the type
+    /// [`DefaultState`](Element::DefaultState): `f32` for `f16`, else `E`.
     ///
     /// # Errors
     ///
@@ -111,7 +112,7 @@ impl<R: Rule> Optimizer<R> {
         name: &str,
         len: usize,
     ) -> Result<ParamId, Error> {
-        self.add_mixed::<E, E, E>(group, name, len)
+        self.add_mixed::<E, E, E::DefaultState>(group, name, len)
     }
 
     /// Registers a parameter of `len` elements of type `T`, with states of type `S` and gradients

@@ -138,9 +138,4 @@ impl<R: Rule> Param<'_, R> {
         }
         Err(Error::TensorLength { param: self.name.clone(), buffer, len, expected: self.len })
     }
-
-    /// Creates the states before the first step.
-    pub fn create_states(&mut self, rule: &R) {
-        self.states = Some(States::new(self.types.state, self.len, rule));
-    }
 }

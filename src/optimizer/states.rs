@@ -5,8 +5,9 @@ use core::ops::Range;
 use half::{bf16, f16};
 use smallvec::SmallVec;
 
-use crate::elements::Element;
 use crate::elements::column::{Column, ColumnMut, DType};
+use crate::elements::{self, Element};
+use crate::error::Error;
 use crate::rules::{Rule, State};
 
 /// The states of one parameter. Owned states lie one after the other in one allocation, each on its
@@ -38,26 +39,30 @@ impl<'s> States<'s> {
     }
 
     /// The states before the first step of a rule, each filled with its initial value.
-    pub fn new(of: DType, len: usize, rule: &impl Rule) -> Self {
-        fn filled<E: Element>(stride: usize, initial: &[f64]) -> Vec<E> {
-            // Fresh pages are already zero.
-            let mut buffer = vec![E::from_f64(0.0); stride * initial.len()];
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub fn new(of: DType, len: usize, rule: &impl Rule) -> Result<Self, Error> {
+        fn filled<E: Element>(stride: usize, initial: &[f64]) -> Result<Vec<E>, Error> {
+            let mut buffer = elements::filled(stride.saturating_mul(initial.len()), 0.0)?;
             for (i, &value) in initial.iter().enumerate().filter(|(_, value)| **value != 0.0) {
-                buffer[i * stride..][..stride].fill(E::from_f64(value));
+                buffer[i * stride..][..stride].fill(E::saturating_from_f64(value));
             }
-            buffer
+            Ok(buffer)
         }
         let declared = rule.states();
         let initial: Vec<f64> = (0..declared.len()).map(|i| rule.initial_state(i)).collect();
         let initial = &initial[..];
-        let stride = if declared.is_empty() { 0 } else { len.next_multiple_of(64 / of.bytes()) };
+        let rounded_up = len.checked_next_multiple_of(64 / of.bytes()).unwrap_or(usize::MAX);
+        let stride = if declared.is_empty() { 0 } else { rounded_up };
         let buffer = match of {
-            DType::F32 => Buffer::F32(filled(stride, initial)),
-            DType::F64 => Buffer::F64(filled(stride, initial)),
-            DType::Bf16 => Buffer::Bf16(filled(stride, initial)),
-            DType::F16 => Buffer::F16(filled(stride, initial)),
+            DType::F32 => Buffer::F32(filled(stride, initial)?),
+            DType::F64 => Buffer::F64(filled(stride, initial)?),
+            DType::Bf16 => Buffer::Bf16(filled(stride, initial)?),
+            DType::F16 => Buffer::F16(filled(stride, initial)?),
         };
-        States { buffer, declared, len, stride }
+        Ok(States { buffer, declared, len, stride })
     }
 
     /// The declarations of the states by the rule they were made for.

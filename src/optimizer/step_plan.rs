@@ -8,6 +8,7 @@ use super::param::{Param, PassContext};
 use super::pass::{self, PieceSize};
 #[cfg(feature = "parallel")]
 use super::pieces::total_bytes;
+use super::states::States;
 use super::tensor::{Grad, TensorBuffers};
 use crate::elements::rounding::Rounding;
 use crate::error::Error;
@@ -18,7 +19,7 @@ use crate::simd::Float;
 use crate::simd::dispatch::Engine;
 use crate::step::Parallelism;
 use crate::step::grad_scale::GradScale;
-use crate::step::{advance_scalars, check_same_states, next_step_number};
+use crate::step::{advance_scalars, check_float_mode, check_same_states, next_step_number};
 #[cfg(feature = "parallel")]
 use crate::threads::share;
 
@@ -47,6 +48,7 @@ impl<R: Rule> StepPlan<'_, R> {
         params: &mut [Param<'_, R>],
         tensors: &mut [Option<TensorBuffers<'_>>],
     ) -> Result<Report, Error> {
+        check_float_mode()?;
         let engine = self.options.backend.resolve()?;
         self.check_bounds()?;
         self.check_rules(params, tensors)?;
@@ -101,16 +103,33 @@ impl<R: Rule> StepPlan<'_, R> {
                 }
             }
         } else {
-            for (param, buffers) in params.iter_mut().zip(tensors.iter()) {
-                if buffers.is_some() && param.states.is_none() {
-                    param.create_states(&self.rules[param.group]);
-                }
-            }
+            self.create_states(params, tensors)?;
             pass::run(&context, piece, params, tensors)?;
         }
         let largest_update =
             context.largest_update.map(|largest| f64::from_bits(largest.into_inner()));
         Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
+    }
+
+    /// Creates the states of each parameter that takes its first step.
+    fn create_states(
+        &self,
+        params: &mut [Param<'_, R>],
+        tensors: &[Option<TensorBuffers<'_>>],
+    ) -> Result<(), Error> {
+        // All are created before any is kept, so that an error changes nothing.
+        let (alone, mut created) = (tensors.len() == 1, Vec::new());
+        for (number, (param, buffers)) in params.iter().zip(tensors).enumerate() {
+            if buffers.is_some() && param.states.is_none() {
+                let states = States::new(param.types.state, param.len, &self.rules[param.group]);
+                let states = states.map_err(|error| error.of_param(&param.name, number, alone))?;
+                created.push((number, states));
+            }
+        }
+        for (number, states) in created {
+            params[number].states = Some(states);
+        }
+        Ok(())
     }
 
     /// The scaling and clipping of a gradient before its rule uses it.
@@ -153,10 +172,7 @@ impl<R: Rule> StepPlan<'_, R> {
             let states = rule.states();
             let at_group = |error: Error| error.at_group(group, self.rules.len());
             let name = &param.name;
-            let at_param = |error: Error| match name.as_str() {
-                "" => error.of_tensor(number, alone),
-                name => error.at(format!("parameter `{name}`")),
-            };
+            let at_param = |error: Error| error.of_param(name, number, alone);
             if let Some(made) = &param.states {
                 check_same_states(states, made.declared()).map_err(at_param)?;
             }

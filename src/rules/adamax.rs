@@ -112,14 +112,15 @@ impl<F: Float> Kernel<F, 2> for AdaMaxKernel<F> {
     fn update<L: Lanes<Float = F>>(&self, theta: L, grad: L, [m, u]: [L; 2]) -> (L, [L; 2]) {
         let g = self.descent.gradient(theta, grad);
         let m = self.m.average(m, g);
-        let u = self.u.shrink(u).fast_max(g.abs() + self.eps);
+        let u = self.u.shrink(u).fast_max(g.abs() + self.eps).if_finite(u);
         (self.descent.descend(theta, m * self.step_size / u), [m, u])
     }
 
     fn reference(&self, theta: F, grad: F, [m, u]: [F; 2]) -> (F, [F; 2]) {
         let g = reference::gradient(&self.descent, theta, grad);
         let m = reference::average(self.m, m, g);
-        let u = reference::larger(reference::shrink(self.u, u), g.abs() + self.eps);
+        let larger = reference::larger(reference::shrink(self.u, u), g.abs() + self.eps);
+        let u = reference::if_finite(u, larger);
         (reference::descend(&self.descent, theta, self.step_size * m / u), [m, u])
     }
 }

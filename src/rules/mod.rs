@@ -105,10 +105,17 @@
 //!
 //! # NaN and infinities
 //!
-//! A rule does not handle them specially: they propagate through its operations as IEEE 754 says.
-//! The crate guarantees that every backend gives the same bits, where all NaNs count as equal.
-//! Therefore `update` may use only [`Lanes`], whose methods define what they do with NaN. It may
-//! not depend on the sign or the payload of a NaN.
+//! A rule does not handle them specially. They propagate through its operations as IEEE 754 says.
+//!
+//! - Finite θ, gradients and states give finite states. If a new state of an element is infinite or
+//!   NaN, the crate calls `update` again for this element, with numbers that are at most ±MAX after
+//!   each operation. `kernels.md` defines this arithmetic in *Overflow*.
+//! - An infinite or NaN gradient or state must stay visible: it must make a new state infinite or
+//!   NaN. An average does so by itself. [`Lanes::fast_max`] and the clamps can drop it: there, use
+//!   [`Lanes::if_finite`].
+//! - Every backend gives the same bits, where all NaNs count as equal. Therefore `update` may use
+//!   only [`Lanes`], whose methods define what they do with NaN. It may not depend on the sign or
+//!   the payload of a NaN.
 //!
 //! # Hyper-parameters by name
 //!

@@ -54,7 +54,7 @@ impl<F: Float, Q: Delta<F>> Kernel<F, 3> for AmsGrad<F, Q> {
         let g = descent.gradient(theta, grad);
         let m = m_rate.average(m, g);
         let v = v_rate.average(v, g * g);
-        let v_max = v_max.fast_max(v);
+        let v_max = v_max.fast_max(v).if_finite(v_max);
         (descent.descend(theta, delta.delta(g, m, v_max)), [m, v, v_max])
     }
 
@@ -63,7 +63,7 @@ impl<F: Float, Q: Delta<F>> Kernel<F, 3> for AmsGrad<F, Q> {
         let g = reference::gradient(&descent, theta, grad);
         let m = reference::average(m_rate, m, g);
         let v = reference::average(v_rate, v, g * g);
-        let v_max = reference::larger(v_max, v);
+        let v_max = reference::if_finite(v_max, reference::larger(v_max, v));
         (reference::descend(&descent, theta, delta.reference(g, m, v_max)), [m, v, v_max])
     }
 }

@@ -11,10 +11,11 @@ use half::{bf16, f16};
 
 use super::Kernel;
 use super::parts::{Decay, Descent, Ema};
-use crate::elements::column::{Column, ColumnMut};
+use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::rounding::Noise;
 use crate::elements::rows::Rows;
 use crate::simd::Float;
+use crate::simd::saturating::Saturating;
 
 /// The number of rows that are loaded and stored together, so that the element type of a column is
 /// matched once for all of them.
@@ -35,7 +36,10 @@ pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: 
         }
         for i in 0..len {
             let old = states.each_ref().map(|numbers| numbers[i]);
-            let (new_theta, new) = kernel.reference(thetas[i], grads[i], old);
+            let (mut new_theta, mut new) = kernel.reference(thetas[i], grads[i], old);
+            if new.iter().any(|x| !x.to_f64().is_finite()) {
+                (new_theta, new) = saturating(kernel, thetas[i], grads[i], old);
+            }
             thetas[i] = new_theta;
             for (numbers, new) in states.iter_mut().zip(new) {
                 numbers[i] = new;
@@ -46,9 +50,38 @@ pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: 
         }
         // For the random bits, θ is buffer 0 and the states follow.
         store(&mut theta, start, &thetas[..len], noise.map(|noise| (noise, 0)));
-        for (buffer, (state, numbers)) in (1..).zip(state.iter_mut().zip(&states)) {
+        for (buffer, (state, numbers)) in (1..).zip(state.iter_mut().zip(&mut states)) {
+            clamp_to(state.dtype(), &mut numbers[..len]);
             store(state, start, &numbers[..len], noise.map(|noise| (noise, buffer)));
         }
+    }
+}
+
+/// The step of one element in saturating arithmetic.
+fn saturating<F: Float, K: Kernel<F, N>, const N: usize>(
+    kernel: &K,
+    theta: F,
+    grad: F,
+    state: [F; N],
+) -> (F, [F; N]) {
+    let state = state.map(Saturating::new);
+    let (theta, state) = kernel.update(Saturating::new(theta), Saturating::new(grad), state);
+    (theta.get(), state.map(Saturating::get))
+}
+
+/// Clamps numbers to ±MAX of a 16-bit type. NaN stays NaN.
+fn clamp_to<F: Float>(dtype: DType, numbers: &mut [F]) {
+    let most = match dtype {
+        DType::F32 | DType::F64 => return,
+        DType::Bf16 => F::from_f64(bf16::MAX.into()),
+        DType::F16 => F::from_f64(f16::MAX.into()),
+    };
+    for x in numbers {
+        *x = match *x {
+            x if x > most => most,
+            x if x < -most => -most,
+            x => x,
+        };
     }
 }
 
@@ -204,6 +237,11 @@ pub(crate) fn larger<F: Float>(a: F, b: F) -> F {
 /// The smaller of `a` and `b`; `b` if one is NaN or if both are zeros.
 pub(crate) fn smaller<F: Float>(a: F, b: F) -> F {
     if a < b { a } else { b }
+}
+
+/// `then`, or NaN if x is infinite or NaN.
+pub(crate) fn if_finite<F: Float>(x: F, then: F) -> F {
+    if x.to_f64().is_finite() { then } else { F::from_f64(f64::NAN) }
 }
 
 /// The sign of x: 1 or −1, or x itself if it is zero or NaN.

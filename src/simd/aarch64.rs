@@ -11,6 +11,18 @@ impl NativeSimd for pulp::aarch64::Neon {
     }
 
     #[inline(always)]
+    fn has_nan_f32s(self, a: pulp::f32x4) -> bool {
+        let equal = self.neon.vceqq_f32(bytemuck::cast(a), bytemuck::cast(a));
+        self.neon.vminvq_u32(equal) == 0
+    }
+
+    #[inline(always)]
+    fn has_nan_f64s(self, a: pulp::f64x2) -> bool {
+        let [a, b]: [f64; 2] = bytemuck::cast(a);
+        a.is_nan() | b.is_nan()
+    }
+
+    #[inline(always)]
     fn umin(self, a: pulp::u32x4, b: pulp::u32x4) -> pulp::u32x4 {
         bytemuck::cast(self.neon.vminq_u32(bytemuck::cast(a), bytemuck::cast(b)))
     }

@@ -9,9 +9,9 @@
 //! - [`Isa`] is an instruction set: a token that proves that the CPU has it, with a register type
 //!   for each [`Float`].
 //!
-//! There is one file for each implementation: [`one`] (a single number), [`portable`] (the crate
-//! `wide`), and [`native`] with `x86` and `aarch64` (the crate `pulp`). [`dispatch`] selects one of
-//! them at run time.
+//! There is one file for each implementation: [`one`] (a single number), [`saturating`] (a single
+//! number that cannot become infinite), [`portable`] (the crate `wide`), and [`native`] with `x86`
+//! and `aarch64` (the crate `pulp`). [`dispatch`] selects one of them at run time.
 //!
 //! **Inlining.** Every method here is `#[inline(always)]`, and so is every function between
 //! [`Engine::vectorize`](dispatch::Engine::vectorize) and a kernel's arithmetic. A function that is
@@ -24,6 +24,7 @@ pub(crate) mod dispatch;
 pub(crate) mod native;
 pub(crate) mod one;
 pub(crate) mod portable;
+pub(crate) mod saturating;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -42,6 +43,15 @@ pub trait Real: Sealed + bytemuck::Pod + PartialOrd + Debug + Send + Sync {
 
     /// Converts to `f64`. Exact.
     fn to_f64(self) -> f64;
+
+    /// The largest finite number of this type.
+    const MAX: Self;
+
+    /// The same as [`from_f64`](Self::from_f64), but at most ±[`MAX`](Self::MAX). NaN stays NaN.
+    fn saturating_from_f64(x: f64) -> Self {
+        let most = Self::MAX.to_f64();
+        Self::from_f64(x.clamp(-most, most))
+    }
 }
 
 /// A type that kernels compute with: `f32` or `f64`.
@@ -98,6 +108,13 @@ pub trait Lanes:
 
     /// The sign of each lane: 1 above 0, −1 below 0, and the lane itself where it is ±0 or NaN.
     fn sign(self) -> Self;
+
+    /// NaN where `other` is infinite or NaN, else the lane itself: `self − (other − other)`.
+    #[inline(always)]
+    #[expect(clippy::eq_op, reason = "the difference is 0 or NaN")]
+    fn if_finite(self, other: Self) -> Self {
+        self - (other - other)
+    }
 }
 
 /// As many `u32` as a register of `f32` has lanes, for arithmetic on the bits of numbers.
@@ -168,6 +185,10 @@ pub trait Register: Lanes {
 
     /// Stores the lanes in the first `LANES` numbers of `to`.
     fn store(self, to: &mut [Self::Float]);
+
+    /// True only if every lane is finite. It may be false if lanes are so large that the sum of
+    /// some of them overflows.
+    fn surely_finite(self) -> bool;
 }
 
 /// A register of `f32` that can be converted to bits, and that can load and store 16-bit numbers.

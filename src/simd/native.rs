@@ -60,7 +60,7 @@ macro_rules! registers {
     (
         $(#[$doc:meta])* $name:ident: $float:ident, $register:ident, $splat:ident, $load:ident,
         $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $abs:ident,
-        $greater:ident, $select:ident
+        $greater:ident, $select:ident, $fast_min:ident, $fast_max:ident, $has_nan:ident
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
@@ -152,7 +152,7 @@ macro_rules! registers {
 
         impl<P: Simd, const U: usize> Sealed for $name<P, U> {}
 
-        impl<P: Simd, const U: usize> Lanes for $name<P, U> {
+        impl<P: NativeSimd, const U: usize> Lanes for $name<P, U> {
             type Float = $float;
 
             #[inline(always)]
@@ -167,7 +167,7 @@ macro_rules! registers {
 
             #[inline(always)]
             fn fast_max(self, other: Self) -> Self {
-                self.zip(other, |simd, a, b| Self::if_greater(simd, [a, b], a, b))
+                self.zip(other, P::$fast_max)
             }
 
             #[inline(always)]
@@ -179,13 +179,13 @@ macro_rules! registers {
             #[inline(always)]
             fn clamp_max(self, x: $float) -> Self {
                 let x = self.simd.$splat(x);
-                self.map(|a| Self::if_greater(self.simd, [a, x], x, a))
+                self.map(|a| self.simd.$fast_min(x, a))
             }
 
             #[inline(always)]
             fn clamp_min(self, x: $float) -> Self {
                 let x = self.simd.$splat(x);
-                self.map(|a| Self::if_greater(self.simd, [x, a], x, a))
+                self.map(|a| self.simd.$fast_max(x, a))
             }
 
             #[inline(always)]
@@ -215,6 +215,16 @@ macro_rules! registers {
             fn store(self, to: &mut [$float]) {
                 P::$store(to).0[..U].copy_from_slice(&self.of);
             }
+
+            #[inline(always)]
+            fn surely_finite(self) -> bool {
+                let mut sum = self.of[0];
+                for a in &self.of[1..] {
+                    sum = self.simd.$add(sum, *a);
+                }
+                // 0 in each lane, or NaN.
+                !self.simd.$has_nan(self.simd.$sub(sum, sum))
+            }
         }
     };
 }
@@ -222,13 +232,15 @@ macro_rules! registers {
 registers!(
     /// Registers of `f32`.
     F32s: f32, f32s, splat_f32s, as_simd_f32s, as_mut_simd_f32s, add_f32s, sub_f32s, mul_f32s,
-    div_f32s, sqrt_f32s, abs_f32s, greater_than_f32s, select_f32s
+    div_f32s, sqrt_f32s, abs_f32s, greater_than_f32s, select_f32s, fast_min_f32s, fast_max_f32s,
+    has_nan_f32s
 );
 
 registers!(
     /// Registers of `f64`.
     F64s: f64, f64s, splat_f64s, as_simd_f64s, as_mut_simd_f64s, add_f64s, sub_f64s, mul_f64s,
-    div_f64s, sqrt_f64s, abs_f64s, greater_than_f64s, select_f64s
+    div_f64s, sqrt_f64s, abs_f64s, greater_than_f64s, select_f64s, fast_min_f64s, fast_max_f64s,
+    has_nan_f64s
 );
 
 /// An instruction set of `pulp`, with conversions between 16, 32 and 64 bits.
@@ -247,6 +259,36 @@ pub trait NativeSimd: Simd {
 
     /// The larger word in each lane.
     fn umax(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+
+    /// `a` where a < b, else `b`.
+    #[inline(always)]
+    fn fast_min_f32s(self, a: Self::f32s, b: Self::f32s) -> Self::f32s {
+        self.select_f32s(self.less_than_f32s(a, b), a, b)
+    }
+
+    /// `a` where a > b, else `b`.
+    #[inline(always)]
+    fn fast_max_f32s(self, a: Self::f32s, b: Self::f32s) -> Self::f32s {
+        self.select_f32s(self.greater_than_f32s(a, b), a, b)
+    }
+
+    /// `a` where a < b, else `b`.
+    #[inline(always)]
+    fn fast_min_f64s(self, a: Self::f64s, b: Self::f64s) -> Self::f64s {
+        self.select_f64s(self.less_than_f64s(a, b), a, b)
+    }
+
+    /// `a` where a > b, else `b`.
+    #[inline(always)]
+    fn fast_max_f64s(self, a: Self::f64s, b: Self::f64s) -> Self::f64s {
+        self.select_f64s(self.greater_than_f64s(a, b), a, b)
+    }
+
+    /// Whether any lane is NaN.
+    fn has_nan_f32s(self, a: Self::f32s) -> bool;
+
+    /// Whether any lane is NaN.
+    fn has_nan_f64s(self, a: Self::f64s) -> bool;
 
     /// The lanes of a register as `f64`, in two registers, in any order.
     fn doubles(self, a: Self::f32s) -> [Self::f64s; 2];

@@ -12,6 +12,8 @@ impl Isa for OneLane {
 }
 
 impl Real for f32 {
+    const MAX: Self = f32::MAX;
+
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
@@ -24,6 +26,8 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    const MAX: Self = f64::MAX;
+
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x
@@ -104,6 +108,11 @@ macro_rules! one_lane {
             #[inline(always)]
             fn store(self, to: &mut [$float]) {
                 to[0] = self;
+            }
+
+            #[inline(always)]
+            fn surely_finite(self) -> bool {
+                self.is_finite()
             }
         }
     };

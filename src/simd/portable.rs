@@ -89,6 +89,11 @@ macro_rules! registers {
             fn store(self, to: &mut [$float]) {
                 to[..Self::LANES].copy_from_slice(self.0.as_array());
             }
+
+            #[inline(always)]
+            fn surely_finite(self) -> bool {
+                (self.0 - self.0).simd_eq($wide::ZERO).all()
+            }
         }
     };
     (@operator $name:ident, $Op:ident, $op:ident, $other:ty, |$a:ident, $b:ident| $result:expr) => {

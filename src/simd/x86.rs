@@ -1,10 +1,46 @@
 //! AVX2 and AVX-512: widening, narrowing, rounding and comparing, for which `pulp`'s trait `Simd`
 //! has no methods.
 
+use pulp::Simd;
+
 use super::native::NativeSimd;
+
+/// The predicate of a comparison that is true where either operand is NaN.
+const UNORDERED: i32 = 3;
+
+/// `minps` and `maxps` return their second operand where the operands are equal or one is NaN. So
+/// one instruction is the whole comparison and selection.
+macro_rules! fast_min_max {
+    () => {
+        fast_min_max!(fast_min_f32s, min_f32s, f32s);
+        fast_min_max!(fast_max_f32s, max_f32s, f32s);
+        fast_min_max!(fast_min_f64s, min_f64s, f64s);
+        fast_min_max!(fast_max_f64s, max_f64s, f64s);
+    };
+    ($fast:ident, $instruction:ident, $register:ident) => {
+        #[inline(always)]
+        fn $fast(self, a: Self::$register, b: Self::$register) -> Self::$register {
+            self.$instruction(a, b)
+        }
+    };
+}
 
 impl NativeSimd for pulp::x86::V3 {
     type Halves = pulp::u16x8;
+
+    fast_min_max!();
+
+    #[inline(always)]
+    fn has_nan_f32s(self, a: pulp::f32x8) -> bool {
+        let a = bytemuck::cast(a);
+        self.avx._mm256_movemask_ps(self.avx._mm256_cmp_ps::<UNORDERED>(a, a)) != 0
+    }
+
+    #[inline(always)]
+    fn has_nan_f64s(self, a: pulp::f64x4) -> bool {
+        let a = bytemuck::cast(a);
+        self.avx._mm256_movemask_pd(self.avx._mm256_cmp_pd::<UNORDERED>(a, a)) != 0
+    }
 
     #[inline(always)]
     fn widen(self, halves: pulp::u16x8) -> pulp::u32x8 {
@@ -55,7 +91,6 @@ impl NativeSimd for pulp::x86::V3 {
     /// Takes two instructions. A select takes three more.
     #[inline(always)]
     fn unless_nan(self, a: pulp::f32x8, words: pulp::u32x8) -> pulp::u32x8 {
-        const UNORDERED: i32 = 3;
         let a = bytemuck::cast(a);
         let nan = self.avx._mm256_cmp_ps::<UNORDERED>(a, a);
         bytemuck::cast(self.avx._mm256_or_ps(nan, bytemuck::cast(words)))
@@ -64,6 +99,20 @@ impl NativeSimd for pulp::x86::V3 {
 
 impl NativeSimd for pulp::x86::V4 {
     type Halves = pulp::u16x16;
+
+    fast_min_max!();
+
+    #[inline(always)]
+    fn has_nan_f32s(self, a: pulp::f32x16) -> bool {
+        let a = bytemuck::cast(a);
+        self.avx512f._mm512_cmp_ps_mask::<UNORDERED>(a, a) != 0
+    }
+
+    #[inline(always)]
+    fn has_nan_f64s(self, a: pulp::f64x8) -> bool {
+        let a = bytemuck::cast(a);
+        self.avx512f._mm512_cmp_pd_mask::<UNORDERED>(a, a) != 0
+    }
 
     #[inline(always)]
     fn widen(self, halves: pulp::u16x16) -> pulp::u32x16 {

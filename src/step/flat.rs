@@ -5,7 +5,7 @@ use super::{
     check_states, next_step_number, scalars_after,
 };
 use crate::elements::rounding::Rounding;
-use crate::elements::{Element, Half};
+use crate::elements::{self, Element, Half};
 use crate::error::Error;
 use crate::rules::{Rule, State};
 use crate::simd::dispatch::Backend;
@@ -52,16 +52,11 @@ impl<R: Rule, S: Element> Flat<R, S> {
     ///
     /// # Errors
     ///
-    /// [`Error::HyperParameter`].
-    ///
-    /// # Panics
-    ///
-    /// If the memory cannot be allocated, as for [`Vec`].
+    /// [`Error::HyperParameter`] and [`Error::OutOfMemory`].
     pub fn new(rule: R, len: usize) -> Result<Self, Error> {
         rule.check()?;
-        let state = (0..rule.states().len())
-            .map(|state| vec![S::from_f64(rule.initial_state(state)); len])
-            .collect();
+        let state = |i| elements::filled(len, rule.initial_state(i));
+        let state = (0..rule.states().len()).map(state).collect::<Result<_, _>>()?;
         Self::resume(rule, 0, state)
     }
 

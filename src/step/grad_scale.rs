@@ -2,7 +2,7 @@
 //! buffer is not written.
 
 use crate::error::Error;
-use crate::rules::{Kernel, check, check_at_least_0, round_coefficient};
+use crate::rules::{Kernel, check, check_at_least_0, reference, round_coefficient};
 use crate::simd::{Float, Lanes};
 
 /// A factor and a bound for the gradient: g' = max(−bound, min(bound, factor·g)).
@@ -54,7 +54,8 @@ enum Change {
     ScaleAndClip,
 }
 
-/// A kernel that scales and clamps the gradient, then calls the kernel inside.
+/// A kernel that scales and clamps the gradient, then calls the kernel inside. An infinite gradient
+/// becomes NaN before it is clamped, so that it stays visible.
 #[derive(Clone, Copy)]
 pub(crate) struct Scaled<K, F> {
     kernel: K,
@@ -72,6 +73,7 @@ impl<F: Float, K: Kernel<F, N>, const N: usize> Kernel<F, N> for Scaled<K, F> {
             Change::None => grad,
             Change::Scale => grad * self.factor,
             Change::ScaleAndClip => {
+                let grad = grad.if_finite(grad);
                 (grad * self.factor).clamp_max(self.bound).clamp_min(-self.bound)
             }
         };
@@ -80,11 +82,12 @@ impl<F: Float, K: Kernel<F, N>, const N: usize> Kernel<F, N> for Scaled<K, F> {
 
     #[inline(always)]
     fn reference(&self, theta: F, grad: F, state: [F; N]) -> (F, [F; N]) {
-        let mut grad = grad;
+        let (unscaled, mut grad) = (grad, grad);
         if !matches!(self.change, Change::None) {
             grad = self.factor * grad;
         }
         if matches!(self.change, Change::ScaleAndClip) {
+            grad = reference::if_finite(unscaled, grad);
             if grad > self.bound {
                 grad = self.bound;
             }

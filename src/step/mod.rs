@@ -25,6 +25,7 @@ use crate::elements::rounding::{Noise, Rounding};
 use crate::elements::rows::Rows;
 use crate::elements::{Element, Half};
 use crate::error::Error;
+use crate::float_mode;
 use crate::rules::state::{State, names};
 use crate::rules::{Kernel, KernelVisitor, Rule};
 use crate::simd::dispatch::{Backend, Engine};
@@ -304,6 +305,7 @@ impl<'r, R: Rule> Step<'r, R> {
         S: Element<Float = T::Float>,
     {
         let (rule, t, len) = (self.rule, self.t, theta.len());
+        check_float_mode()?;
         check_step_number(t)?;
         rule.check()?;
         self.scale.check()?;
@@ -428,6 +430,12 @@ fn check_same_names(states: &'static [State], made: &'static [State]) -> Result<
         None => check_states(states, made.len()),
         Some(other) => Err(other_states(states, other)),
     }
+}
+
+/// Checks the floating-point mode of this thread.
+#[inline]
+pub(crate) fn check_float_mode() -> Result<(), Error> {
+    if float_mode::is_default() { Ok(()) } else { Err(Error::FloatMode) }
 }
 
 /// Checks that a step number is at least 1.

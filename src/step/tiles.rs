@@ -79,7 +79,7 @@ where
                 Some(theta) => &theta[rows.clone()],
                 None => for_theta.singles(rows.len()),
             };
-            narrow(engine, new, copy, rows.clone(), None);
+            narrow(engine, new, copy, rows.clone(), None, false);
         }
         let columns = core::iter::once(&mut theta).chain(&mut state);
         let scratches = core::iter::once(&mut for_theta).chain(&mut for_state);
@@ -92,7 +92,9 @@ where
             let bits = RandomBits { words, upper: !buffer.is_multiple_of(2) };
             let bits = noise.map(|_| bits);
             if column.dtype().bytes() == 2 {
-                narrow(engine, scratch.singles(rows.len()), column, rows.clone(), bits);
+                // θ is buffer 0, and the states follow.
+                let new = scratch.singles(rows.len());
+                narrow(engine, new, column, rows.clone(), bits, buffer > 0);
             }
         }
     }
@@ -129,16 +131,17 @@ fn stage_mut<'a, F: Float + Element<Float = F>>(
     &mut scratch.0[..len]
 }
 
-/// Stores `from` in the rows of a 16-bit column.
+/// Stores `from` in the rows of a 16-bit column: see [`convert::narrow`].
 fn narrow(
     engine: Engine,
     from: &[f32],
     column: &mut ColumnMut<'_>,
     rows: Range<usize>,
     random: Option<RandomBits<'_>>,
+    saturate: bool,
 ) {
     let column = column.reborrow().split_at(rows.end).0.split_at(rows.start).1;
-    convert::narrow(engine, from, column, random);
+    convert::narrow(engine, from, column, random, saturate);
 }
 
 /// Prefetches the rows of the next tile.

@@ -14,6 +14,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rayon::ThreadPoolBuilder;
 
 use super::Threads;
+use crate::float_mode;
 
 /// A queue of work. Any thread may take the next piece.
 pub(crate) struct Queue<T, F> {
@@ -38,22 +39,29 @@ impl<T, P, F: Fn(&mut Option<T>) -> Option<P>> Queue<T, F> {
 
 /// Calls `work` on all threads of the pool, but on no more threads than there are pieces, and on
 /// fewer if some are busy. Each call of `work` takes pieces until none is left.
+///
+/// A thread whose floating-point mode is not the default takes no piece. The caller has the default
+/// mode, and takes what is left.
 pub(crate) fn share(pieces: usize, work: &(impl Fn() + Sync)) {
     let threads = num_threads().min(pieces);
-    if let Some(own) = super::of_caller() {
-        if threads > 1 {
-            on_own(own, threads, work);
+    let checked = || {
+        if float_mode::is_default() {
+            work();
         }
-        // The threads may have left some pieces.
-        return work();
+    };
+    if threads > 1 {
+        if let Some(own) = super::of_caller() {
+            on_own(own, threads, &checked);
+        } else if rayon::current_thread_index().is_some() {
+            fork(threads, &checked);
+        } else {
+            rayon::in_place_scope(|scope| {
+                scope.spawn(|_| fork(threads - 1, &checked));
+                work();
+            });
+        }
     }
-    if rayon::current_thread_index().is_some() || threads <= 1 {
-        return fork(threads, work);
-    }
-    rayon::in_place_scope(|scope| {
-        scope.spawn(|_| fork(threads - 1, work));
-        work();
-    });
+    work();
 }
 
 /// Calls `work` on the caller's own threads. Passes a panic of `work` on to the caller, whatever

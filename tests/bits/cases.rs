@@ -30,7 +30,7 @@ pub struct Case {
 }
 
 pub fn case(rule: &str) -> impl Strategy<Value = Case> + use<> {
-    let numbers = prop_oneof![Just(Numbers::Ordinary), Just(Numbers::Wild)];
+    let numbers = prop_oneof![Just(Numbers::Ordinary), Just(Numbers::Wild), Just(Numbers::Large)];
     let chunk = prop_oneof![1..=9_usize, Just(64), Just(100), Just(1 << 10), 1..=5000_usize];
     let rest = (step_number(), numbers, any::<u64>(), any::<[u8; 5]>(), chunk, 0..9_usize);
     let rule = rule.to_owned();
@@ -93,6 +93,6 @@ fn rounding() -> impl Strategy<Value = (Rounding, u64)> {
 
 /// A factor for the gradient and a limit, or neither.
 fn scale() -> impl Strategy<Value = (f64, f64)> {
-    let factor = prop_oneof![2 => Just(1.0), 1 => Just(0.0), 2 => 1e-6..1e3_f64];
+    let factor = prop_oneof![4 => Just(1.0), 2 => Just(0.0), 4 => 1e-6..1e3_f64, 1 => Just(1e38)];
     (factor, prop_oneof![2 => Just(f64::INFINITY), 1 => 1e-3..2.0_f64])
 }

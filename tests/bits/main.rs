@@ -60,12 +60,16 @@ fn nothing_is_fused() -> Result<(), Failed> {
 
 /// Adds the properties of one entry of the table.
 fn table(trials: &mut Vec<Trial>, backend: Backend, threads: Threads, rule: &'static str) {
-    let properties: [(&str, Which); 3] = [
+    let properties: [(&str, Which); 5] = [
         ("equals_the_reference", |types| types.equals_the_reference),
         ("splits_do_not_show", |types| types.splits_do_not_show),
         ("owner_equals_slices", |types| types.owner_equals_slices),
+        ("finite_states_stay_finite", |types| types.finite_states_stay_finite),
+        ("bad_elements_stay_visible", |types| types.bad_elements_stay_visible),
     ];
-    for (name, property) in properties {
+    // The last two do not depend on threads.
+    let count = if matches!(threads, Threads::Serial) { 5 } else { 3 };
+    for (name, property) in properties.into_iter().take(count) {
         let name = format!("{backend}::{threads}::{rule}::{name}");
         let run = move || check(backend, threads, rule, property);
         trials.push(Trial::test(name, run).with_ignored_flag(!backend.is_available()));

@@ -3,7 +3,7 @@
 use fused_adam::{Backend, Flat, Parallelism, Rule, State, Step};
 
 use crate::cases::Case;
-use crate::common::{Bits, Guarded, Random, difference};
+use crate::common::{Bits, Guarded, Numbers, Random, difference, same};
 use crate::types::CopyOf;
 
 /// The buffers of a step.
@@ -22,9 +22,14 @@ impl<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>> Buffers<T, G, S, C> {
         let mut random = Random(case.seed);
         let theta = Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[0]);
         let grad = Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[1]);
-        let state = (0..case.rule.states().len())
-            .map(|i| Guarded::new(&case.numbers.fill(&mut random, case.len), offsets[2 + i % 3]))
-            .collect();
+        let state = case.rule.states().iter().enumerate().map(|(i, declared)| {
+            let mut numbers: Vec<S> = case.numbers.fill(&mut random, case.len);
+            if matches!(case.numbers, Numbers::Large) && !declared.is_signed() {
+                numbers.iter_mut().for_each(|x| *x = S::from_f64(x.to_f64().abs()));
+            }
+            Guarded::new(&numbers, offsets[2 + i % 3])
+        });
+        let state = state.collect();
         Buffers { theta, grad, state, copy: C::new(case), scalars: None }
     }
 
@@ -152,4 +157,78 @@ pub fn owner_equals_slices<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
         difference(name, got, expected.get()).map_or(Ok(()), Err)?;
     }
     copy.expect(&slices.copy)
+}
+
+/// Four steps of finite gradients on finite θ and states, of every size, give finite states.
+pub fn finite_states_stay_finite<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
+    case: &Case,
+    backend: Backend,
+    parallelism: Parallelism,
+) -> Result<(), String> {
+    let mut case = Case { numbers: Numbers::Large, ..case.clone() };
+    let mut buffers = Buffers::<T, G, S, C>::of(&case, case.offsets);
+    let mut random = Random(case.seed ^ 0x52);
+    for _ in 0..4 {
+        buffers.step(&case, 0..case.len, (backend, parallelism));
+        for (declared, state) in case.rule.states().iter().zip(&buffers.state) {
+            let name = declared.name();
+            if let Some(i) = state.get().iter().position(|x| !x.to_f64().is_finite()) {
+                return Err(format!("{name}[{i}] is {:?} after step {}", state.get()[i], case.t));
+            }
+        }
+        // θ may overflow. Go on with another one.
+        for theta in buffers.theta.get_mut() {
+            if !theta.to_f64().is_finite() {
+                *theta = case.numbers.draw(&mut random);
+            }
+        }
+        let grad = case.numbers.fill(&mut random, case.len);
+        buffers.grad.get_mut().copy_from_slice(&grad);
+        case.t += 1;
+    }
+    Ok(())
+}
+
+/// An element whose gradient or state is infinite or NaN does not end with a finite θ, and does not
+/// change its neighbours.
+pub fn bad_elements_stay_visible<T: Bits, G: Bits, S: Bits, C: CopyOf<T, G, S>>(
+    case: &Case,
+    backend: Backend,
+    parallelism: Parallelism,
+) -> Result<(), String> {
+    let case = &Case { numbers: Numbers::Ordinary, ..case.clone() };
+    let mut random = Random(case.seed ^ 0x53);
+    let good = Buffers::<T, G, S, C>::reference(case);
+    let mut bad = Buffers::<T, G, S, C>::of(case, [0; 5]);
+    let states = case.rule.states();
+    let mut places = vec![None; case.len];
+    for (i, place) in places.iter_mut().enumerate() {
+        if random.below(4) != 0 {
+            continue;
+        }
+        let value = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN][random.below(3)];
+        let buffer = random.below(states.len() + 1);
+        match buffer {
+            0 => bad.grad.get_mut()[i] = G::from_f64(value),
+            _ => bad.state[buffer - 1].get_mut()[i] = S::from_f64(value),
+        }
+        *place = Some((buffer, value));
+    }
+    bad.step(case, 0..case.len, (backend, parallelism));
+    for (i, place) in places.iter().enumerate() {
+        let theta = bad.theta.get()[i];
+        let Some((buffer, value)) = *place else {
+            if !same(theta, good.theta.get()[i]) {
+                return Err(format!("theta[{i}] is {theta:?} because of its neighbours"));
+            }
+            continue;
+        };
+        let name = if buffer == 0 { "grad" } else { states[buffer - 1].name() };
+        // RAdam does not divide by v in its first steps.
+        let unused = case.rule.name() == "radam" && name == "v";
+        if theta.to_f64().is_finite() && !(unused && bad.state[1].get()[i].to_f64().is_nan()) {
+            return Err(format!("theta[{i}] is {theta:?} although {name}[{i}] was {value}"));
+        }
+    }
+    Ok(())
 }

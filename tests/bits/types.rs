@@ -4,7 +4,10 @@ use fused_adam::{AnyRule, Backend, Element, Error, Flat, Half, Parallelism, Step
 
 use crate::cases::Case;
 use crate::common::{Bits, Guarded};
-use crate::properties::{equals_the_reference, expect, owner_equals_slices, splits_do_not_show};
+use crate::properties::{
+    bad_elements_stay_visible, equals_the_reference, expect, finite_states_stay_finite,
+    owner_equals_slices, splits_do_not_show,
+};
 
 /// From this many bytes of θ on, the automatic parallelism uses many threads (`suite::threads`
 /// tests that).
@@ -24,6 +27,8 @@ pub struct Types {
     pub equals_the_reference: Property,
     pub splits_do_not_show: Property,
     pub owner_equals_slices: Property,
+    pub finite_states_stay_finite: Property,
+    pub bad_elements_stay_visible: Property,
 }
 
 impl Types {
@@ -75,6 +80,8 @@ impl Types {
             equals_the_reference: equals_the_reference::<T, G, S, C>,
             splits_do_not_show: splits_do_not_show::<T, G, S, C>,
             owner_equals_slices: owner_equals_slices::<T, G, S, C>,
+            finite_states_stay_finite: finite_states_stay_finite::<T, G, S, C>,
+            bad_elements_stay_visible: bad_elements_stay_visible::<T, G, S, C>,
         });
     }
 }

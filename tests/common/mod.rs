@@ -6,7 +6,7 @@
 pub mod random_rule;
 pub mod rules;
 
-use fused_adam::{Adam, AdamW, Element, bf16, f16};
+use fused_adam::{Adam, AdamW, Element, Real, bf16, f16};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.
 pub struct Random(pub u64);
@@ -189,6 +189,8 @@ pub enum Numbers {
     Ordinary,
     /// Every magnitude of the type, infinities and NaN.
     Wild,
+    /// Finite numbers, most of them large.
+    Large,
 }
 
 impl Numbers {
@@ -199,6 +201,14 @@ impl Numbers {
             (Numbers::Wild, 0..2) => E::any_bits(random.bits()),
             (Numbers::Wild, 2..5) => E::special()[random.below(E::special().len())],
             (Numbers::Wild, _) => E::from_f64(random.uniform()),
+            (Numbers::Large, 0..2) => E::from_f64(E::MAX.to_f64().copysign(random.uniform())),
+            (Numbers::Large, 2..4) => E::from_f64(E::MAX.to_f64() * random.uniform()),
+            (Numbers::Large, 4..6) => {
+                // The square is about the largest number.
+                let root = E::Float::MAX.to_f64().sqrt().min(E::MAX.to_f64() / 2.0);
+                E::from_f64(root * 2.0 * random.uniform())
+            }
+            (Numbers::Large, _) => E::from_f64(random.uniform()),
         }
     }
 

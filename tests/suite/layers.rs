@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up. Each may import from those before it, and from its own files.
-const LAYERS: [&str; 8] =
-    ["error", "threads", "simd", "elements", "norm", "rules", "step", "optimizer"];
+const LAYERS: [&str; 9] =
+    ["error", "float_mode", "threads", "simd", "elements", "norm", "rules", "step", "optimizer"];
 
 /// Every source file under `folder`.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

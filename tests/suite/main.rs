@@ -9,6 +9,7 @@ mod errors;
 mod hyper_parameters;
 mod layers;
 mod norm;
+mod overflow;
 mod random_rules;
 mod serialization;
 mod sixteen_bits;

@@ -82,14 +82,14 @@ fn every_half_is_widened_exactly<H: Half + Bits>() {
         assert_eq!(difference("f32", &wide, &exact), None, "{backend}");
         // Exact values do not change with either rounding.
         for rounding in [Rounding::Nearest, Rounding::Stochastic { seed: 5 }] {
-            let back = converted_back::<H>(&exact, backend, rounding);
+            let back: Vec<H> = converted(&exact, backend, rounding);
             assert_eq!(difference(H::NAME, &back, &halves), None, "{backend}, {rounding:?}");
         }
     }
 }
 
-fn converted_back<H: Half>(from: &[f32], backend: Backend, rounding: Rounding) -> Vec<H> {
-    // Converts through a state, which is available with every type of θ. The state becomes θ.
+/// `from` as a state of type `H`.
+fn stored<H: Half>(from: &[f32], backend: Backend, rounding: Rounding) -> Vec<H> {
     let mut state = vec![H::from_f64(0.0); from.len()];
     let mut theta = vec![0.0_f32; from.len()];
     let step = Step::new(&Keep, 1).with_backend(backend).with_rounding(rounding);
@@ -174,9 +174,15 @@ fn f32s_to_round<H: Half + Bits>() -> Vec<f32> {
 fn narrowing_is_to_nearest_even<H: Half + Bits>() {
     let all = f32s_to_round::<H>();
     let exact: Vec<H> = all.iter().map(|&x| H::from_float(x)).collect();
+    // States are at most ±MAX, and what is infinite becomes NaN.
+    let most = H::MAX.to_float();
+    let hold = |x: f32| if x.is_finite() { x.clamp(-most, most) } else { f32::NAN };
+    let held: Vec<H> = all.iter().map(|&x| H::from_float(hold(x))).collect();
     for backend in backends() {
-        let narrow = converted_back::<H>(&all, backend, Rounding::Nearest);
+        let narrow: Vec<H> = converted(&all, backend, Rounding::Nearest);
         assert_eq!(difference(H::NAME, &narrow, &exact), None, "{backend}");
+        let states = stored::<H>(&all, backend, Rounding::Nearest);
+        assert_eq!(difference(H::NAME, &states, &held), None, "{backend}");
     }
 }
 
@@ -213,7 +219,7 @@ fn stochastic_rounding_is_fair<H: Half + Bits>(numbers: &[f32]) {
         let mut sum = 0.0;
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for seed in 0..SEEDS {
-            for half in converted_back::<H>(&all, Backend::Auto, Rounding::Stochastic { seed }) {
+            for half in stored::<H>(&all, Backend::Auto, Rounding::Stochastic { seed }) {
                 let half = half.to_f64();
                 sum += half - f64::from(x);
                 (low, high) = (low.min(half), high.max(half));

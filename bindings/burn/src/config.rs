@@ -38,10 +38,10 @@ pub struct FusedConfig {
     /// How burn clips each parameter's gradient before the step. Default: no clipping.
     #[serde(default)]
     pub grad_clipping: Option<GradientClippingConfig>,
-    /// Whether to store the states of 16-bit parameters in `f32`. Default: no, in the type of the
-    /// parameter.
+    /// Whether to store the states of 16-bit parameters in `f32`, or in the type of the parameter.
+    /// Default: in `f32` for `f16`, and in `bf16` for `bf16`.
     #[serde(default)]
-    pub f32_states: bool,
+    pub f32_states: Option<bool>,
 }
 
 impl Config for FusedConfig {}
@@ -51,7 +51,7 @@ impl FusedConfig {
     /// torch. burn's defaults are different: `AdamConfig` and `AdamWConfig` have an ε of 1e-5, and
     /// `AdamWConfig` has a weight decay of 1e-4.
     pub fn new(rule: impl Into<AnyRule>) -> Self {
-        FusedConfig { rule: rule.into(), grad_clipping: None, f32_states: false }
+        FusedConfig { rule: rule.into(), grad_clipping: None, f32_states: None }
     }
 
     /// Sets how burn clips each parameter's gradient before the step.
@@ -60,10 +60,11 @@ impl FusedConfig {
         FusedConfig { grad_clipping, ..self }
     }
 
-    /// Sets whether to store the states of 16-bit parameters in `f32`.
+    /// Sets whether to store the states of 16-bit parameters in `f32`, or in the type of the
+    /// parameter.
     #[must_use]
     pub fn with_f32_states(self, f32_states: bool) -> Self {
-        FusedConfig { f32_states, ..self }
+        FusedConfig { f32_states: Some(f32_states), ..self }
     }
 
     /// Builds the bare optimizer, without clipping, for one group of parameters.

@@ -41,10 +41,10 @@ pub fn put_back<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
 /// The initial value of a state.
 pub fn filled(shape: Shape, dtype: DType, value: f64) -> FlexTensor {
     match dtype {
-        DType::F64 => FlexTensor::filled_typed(shape, dtype, f64::from_f64(value)),
-        DType::BF16 => FlexTensor::filled_typed(shape, dtype, bf16::from_f64(value)),
-        DType::F16 => FlexTensor::filled_typed(shape, dtype, f16::from_f64(value)),
-        _ => FlexTensor::filled_typed(shape, DType::F32, f32::from_f64(value)),
+        DType::F64 => FlexTensor::filled_typed(shape, dtype, f64::saturating_from_f64(value)),
+        DType::BF16 => FlexTensor::filled_typed(shape, dtype, bf16::saturating_from_f64(value)),
+        DType::F16 => FlexTensor::filled_typed(shape, dtype, f16::saturating_from_f64(value)),
+        _ => FlexTensor::filled_typed(shape, DType::F32, f32::saturating_from_f64(value)),
     }
 }
 

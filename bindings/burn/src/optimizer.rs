@@ -19,13 +19,13 @@ use crate::{FusedState, StepError};
 #[derive(Clone, Debug)]
 pub struct Fused {
     rule: AnyRule,
-    f32_states: bool,
+    f32_states: Option<bool>,
     options: StepOptions,
     copied: Arc<AtomicU64>,
 }
 
 impl Fused {
-    pub(crate) fn of(rule: AnyRule, f32_states: bool) -> Self {
+    pub(crate) fn of(rule: AnyRule, f32_states: Option<bool>) -> Self {
         Fused { rule, f32_states, options: StepOptions::default(), copied: Arc::default() }
     }
 
@@ -119,7 +119,8 @@ impl Fused {
     /// The states before the first step.
     fn first_states(&self, rule: &AnyRule, theta: &FlexTensor) -> Vec<(&'static str, FlexTensor)> {
         let dtype = match theta.dtype() {
-            DType::BF16 | DType::F16 if self.f32_states => DType::F32,
+            DType::F16 if self.f32_states.unwrap_or(true) => DType::F32,
+            DType::BF16 if self.f32_states.unwrap_or(false) => DType::F32,
             dtype => dtype,
         };
         let filled = |i| filled(theta.shape(), dtype, rule.initial_state(i));

@@ -6,6 +6,7 @@ use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fused_adam::{CheckpointError, Error};
+use fused_adam_float_mode::in_default_mode;
 
 use crate::text;
 
@@ -174,8 +175,9 @@ thread_local! {
 
 /// Runs the body of a call. Turns an error or a panic into a status code.
 pub(crate) fn guarded(work: impl FnOnce() -> Result<(), Failure>) -> FusedAdamStatus {
-    // After a panic the caller is told to stop using the handle.
-    match catch_unwind(AssertUnwindSafe(work)) {
+    // After a panic the caller is told to stop using the handle. The program may have changed the
+    // floating-point mode.
+    match in_default_mode(|| catch_unwind(AssertUnwindSafe(work))) {
         Ok(Ok(())) => FusedAdamStatus::Ok,
         Ok(Err(failure)) => failure.tell(),
         Err(panic) => {

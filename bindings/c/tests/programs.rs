@@ -37,11 +37,16 @@ enum Argument {
     Digits,
 }
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 8] = [
     Program { name: "readme", sources: &[README], argument: Argument::None },
     Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::Rules },
     Program { name: "refusals", sources: &["tests/programs/refusals.c"], argument: Argument::File },
     Program { name: "handles", sources: &["tests/programs/handles.c"], argument: Argument::File },
+    Program {
+        name: "float_mode",
+        sources: &["tests/programs/float_mode.c"],
+        argument: Argument::None,
+    },
     Program { name: "fork", sources: &["tests/programs/fork.c"], argument: Argument::None },
     Program { name: "threads", sources: &["tests/programs/threads.cpp"], argument: Argument::None },
     Program {

@@ -17,9 +17,9 @@ use crate::{Config, Error};
 /// [`AnyRule`], or candle's own hyper-parameters, as in [`AdamW`](crate::AdamW). Internally the
 /// rule is always an [`AnyRule`].
 ///
-/// The states of a variable are allocated at its first gradient, in its element type. Each variable
-/// has its own step number. If a variable has no gradient in a step, it does not change, nor do its
-/// states and its step number.
+/// The states of a variable are allocated at its first gradient, in its element type, but in `f32`
+/// for `f16`. Each variable has its own step number. If a variable has no gradient in a step, it
+/// does not change, nor do its states and its step number.
 ///
 /// ```
 /// use candle_core::{Device, Var};

@@ -133,7 +133,7 @@ impl Variables {
             DType::F32 => copy::<f32>(self.core.state(*id, state), var),
             DType::F64 => copy::<f64>(self.core.state(*id, state), var),
             DType::BF16 => copy::<bf16>(self.core.state(*id, state), var),
-            DType::F16 => copy::<f16>(self.core.state(*id, state), var),
+            DType::F16 => copy::<f32>(self.core.state(*id, state), var),
             _ => None,
         };
         copied.transpose()

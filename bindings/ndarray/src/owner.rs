@@ -264,7 +264,8 @@ impl<S: Element> States<S> {
     ) -> Result<Self, Error> {
         let rule = find(rules, pair.group)?;
         let (declared, order) = (rule.states(), order::<T, S>(&pair.theta, options.rounding));
-        let state = |i| order.filled(pair.theta.shape(), S::from_f64(rule.initial_state(i)));
+        let state =
+            |i| order.filled(pair.theta.shape(), S::saturating_from_f64(rule.initial_state(i)));
         let states = (0..declared.len()).map(state).collect();
         Ok(States { declared: Some(declared), states, scalars: None })
     }

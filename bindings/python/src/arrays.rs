@@ -1,11 +1,12 @@
 //! The interface for arrays: a rule, and its step in place.
 
 use fused_adam::{AnyRule, Backend, Error, Rounding, Rule as _, State, StepOptions, step_all};
+use fused_adam_float_mode::in_default_mode;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::border::{StepTensor, View, held, with_slices};
+use crate::border::{Overlap, StepTensor, View, held, with_slices};
 use crate::pool;
 use crate::rules::{by_name, refused};
 
@@ -141,7 +142,8 @@ impl Rule {
                     // with every NumPy function that releases the GIL.
                     unsafe { with_slices(vec![slot], |all| step_all(&rules, &options, all)) }
                 })
-            })?
+            })
+            .map_err(|overlap| overlaps(&overlap, &names))?
             .map_err(refused)?;
         if let Some(scalars) = scalars {
             scalars.view.set_doubles(&after);
@@ -160,6 +162,20 @@ impl Rule {
     fn __repr__(&self) -> String {
         format!("{:?}", self.0)
     }
+}
+
+/// The error for arrays that overlap. `names` are those of the states.
+fn overlaps(Overlap([first, second]): &Overlap, names: &[&str]) -> PyErr {
+    let name = |&(_, buffer): &(usize, usize)| match buffer {
+        0 => "theta",
+        1 => "grad",
+        state => names[state - 2],
+    };
+    PyValueError::new_err(format!(
+        "{} and {} overlap in memory, expected what is written to be apart",
+        name(first),
+        name(second)
+    ))
 }
 
 impl Rule {
@@ -184,7 +200,7 @@ impl Rule {
                 "scalars overlaps in memory with another array, expected it to be apart",
             ));
         }
-        self.0.advance_scalars(t, &mut scalars);
+        in_default_mode(|| self.0.advance_scalars(t, &mut scalars));
         Ok(scalars)
     }
 }

@@ -8,6 +8,7 @@ use std::process;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fused_adam::{Parallelism, Threads, on_threads};
+use fused_adam_float_mode::in_default_mode;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -27,13 +28,23 @@ struct Own {
 /// Below this many bytes of θ, switching to another pool takes longer than it saves.
 const SERIAL_BYTES: usize = 1 << 20;
 
-/// Runs a step on `bytes` of θ. Uses `theirs`, if given, unless a number of threads was set.
+/// Runs a step on `bytes` of θ. Uses `theirs`, if given, unless a number of threads was set. The
+/// calling thread has the default floating-point mode meanwhile, and so do threads that it starts.
 pub fn run<T: Send>(
     bytes: usize,
     theirs: Option<&'static dyn Threads>,
     work: impl FnOnce(Parallelism) -> T + Send,
 ) -> T {
-    match chosen() {
+    in_default_mode(|| run_on(chosen(), bytes, theirs, work))
+}
+
+fn run_on<T: Send>(
+    threads: Chosen,
+    bytes: usize,
+    theirs: Option<&'static dyn Threads>,
+    work: impl FnOnce(Parallelism) -> T + Send,
+) -> T {
+    match threads {
         Chosen::Global => match theirs {
             Some(threads) => on_threads(threads, || work(Parallelism::Auto)),
             None => work(Parallelism::Auto),

@@ -75,6 +75,41 @@ pub fn refused(error: fused_adam::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
+/// The text of an error of the core, with torch's names of the hyper-parameters.
+pub fn text_for_torch(error: &fused_adam::Error) -> String {
+    match *error {
+        fused_adam::Error::HyperParameter { name, value, expected } => {
+            let name = match name {
+                "beta1" => "betas[0]",
+                "beta2" => "betas[1]",
+                "grad_scale" => "1 / loss scale",
+                "clip_norm" => "max_norm",
+                name => name,
+            };
+            fused_adam::Error::HyperParameter { name, value, expected }.to_string()
+        }
+        ref error => error.to_string(),
+    }
+}
+
+/// A learning rate without the rounding error of schedulers, which can end just below 0: a decay to
+/// 0 that is computed step by step leaves -1.85e-20.
+fn learning_rate(lr: f64, group: &Bound<'_, PyDict>) -> PyResult<f64> {
+    if lr >= 0.0 {
+        return Ok(lr);
+    }
+    let initial = group.get_item("initial_lr")?.map(|initial| initial.extract::<f64>());
+    let initial = initial.transpose()?.unwrap_or(1e-3);
+    Ok(if -lr <= 1e-9 * initial { 0.0 } else { lr })
+}
+
+/// torch accepts an `eps` of 0, and then divides 0 by 0 where a state is 0. The least positive
+/// number has no other effect than to make that 0.
+fn usable_epsilon(eps: f64) -> f64 {
+    let least = f64::from(f32::from_bits(1));
+    if (0.0..least).contains(&eps) { least } else { eps }
+}
+
 /// The rule of a parameter group, and torch's names of its states, in the order of
 /// [`fused_adam::Rule::states`].
 pub fn of_group(
@@ -89,12 +124,13 @@ pub fn of_group(
     // A tensor of one element is also a number.
     let number = |key: &str| -> PyResult<f64> { item(key)?.extract() };
     let flag = |key: &str| -> PyResult<bool> { item(key)?.is_truthy() };
-    let lr = number("lr")?;
+    let lr = learning_rate(number("lr")?, group)?;
     let maximize = flag("maximize")?;
     let weight_decay = number("weight_decay")?;
+    let epsilon = || Ok::<_, PyErr>(usable_epsilon(number("eps")?));
     let averages = || -> PyResult<(f64, f64, f64)> {
         let betas = item("betas")?;
-        let eps = if kind == "lion" { 0.0 } else { number("eps")? };
+        let eps = if kind == "lion" { 0.0 } else { epsilon()? };
         Ok((betas.get_item(0)?.extract()?, betas.get_item(1)?.extract()?, eps))
     };
     const MOMENTS: &[&str] = &["exp_avg", "exp_avg_sq"];
@@ -145,7 +181,7 @@ pub fn of_group(
         "rmsprop" => {
             let momentum = number("momentum")?;
             let centered = flag("centered")?;
-            let (alpha, eps) = (number("alpha")?, number("eps")?);
+            let (alpha, eps) = (number("alpha")?, epsilon()?);
             let rule = RmsProp {
                 lr,
                 alpha,
@@ -165,7 +201,7 @@ pub fn of_group(
             (rule.into(), names)
         }
         "adagrad" => {
-            let (lr_decay, eps) = (number("lr_decay")?, number("eps")?);
+            let (lr_decay, eps) = (number("lr_decay")?, epsilon()?);
             let initial_accumulator_value = number("initial_accumulator_value")?;
             let rule =
                 AdaGrad { lr, lr_decay, initial_accumulator_value, eps, weight_decay, maximize };

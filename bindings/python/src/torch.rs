@@ -5,17 +5,20 @@
 //! those that are not in row-major order are copied to row-major order for the step.
 
 use std::collections::HashSet;
+use std::fmt;
 
-use fused_adam::{AnyRule, ClipNorm, Report, Rule as _, StepOptions, step_all};
+use fused_adam::{AnyRule, ClipNorm, Report, Rounding, Rule as _, StepOptions, step_all};
+use fused_adam_float_mode::in_default_mode;
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyString, PyType};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType, PyTypeMethods};
 
-use crate::border::{Exchange, StepTensor, View, of_torch, refuse_negated, with_slices};
+use crate::border::{Exchange, Overlap, StepTensor, View, of_torch, refuse_negated, with_slices};
 use crate::pool;
-use crate::rules::{of_group, refused};
+use crate::rules::{of_group, text_for_torch};
 
 /// The names of the entries of a state.
 type Keys<'py> = Vec<(&'static str, Bound<'py, PyString>)>;
@@ -25,12 +28,12 @@ type Params<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyDict>)>;
 
 /// Takes the step of every parameter that has a gradient.
 ///
-/// Returns the parameters that have no state yet. If there are any, it has done nothing else. Also
-/// returns the gradient norm, if it was needed, and whether the step was skipped.
+/// Returns the parameters that have no complete state yet. If there are any, it has done nothing
+/// else. Also returns the gradient norm, if it was needed, and whether the step was skipped.
 #[pyfunction]
 #[pyo3(signature = (
     kind, groups, state, fresh, *, loss_scale = 1.0, clip_norm = None, inf_norm = false,
-    skip_nonfinite = false,
+    skip_nonfinite = false, seed = None,
 ))]
 #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
 pub fn torch_step<'py>(
@@ -42,30 +45,28 @@ pub fn torch_step<'py>(
     clip_norm: Option<f64>,
     inf_norm: bool,
     skip_nonfinite: bool,
+    seed: Option<u64>,
 ) -> PyResult<(Params<'py>, Option<f64>, bool)> {
     let py = groups.py();
     let mut call = StepBuilder {
+        kind,
         exchange: exchange(py)?,
+        seeded: seed.is_some(),
         advanced: None,
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
         slots: Vec::new(),
         params: Vec::new(),
+        places: Vec::new(),
         strided: Vec::new(),
         counters: Vec::new(),
         copies: Vec::new(),
         keep: Vec::new(),
     };
-    let (mut rules, mut missing) = (Vec::new(), Vec::new());
+    let (mut rules, mut missing, mut first) = (Vec::new(), Vec::new(), 0);
     call.reserve(state.len());
     let mut states = States::new(state);
-    for group in groups {
+    for (number, group) in groups.iter().enumerate() {
         let group = group.cast_into::<PyDict>()?;
-        let (rule, names) = of_group(kind, &group)?;
-        rule.check().map_err(refused)?;
-        let keys = |names: &'static [&'static str]| -> Keys<'py> {
-            names.iter().map(|name| (*name, PyString::intern(py, name))).collect()
-        };
-        let keys = [keys(names), keys(rule.scalars())];
         let params = group.get_item(intern!(py, "params"))?;
         let params = params.ok_or_else(|| PyValueError::new_err("a group has no \"params\""))?;
         let params = match params.cast_into::<PyList>() {
@@ -73,7 +74,10 @@ pub fn torch_step<'py>(
             // Groups that were built by hand can have a tuple.
             Err(other) => PyList::new(py, other.into_inner().extract::<Vec<Bound<'py, PyAny>>>()?)?,
         };
-        for param in params {
+        // A group without gradients takes no step, so its hyper-parameters may be anything.
+        let mut made = None;
+        let count = params.len();
+        for (in_group, param) in params.iter().enumerate() {
             let found = states.next_if_of(&param);
             let grad = param.getattr(intern!(py, "grad"))?;
             if grad.is_none() {
@@ -84,11 +88,17 @@ pub fn torch_step<'py>(
                 Some(found) => found.cast_into::<PyDict>()?,
                 None => PyDict::new(py),
             };
-            if !call.add(&rule, rules.len(), &param, grad, &found, &keys)? {
+            if made.is_none() {
+                made = Some(rule_of(kind, &group, number, groups.len())?);
+            }
+            let Some((rule, keys)) = &made else { continue };
+            let place = Place { group: &group, in_group, index: first + in_group, param: &param };
+            if !call.add(rule, rules.len(), &place, grad, &found, keys)? {
                 missing.push((param, group.clone()));
             }
         }
-        rules.push(rule);
+        rules.extend(made.map(|(rule, _)| rule));
+        first += count;
     }
     if !missing.is_empty() {
         return Ok((missing, None, false));
@@ -98,10 +108,77 @@ pub fn torch_step<'py>(
         grad_scale: 1.0 / loss_scale,
         clip_norm: clip_norm.map(bound),
         skip_nonfinite,
+        rounding: seed.map_or(Rounding::Nearest, |seed| Rounding::Stochastic { seed }),
         ..StepOptions::default()
     };
-    let report = call.run(py, &rules, options)?;
+    let report = call.run(py, groups, &rules, options)?;
     Ok((missing, report.grad_norm, report.skipped))
+}
+
+/// The rule of a group, and the keys of its states and of its scalars.
+fn rule_of<'py>(
+    kind: &str,
+    group: &Bound<'py, PyDict>,
+    number: usize,
+    groups: usize,
+) -> PyResult<(AnyRule, [Keys<'py>; 2])> {
+    let py = group.py();
+    let (rule, names) = of_group(kind, group)?;
+    rule.check().map_err(|error| {
+        let text = text_for_torch(&error);
+        let place = if groups == 1 { String::new() } else { format!("parameter group {number}: ") };
+        PyValueError::new_err(format!("{place}{text}"))
+    })?;
+    let keys = |names: &'static [&'static str]| -> Keys<'py> {
+        names.iter().map(|name| (*name, PyString::intern(py, name))).collect()
+    };
+    Ok((rule, [keys(names), keys(rule.scalars())]))
+}
+
+/// A parameter, for messages.
+struct Place<'a, 'py> {
+    group: &'a Bound<'py, PyDict>,
+    in_group: usize,
+    /// The position in all groups, as in a `state_dict`.
+    index: usize,
+    param: &'a Bound<'py, PyAny>,
+}
+
+/// Such as "parameter 3 (`fc.weight`, shape (5, 6))".
+impl fmt::Display for Place<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.group.get_item("param_names").ok().flatten();
+        let name = names.and_then(|names| names.get_item(self.in_group).ok());
+        write!(f, "parameter {} (", self.index)?;
+        if let Some(name) = name {
+            write!(f, "`{name}`, ")?;
+        }
+        write!(f, "shape {})", shape(self.param))
+    }
+}
+
+/// The shape of a tensor, such as "(5, 6)".
+fn shape(tensor: &Bound<'_, PyAny>) -> String {
+    let shape =
+        tensor.getattr("shape").and_then(|shape| PyTuple::type_object(shape.py()).call1((shape,)));
+    shape.map_or_else(|_| "?".to_owned(), |shape| shape.to_string())
+}
+
+/// Which tensor of a parameter a message is about.
+enum Which {
+    Param,
+    Grad,
+    State(&'static str),
+}
+
+impl Which {
+    fn of(&self, place: &Place<'_, '_>) -> String {
+        match self {
+            Which::Param => place.to_string(),
+            Which::Grad => format!("the gradient of {place}"),
+            Which::State(name) => format!("{name} of {place}"),
+        }
+    }
 }
 
 /// The entries of a `state`, in order. Going through them avoids a lookup, in which Python computes
@@ -141,8 +218,11 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
 }
 
 /// A step that is being prepared.
-struct StepBuilder<'py> {
+struct StepBuilder<'a, 'py> {
+    kind: &'a str,
     exchange: &'static Exchange,
+    /// Whether states need a seed, because the step rounds stochastically.
+    seeded: bool,
     /// The last scalars that were advanced. Most parameters have the same step number and scalars.
     advanced: Option<Advanced>,
     /// The parameters whose state was made for this step.
@@ -151,8 +231,10 @@ struct StepBuilder<'py> {
     /// Step numbers and similar counters, with their values after the step.
     counters: Vec<(View, f64)>,
     params: Vec<Bound<'py, PyAny>>,
-    /// Tensors that are not contiguous, and whether they are written.
-    strided: Vec<(Bound<'py, PyAny>, View, bool)>,
+    /// The position of each parameter in all groups.
+    places: Vec<usize>,
+    /// Tensors that are not contiguous: their slots and buffers (as for [`Overlap`]).
+    strided: Vec<(Bound<'py, PyAny>, View, (usize, usize))>,
     /// Tensors that are stepped through a copy, with the copies.
     copies: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
     /// Other objects that must stay alive during the step.
@@ -167,11 +249,12 @@ struct Advanced {
     after: Vec<f64>,
 }
 
-impl<'py> StepBuilder<'py> {
+impl<'py> StepBuilder<'_, 'py> {
     /// Reserves space for this many parameters.
     fn reserve(&mut self, params: usize) {
         self.slots.reserve(params);
         self.params.reserve(params);
+        self.places.reserve(params);
         self.counters.reserve(params);
         self.keep.reserve(5 * params);
     }
@@ -181,89 +264,102 @@ impl<'py> StepBuilder<'py> {
         &mut self,
         rule: &AnyRule,
         number: usize,
-        param: &Bound<'py, PyAny>,
+        place: &Place<'_, 'py>,
         grad: Bound<'py, PyAny>,
         state: &Bound<'py, PyDict>,
         [names, scalars]: &[Keys<'py>; 2],
     ) -> PyResult<bool> {
-        let theta = self.view("a parameter", param)?;
-        let grad_view = self.view("a gradient", &grad)?;
+        let param = place.param;
+        let theta = self.view(&Which::Param, place, param)?;
+        let grad_view = self.tensor(&Which::Grad, place, &grad, &theta)?;
         if theta.is_repeated() {
-            return Err(PyRuntimeError::new_err(
-                "a parameter has several elements in one place of memory, expected each in its own",
-            ));
+            return Err(PyRuntimeError::new_err(format!(
+                "{place} has several elements in one place of memory, expected each in its own"
+            )));
         }
-        check_shape("a gradient", &grad_view, &theta)?;
         // torch's views with the negative bit are parts of complex numbers. They have gaps, and
         // their copy has the sign applied, unless they have one element (or were made by
         // `as_strided`).
         if theta.len() == 1 {
-            refuse_negated("a parameter", param)?;
-            refuse_negated("a gradient", &grad)?;
+            refuse_negated(|| Which::Param.of(place), param)?;
+            refuse_negated(|| Which::Grad.of(place), &grad)?;
         }
         let mut states = [const { None }; 3];
-        for (place, (name, key)) in states.iter_mut().zip(names) {
+        for (to, (name, key)) in states.iter_mut().zip(names) {
             let Some(state) = state.get_item(key)?.filter(|state| !state.is_none()) else {
                 return Ok(false);
             };
-            let view = self.view(name, &state)?;
-            check_shape(name, &view, &theta)?;
+            let which = Which::State(name);
+            let view = self.tensor(&which, place, &state, &theta)?;
             if view.len() == 1 {
-                refuse_negated(name, &state)?;
+                refuse_negated(|| which.of(place), &state)?;
             }
             if view.is_repeated() {
                 return Err(PyRuntimeError::new_err(format!(
-                    "{name} has several elements in one place of memory, expected each in its own"
+                    "{} has several elements in one place of memory, expected each in its own",
+                    which.of(place)
                 )));
             }
-            *place = Some((state, view));
+            *to = Some((state, view));
         }
-        let Some(t) = self.step_number(rule, param, state)? else { return Ok(false) };
+        let mut seed = 0;
+        if self.seeded {
+            let Some(own) = state.get_item(intern!(param.py(), "seed"))? else { return Ok(false) };
+            seed = own.extract().map_err(|_| {
+                PyValueError::new_err(format!("seed of {place} is {own}, expected 0 to 2**64 - 1"))
+            })?;
+        }
+        let Some(t) = self.step_number(rule, place, state)? else { return Ok(false) };
         let scalars = self.scalars(rule, number, t, state, scalars)?;
 
         let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
         let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
-        let mut slot = StepTensor { rule: number, t, scalars, ..StepTensor::of(theta, grad_view) };
-        for (place, state) in slot.states.iter_mut().zip(&states) {
-            *place = state.as_ref().map(|(_, view)| *view);
+        let mut slot =
+            StepTensor { rule: number, t, scalars, seed, ..StepTensor::of(theta, grad_view) };
+        for (to, state) in slot.states.iter_mut().zip(&states) {
+            *to = state.as_ref().map(|(_, view)| *view);
         }
         if !alike {
-            slot.theta = self.in_rows(param, theta, true)?;
-            slot.grad = self.in_rows(&grad, grad_view, false)?;
-            for (place, state) in slot.states.iter_mut().zip(&states) {
+            slot.theta = self.in_rows(param, theta, 0)?;
+            slot.grad = self.in_rows(&grad, grad_view, 1)?;
+            for ((to, state), buffer) in slot.states.iter_mut().zip(&states).zip(2..) {
                 if let Some((state, view)) = state {
-                    *place = Some(self.in_rows(state, *view, true)?);
+                    *to = Some(self.in_rows(state, *view, buffer)?);
                 }
             }
         }
         self.slots.push(slot);
         self.params.push(param.clone());
+        self.places.push(place.index);
         self.keep.push(grad);
         self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
         Ok(true)
     }
 
-    /// The step number. None if the state does not contain it.
+    /// The step number. None if the state does not contain it as a tensor that can be counted in.
     fn step_number(
         &mut self,
         rule: &AnyRule,
-        param: &Bound<'py, PyAny>,
+        place: &Place<'_, 'py>,
         state: &Bound<'py, PyDict>,
     ) -> PyResult<Option<u64>> {
-        let py = param.py();
-        if matches!(rule, AnyRule::Sgd(_)) {
+        let py = place.param.py();
+        if matches!(rule, AnyRule::Sgd(_)) && !self.seeded {
             // torch stores no step number here. It only matters whether it is the first step.
-            return Ok(Some(if self.fresh.contains(&(param.as_ptr() as usize)) { 1 } else { 2 }));
+            let fresh = self.fresh.contains(&(place.param.as_ptr() as usize));
+            return Ok(Some(if fresh { 1 } else { 2 }));
         }
         let Some(counter) = state.get_item(intern!(py, "step"))? else { return Ok(None) };
-        let view = self.view("step", &counter)?;
-        let whole = |steps: &f64| (0.0..9e15).contains(steps) && steps.fract() == 0.0;
-        let steps = view.number().filter(whole);
-        let steps = steps.ok_or_else(|| {
-            PyValueError::new_err(format!(
-                "step is {counter}, expected a whole number from 0 on, of float32 or float64"
-            ))
-        })?;
+        let Some((view, steps)) =
+            self.exchange.view(&counter).ok().and_then(|view| Some((view, view.number()?)))
+        else {
+            return Ok(None);
+        };
+        if !((0.0..9e15).contains(&steps) && steps.fract() == 0.0) {
+            return Err(PyValueError::new_err(format!(
+                "step of {place} is {steps}, expected a whole number from 0 on"
+            )));
+        }
         self.counters.push((view, steps + 1.0));
         self.keep.push(counter);
         Ok(Some(steps as u64 + 1))
@@ -283,9 +379,9 @@ impl<'py> StepBuilder<'py> {
             return Ok(None);
         }
         let (mut found, mut before) = (Vec::with_capacity(1), Vec::with_capacity(1));
-        for (name, key) in names {
+        for (_, key) in names {
             let Some(scalar) = state.get_item(key)? else { return Ok(None) };
-            let view = self.view(name, &scalar)?;
+            let Ok(view) = self.exchange.view(&scalar) else { return Ok(None) };
             let Some(number) = view.number() else { return Ok(None) };
             found.push((scalar, view));
             before.push(number);
@@ -295,7 +391,7 @@ impl<'py> StepBuilder<'py> {
             Some(last) if is_same(last) => last.after.clone(),
             _ => {
                 let mut after = before.clone();
-                rule.advance_scalars(t, &mut after);
+                in_default_mode(|| rule.advance_scalars(t, &mut after));
                 self.advanced = Some(Advanced { rule: number, t, before, after: after.clone() });
                 after
             }
@@ -308,15 +404,15 @@ impl<'py> StepBuilder<'py> {
     }
 
     /// A tensor in row-major order: itself, or a copy, which is copied back if the tensor is
-    /// written.
-    fn in_rows(&mut self, tensor: &Bound<'py, PyAny>, view: View, written: bool) -> PyResult<View> {
+    /// written. `buffer` is as for [`Overlap`].
+    fn in_rows(&mut self, tensor: &Bound<'py, PyAny>, view: View, buffer: usize) -> PyResult<View> {
         if view.is_row_major() {
             return Ok(view);
         }
-        self.strided.push((tensor.clone(), view, written));
+        self.strided.push((tensor.clone(), view, (self.slots.len(), buffer)));
         let copy = tensor.call_method0("detach")?.call_method0("contiguous")?;
         let view = self.exchange.view(&copy)?;
-        if written {
+        if is_written(buffer) {
             self.copies.push((tensor.clone(), copy));
         } else {
             self.keep.push(copy);
@@ -324,42 +420,178 @@ impl<'py> StepBuilder<'py> {
         Ok(view)
     }
 
-    fn view(&self, what: &str, tensor: &Bound<'py, PyAny>) -> PyResult<View> {
-        self.exchange.view(tensor).map_err(|error| unfit(what, tensor).unwrap_or(error))
+    /// A gradient or a state, with the shape and a type that go with θ.
+    fn tensor(
+        &self,
+        which: &Which,
+        place: &Place<'_, 'py>,
+        tensor: &Bound<'py, PyAny>,
+        theta: &View,
+    ) -> PyResult<View> {
+        let view = self.view(which, place, tensor)?;
+        if !view.is_shaped_as(theta) {
+            return Err(PyValueError::new_err(format!(
+                "{} has shape {}, expected that of its parameter",
+                which.of(place),
+                shape(tensor)
+            )));
+        }
+        if view.kind.is_f64() != theta.kind.is_f64() {
+            return Err(PyTypeError::new_err(format!(
+                "{} is {}, and the parameter {}, expected torch.float64 for both or for neither",
+                which.of(place),
+                view.kind.torch_name(),
+                theta.kind.torch_name()
+            )));
+        }
+        Ok(view)
+    }
+
+    fn view(
+        &self,
+        which: &Which,
+        place: &Place<'_, 'py>,
+        tensor: &Bound<'py, PyAny>,
+    ) -> PyResult<View> {
+        self.exchange.view(tensor).map_err(|error| self.unfit(which, place, tensor, error))
+    }
+
+    /// Why a tensor cannot be stepped: for one of its torch properties, or for `error`.
+    #[cold]
+    fn unfit(
+        &self,
+        which: &Which,
+        place: &Place<'_, 'py>,
+        tensor: &Bound<'py, PyAny>,
+        error: PyErr,
+    ) -> PyErr {
+        let (py, what) = (tensor.py(), which.of(place));
+        let text = |name: &str| {
+            let text = tensor.getattr(name).and_then(|it| it.str()?.extract::<String>());
+            text.unwrap_or_default()
+        };
+        let class = tensor.get_type().name().map(|name| name.to_string()).unwrap_or_default();
+        let (layout, device, dtype) = (text("layout"), text("device"), text("dtype"));
+        if layout.is_empty() {
+            return PyTypeError::new_err(format!("{what} is a {class}, expected a torch.Tensor"));
+        }
+        if layout != "torch.strided" {
+            let text = match (which, self.kind) {
+                (Which::Grad, "sgd" | "adagrad") => {
+                    let name = if self.kind == "sgd" { "SGD" } else { "Adagrad" };
+                    format!(
+                        "{what} is sparse ({layout}), which torch.optim.{name} supports and this \
+                         class does not"
+                    )
+                }
+                (Which::Grad, kind) => {
+                    let name = sparse_name(kind);
+                    format!(
+                        "{name} does not support sparse gradients, please consider SparseAdam \
+                         instead ({what} is {layout})"
+                    )
+                }
+                _ => format!("{what} is {layout}, expected torch.strided"),
+            };
+            return PyRuntimeError::new_err(text);
+        }
+        if !device.starts_with("cpu") {
+            let text = format!("{what} is on the device {device}, expected cpu");
+            return PyRuntimeError::new_err(text);
+        }
+        let known = ["torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"];
+        if !known.contains(&dtype.as_str()) {
+            let text = format!("{what} is {dtype}, expected one of {}", known.join(", "));
+            return PyTypeError::new_err(text);
+        }
+        if !["Tensor", "Parameter", "Buffer"].contains(&class.as_str()) {
+            let text = format!(
+                "{what} is a {class}, whose elements are not in its own memory, expected a \
+                 torch.Tensor"
+            );
+            return PyRuntimeError::new_err(text);
+        }
+        let text = error.value(py).to_string();
+        let text = text.strip_prefix("an array").unwrap_or(&text);
+        PyErr::from_type(error.get_type(py), format!("{what}{text}"))
+    }
+
+    /// The error for two tensors that share memory.
+    #[cold]
+    fn overlap(
+        groups: &Bound<'py, PyList>,
+        (params, places): (&[Bound<'py, PyAny>], &[usize]),
+        Overlap([first, second]): &Overlap,
+    ) -> PyErr {
+        let name = |&(slot, buffer): &(usize, usize)| {
+            let (found, mut left) = (&params[slot], places[slot]);
+            for group in groups {
+                let Ok(group) = group.cast_into::<PyDict>() else { continue };
+                let count = group.get_item("params").ok().flatten();
+                let count = count.and_then(|params| params.len().ok()).unwrap_or(0);
+                if left < count {
+                    let index = places[slot];
+                    let place = Place { group: &group, in_group: left, index, param: found };
+                    return match buffer {
+                        0 => Which::Param.of(&place),
+                        1 => Which::Grad.of(&place),
+                        _ => format!("a state of {place}"),
+                    };
+                }
+                left -= count;
+            }
+            "a tensor".to_owned()
+        };
+        PyValueError::new_err(format!(
+            "{} and {} overlap in memory, expected what is written to be apart",
+            name(first),
+            name(second)
+        ))
     }
 
     /// Checks that no element of a tensor that is not contiguous is also an element of another
     /// tensor. The copies themselves do not overlap, so this is for the copies back.
-    fn check_strided(&self, py: Python<'py>) -> PyResult<()> {
-        let overlap = || {
-            PyValueError::new_err("arrays overlap in memory, expected what is written to be apart")
-        };
-        for (i, (_, view, written)) in self.strided.iter().enumerate() {
-            for slot in &self.slots {
-                let states = slot.states.iter().flatten().map(|state| (state, true));
-                let all = [(&slot.theta, true), (&slot.grad, false)].into_iter().chain(states);
-                if all.into_iter().any(|(other, too)| (*written || too) && view.meets(other)) {
-                    return Err(overlap());
+    fn check_strided(&self, py: Python<'py>) -> PyResult<Result<(), Overlap>> {
+        for (i, (tensor, view, own)) in self.strided.iter().enumerate() {
+            let written = is_written(own.1);
+            for (number, slot) in self.slots.iter().enumerate() {
+                let states = slot.states.iter().flatten();
+                let all = [&slot.theta, &slot.grad].into_iter().chain(states);
+                for (other, buffer) in all.zip(0..) {
+                    if (written || is_written(buffer)) && view.meets(other) {
+                        return Ok(Err(Overlap([*own, (number, buffer)])));
+                    }
                 }
             }
-            let meet = |(_, other, too): &&(_, View, bool)| (*written || *too) && view.meets(other);
+            let meet = |(_, other, (_, buffer)): &&(_, View, (usize, usize))| {
+                (written || is_written(*buffer)) && view.meets(other)
+            };
             let others: Vec<_> = self.strided[..i].iter().filter(meet).collect();
-            if *written || !others.is_empty() {
-                let tensors = [&self.strided[i]].into_iter().chain(others);
-                let tensors: Vec<_> = tensors.map(|(tensor, _, _)| tensor).collect();
-                let check = py.import("fused_adam.torch")?.getattr("_are_apart")?;
+            if written || !others.is_empty() {
+                let with = others.first().map_or(*own, |(_, _, other)| *other);
+                let others = others.into_iter().map(|(tensor, _, _)| tensor);
+                let tensors: Vec<_> = [tensor].into_iter().chain(others).collect();
+                let check = py.import("fused_adam.torch._overlap")?.getattr("are_apart")?;
                 if !check.call1((tensors,))?.is_truthy()? {
-                    return Err(overlap());
+                    return Ok(Err(Overlap([*own, with])));
                 }
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Takes the step, and then updates the counters.
-    fn run(self, py: Python<'py>, rules: &[AnyRule], options: StepOptions) -> PyResult<Report> {
-        self.check_strided(py)?;
-        let StepBuilder { slots, params, counters, copies, keep, .. } = self;
+    fn run(
+        self,
+        py: Python<'py>,
+        groups: &Bound<'py, PyList>,
+        rules: &[AnyRule],
+        options: StepOptions,
+    ) -> PyResult<Report> {
+        let strided = self.check_strided(py)?;
+        let StepBuilder { slots, params, places, counters, copies, keep, .. } = self;
+        let overlap = |overlap| Self::overlap(groups, (&params, &places), &overlap);
+        strided.map_err(overlap)?;
         let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
         let report = py.detach(|| {
             pool::run(bytes, of_torch(), |parallelism| {
@@ -369,8 +601,10 @@ impl<'py> StepBuilder<'py> {
                 // optimizers.
                 unsafe { with_slices(slots, |all| step_all(rules, &options, all)) }
             })
-        })?;
-        let report = report.map_err(refused)?;
+        });
+        let report = report
+            .map_err(overlap)?
+            .map_err(|error| PyValueError::new_err(text_for_torch(error.cause())))?;
         if !report.skipped {
             for (tensor, copy) in copies {
                 tensor.call_method0("detach")?.call_method1("copy_", (copy,))?;
@@ -387,32 +621,21 @@ impl<'py> StepBuilder<'py> {
     }
 }
 
-fn check_shape(what: &str, view: &View, theta: &View) -> PyResult<()> {
-    if view.is_shaped_as(theta) {
-        return Ok(());
-    }
-    Err(PyValueError::new_err(format!(
-        "{what} has {} elements, expected {} in the shape of its parameter",
-        view.len(),
-        theta.len()
-    )))
+/// Whether a step writes this buffer of a tensor: all but the gradient.
+fn is_written(buffer: usize) -> bool {
+    buffer != 1
 }
 
-/// Why a tensor cannot be stepped, if the reason is one of its torch properties.
-fn unfit(what: &str, tensor: &Bound<'_, PyAny>) -> Option<PyErr> {
-    let text = |name: &str| tensor.getattr(name).and_then(|it| it.str()?.extract::<String>()).ok();
-    let (layout, device, dtype) = (text("layout")?, text("device")?, text("dtype")?);
-    if layout != "torch.strided" {
-        let error =
-            format!("{what} is of layout {layout}, expected torch.strided (not a sparse one)");
-        return Some(PyRuntimeError::new_err(error));
+/// The name in torch's message about sparse gradients. That of AdamW says Adam.
+fn sparse_name(kind: &str) -> &str {
+    match kind {
+        "adam" => "Adam",
+        "nadam" => "NAdam",
+        "radam" => "RAdam",
+        "adamax" => "Adamax",
+        "rmsprop" => "RMSprop",
+        "adabound" => "AdaBound",
+        "lion" => "Lion",
+        other => other,
     }
-    if !device.starts_with("cpu") {
-        let error = format!("{what} is on the device {device}, expected cpu");
-        return Some(PyRuntimeError::new_err(error));
-    }
-    let known = ["torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"];
-    (!known.contains(&dtype.as_str())).then(|| {
-        PyTypeError::new_err(format!("{what} is of {dtype}, expected one of {}", known.join(", ")))
-    })
 }

@@ -290,7 +290,8 @@ impl CheckpointReader {
         rule: &R,
         name: impl Fn(&State) -> String,
     ) -> Result<States<'static>> {
-        let mut states = States::new(param.types.state, param.len, rule);
+        let states = States::new(param.types.state, param.len, rule);
+        let mut states = states.map_err(|source| self.invalid(source))?;
         for (i, state) in rule.states().iter().enumerate() {
             let start = self.info(&name(state), param.types.state, param.len)?;
             if let Some(slice) = states.get_mut(i) {

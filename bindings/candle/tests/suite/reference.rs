@@ -11,9 +11,9 @@ use fused_adam_candle::{Optimizer, fused_adam};
 use proptest::prelude::*;
 
 /// The reference's copy of a variable.
-struct Twin<E> {
+struct Twin<E: Element> {
     theta: Vec<E>,
-    states: Vec<Vec<E>>,
+    states: Vec<Vec<E::DefaultState>>,
     t: u64,
 }
 
@@ -96,11 +96,12 @@ fn is_the_reference<E: Number>(rule: AnyRule, parallelism: Parallelism, random: 
             let plain: Vec<E> = elements(&grad);
             grads.insert(&vars[number], grad);
             twin.t += 1;
-            let mut states: Vec<&mut [E]> = twin.states.iter_mut().map(|s| &mut s[..]).collect();
+            let mut states: Vec<&mut [E::DefaultState]> =
+                twin.states.iter_mut().map(|s| &mut s[..]).collect();
             Step::new(&rule, twin.t)
                 .with_backend(Backend::Scalar)
                 .with_parallelism(Parallelism::Serial)
-                .run(&mut twin.theta, &plain, &mut states)
+                .run_mixed(&mut twin.theta, &plain, &mut states)
                 .unwrap();
         }
         opt.step_with_report(&grads).unwrap();
@@ -119,7 +120,7 @@ fn is_the_reference<E: Number>(rule: AnyRule, parallelism: Parallelism, random: 
                     assert_eq!(found.dims(), var.dims());
                     assert_eq!(
                         bits(expected),
-                        bits::<E>(&elements(&found)),
+                        bits::<E::DefaultState>(&elements(&found)),
                         "{}, {state}",
                         place()
                     );

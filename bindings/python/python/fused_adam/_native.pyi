@@ -84,4 +84,5 @@ def torch_step(
     clip_norm: float | None = None,
     inf_norm: bool = False,
     skip_nonfinite: bool = False,
+    seed: int | None = None,
 ) -> tuple[list[tuple[Any, dict[str, Any]]], float | None, bool]: ...

@@ -11,6 +11,6 @@ mod threads;
 mod view;
 
 pub use read::{Exchange, held, refuse_negated};
-pub use reborrow::{StepTensor, with_slices};
+pub use reborrow::{Overlap, StepTensor, with_slices};
 pub use threads::{of_torch, use_torch_threads};
 pub use view::View;

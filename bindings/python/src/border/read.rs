@@ -156,11 +156,12 @@ fn has_memory(tensor: &Bound<'_, PyAny>) -> bool {
 }
 
 /// An error for torch's views with the negative bit: the sign is not applied to their memory.
-pub fn refuse_negated(what: &str, tensor: &Bound<'_, PyAny>) -> PyResult<()> {
+pub fn refuse_negated(what: impl Fn() -> String, tensor: &Bound<'_, PyAny>) -> PyResult<()> {
     let Ok(is_neg) = tensor.getattr(pyo3::intern!(tensor.py(), "is_neg")) else { return Ok(()) };
     if is_neg.call0()?.is_truthy()? {
         return Err(PyRuntimeError::new_err(format!(
-            "{what} is a negated view, expected one after `resolve_neg`"
+            "{} is a negated view, expected one after `resolve_neg`",
+            what()
         )));
     }
     Ok(())
@@ -199,7 +200,7 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
     }
     if let Some(exchange) = Exchange::of(&array.get_type())? {
         let view = exchange.view(array)?;
-        refuse_negated("an array", array)?;
+        refuse_negated(|| "an array".to_owned(), array)?;
         return Ok(OwnedView { view, keep: (array.clone(), None) });
     }
     if array.hasattr("__dlpack__")? {

@@ -4,8 +4,6 @@
 use std::cell::RefCell;
 
 use fused_adam::{Element, ParamMut, bf16, bytemuck, f16};
-use pyo3::exceptions::PyValueError;
-use pyo3::prelude::*;
 
 use super::view::{Kind, View};
 
@@ -20,7 +18,13 @@ pub struct StepTensor {
     pub scalars: Option<Vec<f64>>,
     /// The index of its first element in the whole tensor.
     pub offset: u64,
+    /// Combined with the seed of the step, if that rounds stochastically.
+    pub seed: u64,
 }
+
+/// Two views that overlap in memory, of which at least one would be written. Each is the number of
+/// its tensor, and of its buffer: 0 for θ, 1 for the gradient, and the states from 2 on.
+pub struct Overlap(pub [(usize, usize); 2]);
 
 thread_local! {
     /// The ranges of the last call on this thread that had no overlaps. Most calls get the same
@@ -36,7 +40,7 @@ struct Range {
 }
 
 /// Checks that nothing that is written overlaps anything else.
-fn check_overlap(slots: &[StepTensor]) -> PyResult<()> {
+fn check_overlap(slots: &[StepTensor]) -> Result<(), Overlap> {
     let range = |view: &View, written| {
         let start = view.data as usize;
         Range { start, end: start + view.bytes(), written }
@@ -58,10 +62,7 @@ fn check_overlap(slots: &[StepTensor]) -> PyResult<()> {
         let (mut end, mut written_end) = (0, 0);
         for range in &sorted {
             if range.start < if range.written { end } else { written_end } {
-                return Err(PyValueError::new_err(format!(
-                    "arrays overlap in memory at {:#x}, expected what is written to be apart",
-                    range.start
-                )));
+                return Err(overlap_at(range.start, slots));
             }
             end = end.max(range.end);
             if range.written {
@@ -73,6 +74,24 @@ fn check_overlap(slots: &[StepTensor]) -> PyResult<()> {
     })
 }
 
+/// The buffers that overlap at an address.
+#[cold]
+fn overlap_at(address: usize, slots: &[StepTensor]) -> Overlap {
+    let mut found = Vec::new();
+    for (number, slot) in slots.iter().enumerate() {
+        let states = slot.states.iter().flatten();
+        for (buffer, view) in [&slot.theta, &slot.grad].into_iter().chain(states).enumerate() {
+            let start = view.data as usize;
+            if (start..start + view.bytes()).contains(&address) {
+                found.push((number, buffer));
+            }
+        }
+    }
+    // What is written comes first.
+    found.sort_by_key(|&(_, buffer)| buffer == 1);
+    Overlap([found[0], found[1]])
+}
+
 /// Checks for overlaps, and passes the slots to `work` as the tensors of a step.
 ///
 /// # Safety
@@ -82,7 +101,7 @@ fn check_overlap(slots: &[StepTensor]) -> PyResult<()> {
 pub unsafe fn with_slices<T>(
     slots: Vec<StepTensor>,
     work: impl FnOnce(&mut dyn ExactSizeIterator<Item = ParamMut<'_>>) -> T,
-) -> PyResult<T> {
+) -> Result<T, Overlap> {
     check_overlap(&slots)?;
     // SAFETY: the contract of this function, and no two of them overlap unless both are only read.
     Ok(work(&mut slots.iter().map(|slot| unsafe { slot.reborrow() })))
@@ -91,7 +110,16 @@ pub unsafe fn with_slices<T>(
 impl StepTensor {
     /// The first step of the first rule, without states.
     pub fn of(theta: View, grad: View) -> Self {
-        StepTensor { rule: 0, t: 1, theta, grad, states: [None; 3], scalars: None, offset: 0 }
+        StepTensor {
+            rule: 0,
+            t: 1,
+            theta,
+            grad,
+            states: [None; 3],
+            scalars: None,
+            offset: 0,
+            seed: 0,
+        }
     }
 
     /// # Safety
@@ -134,7 +162,7 @@ impl StepTensor {
             if let Some(scalars) = &self.scalars {
                 borrowed = borrowed.with_scalars(scalars);
             }
-            borrowed.with_offset(self.offset)
+            borrowed.with_offset(self.offset).with_seed(self.seed)
         }
     }
 }

@@ -8,6 +8,7 @@ use std::process;
 use std::sync::OnceLock;
 
 use fused_adam::Threads;
+use fused_adam_float_mode::in_default_mode;
 use pyo3::prelude::*;
 
 type Part = extern "C" fn(begin: i64, end: i64, context: *mut c_void);
@@ -54,7 +55,8 @@ type Work<'a> = &'a (dyn Fn() + Sync);
 extern "C" fn part(_: i64, _: i64, context: *mut c_void) {
     // SAFETY: `run` passes its own `Work` to torch, which returns after all parts have finished. It
     // does not panic.
-    unsafe { (*context.cast::<Work<'_>>())() }
+    let work = unsafe { *context.cast::<Work<'_>>() };
+    in_default_mode(work);
 }
 
 impl Threads for OfTorch {

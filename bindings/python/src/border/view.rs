@@ -23,6 +23,20 @@ impl Kind {
         }
     }
 
+    /// The name in torch.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Kind::F32 => "torch.float32",
+            Kind::F64 => "torch.float64",
+            Kind::Bf16 => "torch.bfloat16",
+            Kind::F16 => "torch.float16",
+        }
+    }
+
+    pub fn is_f64(self) -> bool {
+        self == Kind::F64
+    }
+
     pub fn bytes(self) -> usize {
         match self {
             Kind::F64 => 8,

@@ -1,0 +1,270 @@
+"""The base class: ``step`` as one call into Rust for all parameters, and their states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._native import torch_step
+
+#: The types of a state of a parameter that is not ``float64``.
+_STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+#: The attributes that are options of an instance. They are not in ``param_groups``, so that
+#: torch's classes and flattened checkpoints read the same dictionaries.
+_OPTIONS = ("_state_dtype", "_seed", "_step_supports_amp_scaling")
+
+
+def scalar_dtype() -> torch.dtype:
+    """The dtype of ``step`` in the state of torch's own optimizers."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def name_hash(name: str) -> int:
+    """Return the FNV-1a hash of 64 bits of a name, as in ``kernels.md``."""
+    hashed = 0xCBF29CE484222325
+    for byte in name.encode():
+        hashed = ((hashed ^ byte) * 0x100000001B3) % 2**64
+    return hashed
+
+
+class Fused(torch.optim.Optimizer):
+    """The base class of all optimizers of ``fused_adam.torch``."""
+
+    _kind: str
+    #: The names of the states that have the shape of the parameter.
+    _buffers: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+
+    _state_dtype: torch.dtype | None = None
+    #: The seed of stochastic rounding. ``None`` rounds to nearest.
+    _seed: int | None = None
+    #: Whether a group lists a parameter twice.
+    _has_duplicates = False
+
+    #: Extra keyword arguments of ``torch_step`` for the next step.
+    _request: dict[str, Any] | None = None
+    _norm: float | None = None
+
+    def _set_options(
+        self, state_dtype: torch.dtype | None, stochastic_rounding: bool | int
+    ) -> None:
+        """Check and set the options of the instance. Called before the constructor of torch."""
+        if state_dtype is not None and state_dtype not in _STATE_DTYPES:
+            known = ", ".join(map(str, _STATE_DTYPES))
+            raise ValueError(f"state_dtype is {state_dtype}, expected None or one of {known}")
+        if not isinstance(stochastic_rounding, (bool, int)):
+            kind = type(stochastic_rounding).__name__
+            raise TypeError(f"stochastic_rounding is a {kind}, expected a bool or a seed")
+        if not 0 <= stochastic_rounding < 2**64:
+            raise ValueError(f"stochastic_rounding is {stochastic_rounding}, expected 0 to 2**64-1")
+        self._state_dtype = state_dtype
+        if stochastic_rounding is not False:
+            self._seed = 0 if stochastic_rounding is True else int(stochastic_rounding)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, as in torch."""
+        group = {**self.defaults, **param_group}
+        for option in ("capturable", "differentiable"):
+            if group.get(option):
+                raise ValueError(f"{option}=True is not supported, expected False")
+        super().add_param_group(param_group)
+        self._find_duplicates()
+
+    def _find_duplicates(self) -> None:
+        groups = (group["params"] for group in self.param_groups)
+        self._has_duplicates = any(len(set(params)) != len(params) for params in groups)
+
+    def __getstate__(self) -> dict[str, Any]:
+        options = {name: getattr(self, name) for name in _OPTIONS if name in self.__dict__}
+        return {**super().__getstate__(), **options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._find_duplicates()
+
+    # States
+
+    def _buffer_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._buffers
+
+    def _dtype_of_states(self, param: Tensor, saved: torch.dtype | None = None) -> torch.dtype:
+        """The dtype of the states of a parameter, which were perhaps saved in another one."""
+        if param.dtype == torch.float64:
+            return param.dtype
+        if self._state_dtype is not None:
+            return self._state_dtype
+        if param.dtype == torch.float16:
+            return torch.float32
+        return saved if saved in _STATE_DTYPES else param.dtype
+
+    def _initial(self, name: str, group: dict[str, Any]) -> float:
+        """The value of a state before the first step."""
+        return 0.0
+
+    def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        """Create or replace the entries of ``state`` that a step cannot use, in torch's layout."""
+        if self._kind != "sgd" or self._seed is not None:
+            step = state.get("step")
+            if step is None:
+                # A momentum buffer without a step number is from an earlier step.
+                step = 1.0 if state.get("momentum_buffer") is not None else 0.0
+            if not _is_counter(step):
+                state["step"] = torch.tensor(float(step), dtype=scalar_dtype(), device="cpu")
+        for name in self._buffer_names(group):
+            if state.get(name) is None:
+                state[name] = torch.full_like(
+                    param,
+                    self._initial(name, group),
+                    dtype=self._dtype_of_states(param),
+                    memory_format=torch.preserve_format,
+                )
+        if self._seed is not None and "seed" not in state:
+            state["seed"] = name_hash(self._name_of(param))
+
+    def _name_of(self, param: Tensor) -> str:
+        """The name of a parameter if it has one, else its position."""
+        position = 0
+        for group in self.param_groups:
+            names = group.get("param_names")
+            for number, other in enumerate(group["params"]):
+                if other is param:
+                    return str(names[number]) if names else str(position)
+                position += 1
+        raise RuntimeError("the parameter is in no group")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of an optimizer: of this class, or of torch's class of the same name.
+
+        Unlike torch's, it keeps the ``dtype`` in which states were saved, unless the optimizer has
+        a ``state_dtype`` or the parameter is of ``float16`` or ``float64``.
+
+        Args:
+            state_dict: what ``state_dict`` returned.
+        """
+        loaded = state_dict
+
+        def look(_: Any, changed: dict[str, Any]) -> None:
+            nonlocal loaded
+            loaded = changed
+
+        # This hook is the last one, so it sees the changes of all other hooks.
+        hook = self.register_load_state_dict_pre_hook(look)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        for number, param in self._numbered(loaded["param_groups"]):
+            saved = loaded["state"].get(number)
+            if isinstance(saved, dict) and param in self.state:
+                for name, value in saved.items():
+                    if isinstance(value, Tensor):
+                        self._keep(param, name, value)
+
+    def _numbered(self, groups: list[dict[str, Any]]) -> Iterator[tuple[Any, Tensor]]:
+        """The parameters, each with its number in these groups of a ``state_dict``."""
+        numbers = (number for group in groups for number in group["params"])
+        params = (param for group in self.param_groups for param in group["params"])
+        return zip(numbers, params)
+
+    def _keep(self, param: Tensor, name: str, value: Tensor, copy: bool = True) -> None:
+        """Take over a tensor of a saved state. torch has cast it to the type of the parameter.
+
+        It is copied, so that a later step does not change what was loaded.
+        """
+        if name != "step" and value.is_floating_point() and type(value) is Tensor:
+            dtype = self._dtype_of_states(param, value.dtype)
+            self.state[param][name] = value.to(device=param.device, dtype=dtype, copy=copy)
+
+    def _adopt(self) -> None:
+        """Convert torch's states to those of this class, where they differ."""
+
+    # Steps
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Perform a single optimization step.
+
+        Args:
+            closure: a closure that reevaluates the model and returns the loss. Optional.
+
+        Returns:
+            What the closure returned, or ``None``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and bool(found_inf):
+            return loss
+        request = dict(self._request or {})
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            request["loss_scale"] = float(scale)
+        if self._seed is not None:
+            request["seed"] = self._seed
+        for groups in self._calls(request):
+            self._take(groups, request)
+        return loss
+
+    def _calls(self, request: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        """The groups of each call. A parameter that is listed twice is stepped twice."""
+        if not self._has_duplicates:
+            return [self.param_groups]
+        if "clip_norm" in request:
+            raise ValueError("a parameter is listed twice in its group, expected once to clip")
+        calls: list[list[dict[str, Any]]] = []
+        for number, group in enumerate(self.param_groups):
+            counts: dict[Tensor, int] = {}
+            for param in group["params"]:
+                turn = counts[param] = counts.get(param, -1) + 1
+                if turn == len(calls):
+                    calls.append([{**group, "params": []} for group in self.param_groups])
+                calls[turn][number]["params"].append(param)
+        for call in calls:
+            for group in call:
+                group.pop("param_names", None)
+        return calls
+
+    def _take(self, groups: list[dict[str, Any]], request: dict[str, Any]) -> None:
+        state = self.state
+        missing, self._norm, _ = torch_step(self._kind, groups, state, [], **request)
+        if not missing:
+            return
+        before = {param: dict(state[param]) if param in state else None for param, _ in missing}
+        try:
+            for param, group in missing:
+                self._init_state(param, group, state[param])
+            # SGD has no step number: its first step is the one that makes the buffer.
+            new = (param for param, _ in missing)
+            fresh = [p for p in new if (before[p] or {}).get("momentum_buffer") is None]
+            left, self._norm, skipped = torch_step(self._kind, groups, state, fresh, **request)
+            if left:
+                raise RuntimeError("a state is missing after it was made")
+        except BaseException:
+            self._restore(before)
+            raise
+        if skipped:
+            self._restore(before)
+
+    def _restore(self, before: dict[Tensor, dict[str, Any] | None]) -> None:
+        """Remove the states that were created for a step that failed or was skipped."""
+        for param, old in before.items():
+            if old is None:
+                self.state.pop(param, None)
+            else:
+                self.state[param] = old
+
+
+def _is_counter(step: Any) -> bool:
+    """Whether a step number is a tensor that a step can count in."""
+    return (
+        isinstance(step, Tensor)
+        and step.dtype in (torch.float32, torch.float64)
+        and step.numel() == 1
+        and step.device.type == "cpu"
+        and step.layout == torch.strided
+    )
