@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::border::{Overlap, StepTensor, View, held, with_slices};
 use crate::pool;
-use crate::rules::{by_name, refused};
+use crate::rules::{by_name, changed, refused};
 
 /// A rule with its hyper-parameters.
 #[pyclass(frozen, module = "fused_adam")]
@@ -63,6 +63,14 @@ impl Rule {
         all.get_item(self.0.name())
     }
 
+    /// A copy with some hyper-parameters changed.
+    #[pyo3(signature = (**changes))]
+    fn replace(&self, changes: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let rule = changed(self.0, changes)?;
+        rule.check().map_err(refused)?;
+        Ok(Rule(rule))
+    }
+
     /// Takes step number `t` in place. `scalars` are the scalars before the step; it updates them
     /// in place. Without `scalars` they follow from `t`.
     #[pyo3(signature = (
@@ -111,7 +119,12 @@ impl Rule {
                     slot.theta.len()
                 )));
             }
-            if !view.is_shaped_as(&slot.theta) || !view.is_laid_out_as(&slot.theta) {
+            if !view.is_shaped_as(&slot.theta) {
+                return Err(PyValueError::new_err(format!(
+                    "{name} has another shape than theta, expected the same"
+                )));
+            }
+            if !view.is_laid_out_as(&slot.theta) {
                 return Err(PyValueError::new_err(format!(
                     "{name} does not lie in memory as one piece in the order of theta, expected a \
                      contiguous array"
@@ -159,8 +172,13 @@ impl Rule {
         Ok(((self.name(),), self.hyper_parameters(py)?))
     }
 
-    fn __repr__(&self) -> String {
-        format!("{:?}", self.0)
+    /// A call of the constructor.
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let mut text = format!("Rule('{}'", self.name());
+        for (name, value) in self.hyper_parameters(py)?.cast::<PyDict>()? {
+            text += &format!(", {}={}", name.str()?, value.repr()?);
+        }
+        Ok(text + ")")
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rules from Python: from a name and keyword arguments, or from a parameter group of torch.
 
 use fused_adam::{
-    AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Lion, NAdam, RAdam, RmsProp, Sgd,
+    AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Lion, NAdam, RAdam, RmsProp, Rule as _, Sgd,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -10,8 +10,13 @@ use serde_json::Value;
 
 /// A rule from its name, with some hyper-parameters changed.
 pub fn by_name(name: &str, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyRule> {
-    let rule: AnyRule = name.parse().map_err(refused)?;
+    changed(name.parse().map_err(refused)?, changes)
+}
+
+/// A rule with some hyper-parameters changed.
+pub fn changed(rule: AnyRule, changes: Option<&Bound<'_, PyDict>>) -> PyResult<AnyRule> {
     let Some(changes) = changes else { return Ok(rule) };
+    let name = rule.name();
     let wrong = |e: serde_json::Error| PyValueError::new_err(e.to_string());
     let mut json = serde_json::to_value(rule).map_err(wrong)?;
     for (key, value) in changes {

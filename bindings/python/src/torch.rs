@@ -350,11 +350,24 @@ impl<'py> StepBuilder<'_, 'py> {
             return Ok(Some(if fresh { 1 } else { 2 }));
         }
         let Some(counter) = state.get_item(intern!(py, "step"))? else { return Ok(None) };
-        let Some((view, steps)) =
-            self.exchange.view(&counter).ok().and_then(|view| Some((view, view.number()?)))
-        else {
-            return Ok(None);
+        let view = match self.exchange.view(&counter) {
+            Ok(view) => view,
+            Err(error) => {
+                let text = |name| Ok::<_, PyErr>(counter.getattr(name)?.str()?.to_string());
+                let is_float = |dtype| dtype == "torch.float32" || dtype == "torch.float64";
+                // Another number, or one that was freed.
+                let other = !text("dtype").is_ok_and(is_float)
+                    || !text("device").is_ok_and(|device| device == "cpu")
+                    || !text("layout").is_ok_and(|layout| layout == "torch.strided");
+                let which = Which::State("step");
+                return if other {
+                    Ok(None)
+                } else {
+                    Err(self.unfit(&which, place, &counter, error))
+                };
+            }
         };
+        let Some(steps) = view.number() else { return Ok(None) };
         if !((0.0..9e15).contains(&steps) && steps.fract() == 0.0) {
             return Err(PyValueError::new_err(format!(
                 "step of {place} is {steps}, expected a whole number from 0 on"

@@ -180,6 +180,8 @@ class Reference:
 
     def __init__(self, case: Case, param: torch.Tensor, state_dtype: torch.dtype | None = None):
         self.rule = fused_adam.Rule(case.rule, **case.hyper)
+        if state_dtype is None and param.dtype == torch.float16:
+            state_dtype = torch.float32
         self.theta = param.detach().clone(memory_format=torch.contiguous_format)
         self.states = [
             torch.full_like(self.theta, initial, dtype=state_dtype) for initial in self.rule.initial

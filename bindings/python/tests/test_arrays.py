@@ -241,7 +241,7 @@ BAD = [
     (lambda: Rule("sgd").step(1, shifted(), ones()), ValueError, "expected a multiple of 4"),
     (lambda: Rule("sgd").step(1, [1.0], ones()), TypeError, "expected an array, not list"),
     (lambda: Rule("sgd").step(1, None, ones()), TypeError, "expected an array, not NoneType"),
-    (lambda: overlapping(), ValueError, "arrays overlap in memory"),
+    (lambda: overlapping(), ValueError, "theta and grad overlap in memory"),
     (lambda: Rule("sgd").step(1, ones(), ones(), backend="gpu"), ValueError, "gpu"),
     (
         lambda: Rule("sgd").step(1, ones(), ones(), grad_scale=-1.0),
@@ -313,7 +313,8 @@ def test_rules_say_what_they_are():
     rule = Rule("nadam", lr=0.5)
     assert (rule.name, list(rule.states), list(rule.initial)) == ("nadam", ["m", "v"], [0.0, 0.0])
     assert rule.hyper_parameters["lr"] == 0.5
-    assert "lr: 0.5" in repr(rule)
+    assert "lr=0.5" in repr(rule) and eval(repr(rule)).hyper_parameters == rule.hyper_parameters
+    assert rule.replace(lr=0.25).hyper_parameters == {**rule.hyper_parameters, "lr": 0.25}
 
 
 @pytest.mark.parametrize("name", fused_adam.RULES)

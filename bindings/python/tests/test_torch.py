@@ -82,7 +82,12 @@ def test_goes_on_to_the_bit(case: Case, how: str):
     else:
         parts, optimizer = copy.deepcopy((parts, optimizer))
     train(parts, optimizer, 5, start=4)
-    assert_same_parameters(parts, whole)
+    if case.options.get("centered") and how in ("state_dict", "file"):
+        # A `state_dict` has torch's mean square, which the variance is computed from.
+        for param, other in zip(parts.parameters(), whole.parameters()):
+            torch.testing.assert_close(param, other, rtol=1e-4, atol=1e-5)
+    else:
+        assert_same_parameters(parts, whole)
 
 
 @pytest.mark.parametrize("case", TORCHS, ids=str)
@@ -133,8 +138,7 @@ def test_states_and_groups_are_those_of_torch(case: Case):
                 dtype = torch.float64 if name == "mu_product" else expected.dtype
                 assert found.dtype == dtype and found.stride() == expected.stride(), name
                 torch.testing.assert_close(found, expected.to(dtype), rtol=1e-3, atol=1e-5)
-        extra = mine["state"][number].keys() - state.keys()
-        assert extra <= {"variance"}, extra
+        assert mine["state"][number].keys() == state.keys()
 
 
 def test_groups_schedulers_and_frozen_parameters():
@@ -193,13 +197,19 @@ def test_closures_and_hooks():
     assert loss > 0 and seen == ["before", "closure", "after"]
 
 
-@pytest.mark.parametrize("name", ["Adam", "SGD", "Lion"])
-def test_grad_scaler(name: str):
-    """Loss scaling does not change the result, and a step with infinite gradients is skipped."""
+@pytest.mark.parametrize(
+    "name, options",
+    [("Adam", {}), ("Adam", {"fused": True}), ("SGD", {"fused": True}), ("Lion", {})],
+)
+def test_grad_scaler(name: str, options: dict):
+    """Loss scaling does not change the result, and a step with infinite gradients is skipped.
+
+    With ``fused=True`` the gradients stay scaled, as in torch.
+    """
     plain, scaled = model(), model()
     optimizer = getattr(fused, name)(plain.parameters(), lr=0.1)
     train(plain, optimizer, 4)
-    optimizer = getattr(fused, name)(scaled.parameters(), lr=0.1)
+    optimizer = getattr(fused, name)(scaled.parameters(), lr=0.1, **options)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for step in range(4):
         x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
@@ -207,7 +217,9 @@ def test_grad_scaler(name: str):
         scaler.scale((scaled(x) - x[:, :3].cos()).square().mean()).backward()
         before = [param.grad.clone() for param in scaled.parameters()]
         scaler.step(optimizer)
-        assert all(torch.equal(a, b.grad) for a, b in zip(before, scaled.parameters()))
+        factor = 1 if options else 1024
+        for a, b in zip(before, scaled.parameters()):
+            assert torch.equal(a / factor, b.grad)
         scaler.update()
     # Scaling by a power of two is exact.
     assert_same_parameters(scaled, plain)
@@ -329,33 +341,33 @@ BAD_STEPS = [
     (
         lambda: [with_grad(torch.ones(3, 3), torch.ones(3, 3).to_sparse())],
         RuntimeError,
-        "gradient is of layout torch.sparse_coo",
+        "Adam does not support sparse gradients, please consider SparseAdam instead",
     ),
     (
         lambda: [with_grad(torch.ones(3, dtype=torch.complex64))],
         TypeError,
-        "parameter is of torch.complex64, expected one of",
+        r"parameter 1 \(shape \(3,\)\) is torch.complex64, expected one of",
     ),
     (
         lambda: [with_grad(torch.ones(3, device="meta"))],
         RuntimeError,
-        "parameter is on the device meta, expected cpu",
+        r"parameter 1 \(shape \(3,\)\) is on the device meta, expected cpu",
     ),
     (lambda: [with_grad(torch.ones(1).expand(3))], RuntimeError, "several elements in one place"),
-    (shared, ValueError, "arrays overlap in memory"),
-    (lambda: strided_pair(0), ValueError, "arrays overlap in memory, expected"),
+    (shared, ValueError, r"parameter 1 .* and parameter 2 .* overlap in memory"),
+    (lambda: strided_pair(0), ValueError, "overlap in memory, expected what is written"),
     (
         lambda: [with_grad(torch.zeros(5).as_strided((3, 3), (1, 1)))],
         ValueError,
         "overlap in memory, expected what",
     ),
-    (lambda: freed(0), ValueError, "an array has no memory"),
+    (lambda: freed(0), ValueError, r"parameter 1 \(shape \(4,\)\) has no memory"),
     (lambda: freed(4), ValueError, "has no memory: it"),
-    (lambda: freed(4, "grad"), ValueError, "no memory"),
+    (lambda: freed(4, "grad"), ValueError, "the gradient of parameter 1 .* has no memory"),
     (lambda: [with_grad(torch.ones(4), torch._efficientzerotensor(8)[4:])], ValueError, "has no"),
     (halves, ValueError, "overlap in memory, expected what is written"),
-    (lambda: [with_grad(torch.ones(1), negated())], RuntimeError, "gradient is a negated view"),
-    (lambda: [with_grad(negated())], RuntimeError, "parameter is a negated view"),
+    (lambda: [with_grad(torch.ones(1), negated())], RuntimeError, "gradient of .* is a negated"),
+    (lambda: [with_grad(negated())], RuntimeError, r"parameter 1 .* is a negated view"),
 ]
 
 
@@ -567,14 +579,14 @@ def test_wrong_states_are_refused():
     optimizer.step()
     state, kept = optimizer.state[param], param.detach().clone()
     for key, wrong, message in [
-        ("step", torch.tensor(0.5), "step is tensor\\(0.5000\\), expected a whole number"),
-        ("exp_avg", torch.zeros(2), "exp_avg has 2 elements, expected 3"),
-        ("exp_avg", torch.zeros(3, 1), "in the shape of its parameter"),
+        ("step", torch.tensor(0.5), r"step of parameter 0 \(shape \(3,\)\) is 0.5, expected"),
+        ("exp_avg", torch.zeros(2), r"exp_avg of parameter 0 .* has shape \(2,\), expected"),
+        ("exp_avg", torch.zeros(3, 1), r"has shape \(3, 1\)"),
         ("step", torch.tensor(1e20), "expected a whole number"),
-        ("exp_avg_sq", torch.zeros(3, dtype=torch.float64), "f64"),
+        ("exp_avg_sq", torch.zeros(3, dtype=torch.float64), "is torch.float64, and the param"),
     ]:
         right, state[key] = state[key], wrong
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             optimizer.step()
         state[key] = right
     assert torch.equal(param.detach(), kept) and state["step"] == 1
@@ -692,7 +704,11 @@ def test_signatures_are_torchs():
 
     for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SGD"):
         of = [inspect.signature(getattr(where, name)) for where in (fused, torch.optim)]
-        assert of[0].parameters.keys() == of[1].parameters.keys()
+        ours, torchs = (dict(signature.parameters) for signature in of)
+        assert list(ours)[-2:] == ["state_dtype", "stochastic_rounding"]
+        assert list(ours)[:-2] == list(torchs)
+        for key, expected in torchs.items():
+            assert (ours[key].default, ours[key].kind) == (expected.default, expected.kind), key
 
 
 def test_a_group_that_is_refused_is_not_added():

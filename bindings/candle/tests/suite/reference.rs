@@ -11,7 +11,7 @@ use fused_adam_candle::{Optimizer, fused_adam};
 use proptest::prelude::*;
 
 /// The reference's copy of a variable.
-struct Twin<E: Element> {
+struct Twin<E: Number> {
     theta: Vec<E>,
     states: Vec<Vec<E::DefaultState>>,
     t: u64,

@@ -29,7 +29,7 @@ class Flat:
 
     Args:
         rule: the rule. You may assign another one to ``rule`` between steps, for example to change
-            ``lr``: ``opt.rule = Rule("adamw", **{**opt.rule.hyper_parameters, "lr": 0.1})``.
+            ``lr``: ``opt.rule = opt.rule.replace(lr=0.1)``.
         like: an array with the shape and the dtype of the parameter.
         dtype: the dtype of the states. Default: the dtype of ``like``.
 
@@ -44,6 +44,9 @@ class Flat:
     """
 
     def __init__(self, rule: Rule, like: Any, dtype: Any = None) -> None:
+        if not isinstance(rule, Rule):
+            given = f"Rule({rule!r})" if isinstance(rule, str) else "a fused_adam.Rule"
+            raise TypeError(f"rule is a {type(rule).__name__}, expected {given}")
         self.rule = rule
         self.t = 0
         like = np.asarray(like)

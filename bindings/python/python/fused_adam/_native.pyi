@@ -19,7 +19,7 @@ class Rule:
     """An update rule with its hyper-parameters, created by name.
 
     ``RULES`` lists the names. A rule does not change. For another ``lr``, make a new one:
-    ``Rule("adamw", **{**rule.hyper_parameters, "lr": 0.1})``.
+    ``rule.replace(lr=0.1)``.
     """
 
     def __new__(cls, name: str, /, **hyper_parameters: float | bool) -> Rule: ...
@@ -33,6 +33,8 @@ class Rule:
     @property
     def scalars(self) -> Sequence[str]: ...
     def scalars_after(self, t: int) -> list[float]: ...
+    def replace(self, **changes: float | bool) -> Rule:
+        """Return a copy with some hyper-parameters changed."""
     @property
     def hyper_parameters(self) -> dict[str, Any]: ...
     def step(
