@@ -228,3 +228,38 @@ fn states_of_another_rule() {
     let message = "group 1: `lr` is -1.0, expected a finite number of at least 0";
     assert_eq!(error.to_string(), message);
 }
+
+/// States that cannot be allocated are an error, and no parameter has states then. A child process
+/// has a limited address space.
+#[test]
+#[cfg(target_os = "linux")]
+fn states_that_cannot_be_allocated() {
+    const CHILD: &str = "FUSED_ADAM_TEST_WITH_LITTLE_MEMORY";
+    const LEN: usize = 1 << 28;
+    if std::env::var_os(CHILD).is_none() {
+        // θ and its gradient have 1 GiB each, and the states 2 GiB.
+        let limited = r#"ulimit -v 3500000 && exec "$0" --exact "$1" --test-threads=1"#;
+        let output = std::process::Command::new("sh")
+            .args(["-c", limited])
+            .arg(std::env::current_exe().unwrap())
+            .arg("errors::states_that_cannot_be_allocated")
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        return;
+    }
+    let mut opt = Optimizer::new(AdamW::default()).unwrap();
+    let small = opt.add::<f32>(GroupId::default(), "small", 2).unwrap();
+    opt.add::<f32>(GroupId::default(), "large", LEN).unwrap();
+    // Pages of zeros that nobody touches.
+    let (mut large, grad) = (vec![0.0_f32; LEN], vec![0.0_f32; LEN]);
+    let mut theta = [1.0_f32; 2];
+    let tensors =
+        [Tensor::new("small", &mut theta, &[1.0; 2]), Tensor::new("large", &mut large, &grad)];
+    let message = "parameter `large`: the states need 2147483648 bytes, which could not be \
+                   allocated";
+    assert_eq!(opt.step(tensors).unwrap_err().to_string(), message);
+    assert_eq!((theta, opt.t(small), opt.state::<f32>(small, "m")), ([1.0; 2], Some(0), None));
+}

@@ -200,8 +200,8 @@ pub fn of_group(
             let names: &[&str] = match (centered, momentum > 0.0) {
                 (false, false) => &["square_avg"],
                 (false, true) => &["square_avg", "momentum_buffer"],
-                (true, false) => &["variance", "grad_avg"],
-                (true, true) => &["variance", "grad_avg", "momentum_buffer"],
+                (true, false) => &["square_avg", "grad_avg"],
+                (true, true) => &["square_avg", "grad_avg", "momentum_buffer"],
             };
             (rule.into(), names)
         }
@@ -221,7 +221,9 @@ pub fn of_group(
         }
         "adabound" => {
             let (beta1, beta2, eps) = averages()?;
-            let (final_lr, gamma) = (number("final_lr")?, number("gamma")?);
+            // Checkpoints create states by a step with an `lr` of 0, which must change nothing.
+            let final_lr = if lr == 0.0 { 0.0 } else { number("final_lr")? };
+            let gamma = number("gamma")?;
             let amsbound = flag("amsbound")?;
             let decoupled_weight_decay = flag("decoupled_weight_decay")?;
             let rule = AdaBound {

@@ -51,6 +51,8 @@ pub fn torch_step<'py>(
     let mut call = StepBuilder {
         kind,
         exchange: exchange(py)?,
+        dtensor: dtensor(py)?,
+        needs_norm: clip_norm.is_some() || skip_nonfinite,
         seeded: seed.is_some(),
         advanced: None,
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
@@ -217,10 +219,26 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
     })
 }
 
+/// The class of `DTensor`, if the program has imported it.
+fn dtensor(py: Python<'_>) -> PyResult<Option<Bound<'_, PyType>>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    if let Some(class) = CLASS.get(py) {
+        return Ok(Some(class.bind(py).clone()));
+    }
+    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+    let Some(module) = modules.get_item("torch.distributed.tensor")? else { return Ok(None) };
+    let class = module.getattr("DTensor")?.cast_into::<PyType>()?;
+    CLASS.get_or_init(py, || class.clone().unbind());
+    Ok(Some(class))
+}
+
 /// A step that is being prepared.
 struct StepBuilder<'a, 'py> {
     kind: &'a str,
     exchange: &'static Exchange,
+    dtensor: Option<Bound<'py, PyType>>,
+    /// Whether the step needs the norm of all gradients.
+    needs_norm: bool,
     /// Whether states need a seed, because the step rounds stochastically.
     seeded: bool,
     /// The last scalars that were advanced. Most parameters have the same step number and scalars.
@@ -256,7 +274,7 @@ impl<'py> StepBuilder<'_, 'py> {
         self.params.reserve(params);
         self.places.reserve(params);
         self.counters.reserve(params);
-        self.keep.reserve(5 * params);
+        self.keep.reserve(6 * params);
     }
 
     /// Adds a parameter. Returns false if its state is incomplete.
@@ -269,8 +287,9 @@ impl<'py> StepBuilder<'_, 'py> {
         state: &Bound<'py, PyDict>,
         [names, scalars]: &[Keys<'py>; 2],
     ) -> PyResult<bool> {
-        let param = place.param;
+        let param = &self.local(&Which::Param, place, place.param)?;
         let theta = self.view(&Which::Param, place, param)?;
+        let grad = self.local(&Which::Grad, place, &grad)?;
         let grad_view = self.tensor(&Which::Grad, place, &grad, &theta)?;
         if theta.is_repeated() {
             return Err(PyRuntimeError::new_err(format!(
@@ -290,6 +309,7 @@ impl<'py> StepBuilder<'_, 'py> {
                 return Ok(false);
             };
             let which = Which::State(name);
+            let state = self.local(&which, place, &state)?;
             let view = self.tensor(&which, place, &state, &theta)?;
             if view.len() == 1 {
                 refuse_negated(|| which.of(place), &state)?;
@@ -302,20 +322,26 @@ impl<'py> StepBuilder<'_, 'py> {
             }
             *to = Some((state, view));
         }
-        let mut seed = 0;
+        let (mut seed, mut offset) = (0, 0);
         if self.seeded {
-            let Some(own) = state.get_item(intern!(param.py(), "seed"))? else { return Ok(false) };
-            seed = own.extract().map_err(|_| {
-                PyValueError::new_err(format!("seed of {place} is {own}, expected 0 to 2**64 - 1"))
-            })?;
+            offset = self.offset(place)?;
+            let own = state.get_item(intern!(param.py(), "seed"))?;
+            let Some(own) = own.and_then(|own| own.extract().ok()) else { return Ok(false) };
+            seed = own;
         }
         let Some(t) = self.step_number(rule, place, state)? else { return Ok(false) };
         let scalars = self.scalars(rule, number, t, state, scalars)?;
 
         let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
         let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
-        let mut slot =
-            StepTensor { rule: number, t, scalars, seed, ..StepTensor::of(theta, grad_view) };
+        let mut slot = StepTensor {
+            rule: number,
+            t,
+            scalars,
+            seed,
+            offset,
+            ..StepTensor::of(theta, grad_view)
+        };
         for (to, state) in slot.states.iter_mut().zip(&states) {
             *to = state.as_ref().map(|(_, view)| *view);
         }
@@ -329,7 +355,8 @@ impl<'py> StepBuilder<'_, 'py> {
             }
         }
         self.slots.push(slot);
-        self.params.push(param.clone());
+        self.params.push(place.param.clone());
+        self.keep.push(param.clone());
         self.places.push(place.index);
         self.keep.push(grad);
         self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
@@ -431,6 +458,72 @@ impl<'py> StepBuilder<'_, 'py> {
             self.keep.push(copy);
         }
         Ok(view)
+    }
+
+    fn is_dtensor(&self, tensor: &Bound<'py, PyAny>) -> bool {
+        self.dtensor.as_ref().is_some_and(|class| tensor.get_type().is(class))
+    }
+
+    /// The part of a `DTensor` that this process has, and other tensors as they are.
+    fn local(
+        &self,
+        which: &Which,
+        place: &Place<'_, 'py>,
+        tensor: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = tensor.py();
+        let (is_one, of_one) = (self.is_dtensor(tensor), self.is_dtensor(place.param));
+        if !is_one && !of_one {
+            return Ok(tensor.clone());
+        }
+        if is_one != of_one {
+            let [given, expected] =
+                if is_one { ["DTensor", "Tensor"] } else { ["Tensor", "DTensor"] };
+            return Err(PyRuntimeError::new_err(format!(
+                "{} is a {given}, expected a {expected} as its parameter",
+                which.of(place)
+            )));
+        }
+        let placements = intern!(py, "placements");
+        let mesh = intern!(py, "device_mesh");
+        let (given, expected) = (tensor.getattr(placements)?, place.param.getattr(placements)?);
+        if !given.eq(&expected)? || !tensor.getattr(mesh)?.eq(place.param.getattr(mesh)?)? {
+            return Err(PyRuntimeError::new_err(format!(
+                "{} has the placements {given}, expected those of its parameter, {expected}",
+                which.of(place)
+            )));
+        }
+        if self.needs_norm {
+            return Err(PyRuntimeError::new_err(format!(
+                "{place} is a DTensor, and clip_grad_norm_and_step has only the norm of this \
+                 process, expected torch.nn.utils.clip_grad_norm_ and step"
+            )));
+        }
+        let local = match tensor.getattr(intern!(py, "_local_tensor")) {
+            Ok(local) => local,
+            Err(_) => tensor.call_method0("to_local")?,
+        };
+        // The result of a collective that may still run.
+        if local.get_type().name()? == "AsyncCollectiveTensor" {
+            return local.call_method0("wait");
+        }
+        Ok(local)
+    }
+
+    /// The index of the first element in the whole tensor, for the random bits.
+    fn offset(&self, place: &Place<'_, 'py>) -> PyResult<u64> {
+        if !self.is_dtensor(place.param) {
+            return Ok(0);
+        }
+        let py = place.param.py();
+        let offset = py.import("fused_adam.torch._dtensor")?.getattr("offset_of")?;
+        let offset: Option<u64> = offset.call1((place.param,))?.extract()?;
+        offset.ok_or_else(|| {
+            PyRuntimeError::new_err(format!(
+                "{place} is a DTensor whose shard is not one range of its elements, expected \
+                 Shard(0) for stochastic rounding"
+            ))
+        })
     }
 
     /// A gradient or a state, with the shape and a type that go with θ.

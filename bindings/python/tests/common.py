@@ -97,14 +97,14 @@ CASES = [
         {"centered": True},
         "rmsprop",
         {"lr": 0.01, "centered": True},
-        ("variance", "grad_avg"),
+        ("square_avg", "grad_avg"),
     ),
     Case(
         "RMSprop",
         {"centered": True, "momentum": 0.9},
         "rmsprop",
         {"lr": 0.01, "centered": True, "momentum": 0.9},
-        ("variance", "grad_avg", "momentum_buffer"),
+        ("square_avg", "grad_avg", "momentum_buffer"),
     ),
     Case("Adagrad", {}, "adagrad", {"lr": 0.01, "eps": 1e-10}, ("sum",)),
     Case(

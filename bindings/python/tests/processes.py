@@ -59,9 +59,7 @@ def model(seed: int = 0) -> torch.nn.Module:
 
 def sharded(seed: int = 0, use_orig_params: bool = False) -> FullyShardedDataParallel:
     device = torch.device("cpu")
-    return FullyShardedDataParallel(
-        model(seed), device_id=device, use_orig_params=use_orig_params
-    )
+    return FullyShardedDataParallel(model(seed), device_id=device, use_orig_params=use_orig_params)
 
 
 def loss_of(network: torch.nn.Module, rank: int, step: int) -> torch.Tensor:

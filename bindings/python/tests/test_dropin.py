@@ -389,3 +389,24 @@ def test_flushing_subnormal_numbers_changes_nothing():
         torch.set_flush_denormal(False)
     for one, other in zip(found, expected):
         assert_same_bits(one, other, "a tensor")
+
+
+def test_a_step_at_lr_0_changes_nothing():
+    """Checkpoints create states so. AdaBound's bounds do not depend on ``lr``."""
+    for name in set(fused.__all__) - {"clip_grad_norm_and_step", "from_torch"}:
+        weight = param(torch.full((5,), 0.7))
+        optimizer = getattr(fused, name)([weight], lr=0.0, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.step()
+        assert torch.equal(weight.detach(), torch.full((5,), 0.7)), name
+
+
+def test_a_seed_that_another_class_did_not_save():
+    """A flattened checkpoint has an empty dict for it."""
+    weight = param(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = fused.AdamW([weight], stochastic_rounding=7)
+    optimizer.step()
+    seed = optimizer.state[weight]["seed"]
+    optimizer.state[weight]["seed"] = {}
+    optimizer.step()
+    assert optimizer.state[weight]["seed"] == seed

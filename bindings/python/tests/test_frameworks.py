@@ -64,9 +64,7 @@ def copies(module: torch.nn.Module) -> Weights:
     return {name: param.detach().clone() for name, param in module.named_parameters()}
 
 
-def assert_close(
-    ours: Weights, expected: Weights, start: Weights, tolerance: float = 1e-5
-) -> None:
+def assert_close(ours: Weights, expected: Weights, start: Weights, tolerance: float = 1e-5) -> None:
     """Each parameter has changed by what is expected, except for rounding."""
     for name, value in expected.items():
         change = (value - start[name]).norm()
@@ -86,9 +84,7 @@ def assert_agrees(run: Run, folder: Path, tolerance: float = 1e-5) -> None:
     assert_close(ours, expected, start, tolerance)
 
 
-def assert_resumes(
-    run: Run, begin: str, end: str, folder: Path, tolerance: float = 1e-5
-) -> None:
+def assert_resumes(run: Run, begin: str, end: str, folder: Path, tolerance: float = 1e-5) -> None:
     """A run that is resumed has the bits of one that is not interrupted."""
     _, whole = run(begin, folder / "whole", STEPS, None)
     _, half = run(begin, folder / "half", SAVED, None)

@@ -168,13 +168,8 @@ def test_checkpoint(
     order: str,
     options: StateDictOptions,
     tmp_path: Path,
-    request: pytest.FixtureRequest,
 ):
     """The run that is resumed has the result of torch alone."""
-    if hyper.get("centered") and options.flatten_optimizer_state_dict and order.endswith("ours"):
-        reason = "torch reads the names of the states from `optimizer.state`, not `state_dict()`"
-        mark = pytest.mark.xfail(raises=TypeError, strict=True, reason=reason)
-        request.applymarker(mark)
     # torch stores NAdam's product of momenta in float32.
     tolerance = 1e-6 if name == "NAdam" else 1e-11
     first, second = (getattr(SIDES[side], name) for side in order.split("-"))
@@ -230,7 +225,7 @@ def test_checkpoint_of_stochastic_rounding(
 
 
 def test_states_alone_without_a_file(options: StateDictOptions):
-    """``get_optimizer_state_dict`` of torch's is what ``set_optimizer_state_dict`` of ours takes."""
+    """Ours takes all states that ``get_optimizer_state_dict`` returns for torch's."""
     network = model().double()
     theirs = torch.optim.AdamW(network.parameters(), amsgrad=True)
     train(network, theirs, range(4))

@@ -759,4 +759,4 @@ def test_centred_rmsprop_keeps_one_second_moment():
     torchs.step()
     optimizer = fused.RMSprop([param], centered=True)
     optimizer.load_state_dict(torchs.state_dict())
-    assert optimizer.state[param].keys() == {"step", "variance", "grad_avg"}
+    assert optimizer.state[param].keys() == {"step", "square_avg", "grad_avg"}

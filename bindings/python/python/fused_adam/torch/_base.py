@@ -121,7 +121,8 @@ class Fused(torch.optim.Optimizer):
                     dtype=self._dtype_of_states(param),
                     memory_format=torch.preserve_format,
                 )
-        if self._seed is not None and "seed" not in state:
+        # A checkpoint that was flattened has an empty dict for what another class did not save.
+        if self._seed is not None and not isinstance(state.get("seed"), int):
             state["seed"] = name_hash(self._name_of(param))
 
     def _name_of(self, param: Tensor) -> str:
@@ -174,7 +175,8 @@ class Fused(torch.optim.Optimizer):
 
         It is copied, so that a later step does not change what was loaded.
         """
-        if name != "step" and value.is_floating_point() and type(value) is Tensor:
+        known = type(value) is Tensor or type(value).__name__ == "DTensor"
+        if name != "step" and value.is_floating_point() and known:
             dtype = self._dtype_of_states(param, value.dtype)
             self.state[param][name] = value.to(device=param.device, dtype=dtype, copy=copy)
 

@@ -335,11 +335,11 @@ class RMSprop(Fused, _torch.RMSprop):
     """Implements RMSprop, as ``torch.optim.RMSprop``.
 
     Hinton, "Neural Networks for Machine Learning", lecture 6 (2012). The centered version is from
-    Graves, https://arxiv.org/abs/1308.0850. With ``centered=True`` the optimizer keeps
-    ``variance``, the variance of the gradient, where torch keeps ``square_avg``, the mean square.
-    ``state_dict`` has torch's ``square_avg``. The variance is computed from it when it is loaded,
-    so a resumed run differs by the rounding of ``square_avg``: where the mean is much larger than
-    the deviation, the variance then has few correct digits, or is 0.
+    Graves, https://arxiv.org/abs/1308.0850. With ``centered=True`` the ``square_avg`` in
+    ``optimizer.state`` is the variance of the gradient, where torch keeps the mean square. A
+    ``state_dict`` has the mean square, as torch's. The variance is computed from it when it is
+    loaded, so a resumed run differs by the rounding of the mean square: where the mean is much
+    larger than the deviation, the variance then has few correct digits, or is 0.
 
     Args:
         params: an iterable of parameters, of named parameters, or of dicts that define groups.
@@ -396,18 +396,19 @@ class RMSprop(Fused, _torch.RMSprop):
         )
 
     def _buffer_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        names = ["variance", "grad_avg"] if group["centered"] else ["square_avg"]
+        names = ["square_avg", "grad_avg"] if group["centered"] else ["square_avg"]
         return (*names, "momentum_buffer") if group["momentum"] > 0 else tuple(names)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer as a :class:`dict`, with torch's keys."""
+        """Return the state of the optimizer as a :class:`dict`, as torch's class does."""
         packed = super().state_dict()
         # Hooks may have replaced the contents.
-        for number, state in packed.get("state", {}).items():
-            if isinstance(state, dict) and "variance" in state:
-                square = _square(state)
-                state = {name: value for name, value in state.items() if name != "variance"}
-                packed["state"][number] = {**state, "square_avg": square}
+        for group in packed.get("param_groups", []):
+            for number in group["params"] if group.get("centered") else []:
+                state = packed["state"].get(number)
+                if isinstance(state, dict) and "grad_avg" in state:
+                    square = _square(state["square_avg"], state["grad_avg"])
+                    packed["state"][number] = {**state, "square_avg": square}
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -423,10 +424,9 @@ class RMSprop(Fused, _torch.RMSprop):
         for group in self.param_groups:
             for state in (self.state[p] for p in group["params"] if p in self.state):
                 square, mean = state.get("square_avg"), state.get("grad_avg")
-                if group["centered"] and square is not None and mean is not None:
+                if group["centered"] and isinstance(square, Tensor) and isinstance(mean, Tensor):
                     variance = square.double() - mean.double().square()
-                    state["variance"] = variance.clamp_(min=0.0).to(square.dtype)
-                    del state["square_avg"]
+                    state["square_avg"] = variance.clamp_(min=0.0).to(square.dtype)
 
 
 class Adagrad(Fused, _torch.Adagrad):
@@ -688,10 +688,8 @@ class Lion(_Own):
         super().__init__(params, defaults)
 
 
-def _square(state: dict[str, Any]) -> Tensor:
+def _square(variance: Tensor, mean: Tensor) -> Tensor:
     """Return the mean square that corresponds to a variance."""
-    mean: Tensor = state["grad_avg"]
-    variance: Tensor = state["variance"]
     return mean.double().square().add_(variance).to(variance.dtype)
 
 
