@@ -73,7 +73,11 @@ fn grad_store() -> GradStore {
     Tensor::new(0.0_f32, &Device::Cpu).unwrap().backward().unwrap()
 }
 
-fn is_the_reference<E: Number>(rule: AnyRule, parallelism: Parallelism, random: &mut Random) {
+fn is_the_reference<E>(rule: AnyRule, parallelism: Parallelism, random: &mut Random)
+where
+    E: Number,
+    E::DefaultState: Number,
+{
     // Each shape twice.
     let vars: Vec<Var> =
         SHAPES.iter().chain(&SHAPES).map(|shape| var::<E>(random, shape)).collect();
