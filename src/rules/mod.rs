@@ -109,7 +109,8 @@
 //!
 //! - Finite θ, gradients and states give finite states. If a new state of an element is infinite or
 //!   NaN, the crate calls `update` again for this element, with numbers that are at most ±MAX after
-//!   each operation. `kernels.md` defines this arithmetic in *Overflow*.
+//!   each operation. `kernels.md` defines this arithmetic in *Overflow*. [`Descent::gradient`] then
+//!   clamps the gradient so that its square is finite.
 //! - An infinite or NaN gradient or state must stay visible: it must make a new state infinite or
 //!   NaN. An average does so by itself. [`Lanes::fast_max`] and the clamps can drop it: there, use
 //!   [`Lanes::if_finite`].

@@ -58,7 +58,8 @@ impl<F: Float> Descent<F> {
     #[inline(always)]
     pub fn gradient<L: Lanes<Float = F>>(&self, theta: L, grad: L) -> L {
         let g = grad * self.sign;
-        if self.decay == Decay::L2 { g + theta * self.coefficient } else { g }
+        let g = if self.decay == Decay::L2 { g + theta * self.coefficient } else { g };
+        g.squarable()
     }
 
     /// The new θ: `θ − q`, or `θ − ((lr·λ)·θ + q)` for decoupled decay.

@@ -59,6 +59,10 @@ pub trait Real: Sealed + bytemuck::Pod + PartialOrd + Debug + Send + Sync {
 /// A number of this type is also [`Lanes`] with one lane. The trait is sealed, since every
 /// instruction set needs registers for each `Float`.
 pub trait Float: Real + Lanes<Float = Self> + Neg<Output = Self> {
+    /// The largest number whose square is finite.
+    #[doc(hidden)]
+    const ROOT: Self;
+
     /// The registers of this type in the instruction set `I`.
     #[doc(hidden)]
     type In<I: Isa>: Register<Float = Self, Isa = I>;
@@ -108,6 +112,14 @@ pub trait Lanes:
 
     /// The sign of each lane: 1 above 0, −1 below 0, and the lane itself where it is ±0 or NaN.
     fn sign(self) -> Self;
+
+    /// In saturating arithmetic, clamps each lane to ±[`ROOT`](Float::ROOT). Elsewhere it returns
+    /// the lanes as they are.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn squarable(self) -> Self {
+        self
+    }
 
     /// NaN where `other` is infinite or NaN, else the lane itself: `self − (other − other)`.
     #[inline(always)]

@@ -40,10 +40,12 @@ impl Real for f64 {
 }
 
 impl Float for f32 {
+    const ROOT: Self = (1_u64 << 63) as f32 * 2.0_f32.next_down();
     type In<I: Isa> = I::F32;
 }
 
 impl Float for f64 {
+    const ROOT: Self = f64::from_bits((1023 + 511) << 52) * 2.0_f64.next_down();
     type In<I: Isa> = I::F64;
 }
 

@@ -251,7 +251,7 @@ where
 /// less than half a unit of the last place, are rounded to MAX and do not count.
 #[inline(always)]
 fn to_range_of<S: Element>() -> S::Float {
-    let factor = S::Float::MAX.to_f64() / S::MAX.to_f64() * (1.0 - 1.0 / 1024.0);
+    let factor = S::Float::MAX.to_f64() / S::MAX.to_f64() * (1.0 - 1.0 / 8192.0);
     S::Float::from_f64(factor)
 }
 

@@ -11,6 +11,8 @@ use fused_adam::rules::Descent;
 use crate::common::rules;
 
 const MAX: f32 = f32::MAX;
+/// The largest number whose square is finite, 2^64 − 2^40.
+const ROOT: f32 = f32::from_bits(0x5F7F_FFFF);
 
 /// The states of one element after a step.
 fn step<R: Rule, E: Element, const N: usize>(
@@ -24,6 +26,11 @@ fn step<R: Rule, E: Element, const N: usize>(
     opt.step(&mut theta, &[grad]).unwrap();
     let (_, _, states, _) = opt.into_parts();
     (theta[0], std::array::from_fn(|i| states[i][0]))
+}
+
+/// 1 − 0.9, as a coefficient.
+fn tenth() -> f32 {
+    (1.0 - 0.9_f64) as f32
 }
 
 /// The square of one gradient overflows. Training goes on.
@@ -43,8 +50,10 @@ fn one_large_gradient_does_not_end_training() {
     for (name, rule) in rules::variants() {
         for (theta, type_name) in [
             (train::<f32>(rule, 3e19), "f32"),
+            (train::<f32>(rule, 3e38), "f32"),
             (train::<f64>(rule, 3e154), "f64"),
-            (train::<bf16>(rule, 3e19), "bf16"),
+            (train::<f64>(rule, 1e308), "f64"),
+            (train::<bf16>(rule, 3e38), "bf16"),
             (train::<f16>(rule, 9000.0), "f16"),
         ] {
             // θ moves by the gradient itself where a rule does not divide by its size.
@@ -58,9 +67,10 @@ fn one_large_gradient_does_not_end_training() {
 }
 
 #[test]
-fn a_square_is_at_most_the_largest_number() {
+fn a_gradient_whose_square_overflows_is_clamped() {
     let (theta, [m, v]) = step(AdamW::default(), 1.0_f32, 3e19, [0.0; 2]);
-    assert_eq!([m, v], [3e19 * 0.1, MAX * (1.0 - 0.999_f64) as f32]);
+    assert_eq!([m, v], [ROOT * tenth(), ROOT * ROOT * (1.0 - 0.999_f64) as f32]);
+    assert!((ROOT * ROOT).is_finite() && (ROOT.next_up() * ROOT.next_up()).is_infinite());
     assert!((0.99..1.0).contains(&theta));
     // Gradients whose square does not overflow have the bits of IEEE 754.
     let (_, [_, v]) = step(AdamW::default(), 1.0_f32, 1.8e19, [0.0; 2]);
@@ -69,9 +79,8 @@ fn a_square_is_at_most_the_largest_number() {
 
 #[test]
 fn a_difference_is_at_most_the_largest_number() {
-    let tenth = (1.0 - 0.9_f64) as f32;
     let (_, [m]) = step(Sgd { momentum: 0.9, average: true, ..Sgd::default() }, 1.0, 3e38, [-3e38]);
-    assert_eq!(m, -3e38 + MAX * tenth);
+    assert_eq!(m, -3e38 + (ROOT + 3e38) * tenth());
     // The direction of Lion is that of the average, which is still below 0.
     let (theta, [_]) = step(Lion { lr: 0.25, ..Lion::default() }, 1.0, 3e38, [-3e38_f32]);
     assert_eq!(theta, 1.25);
@@ -82,18 +91,20 @@ fn a_sum_is_at_most_the_largest_number() {
     let (_, [v]) = step(AdaGrad::default(), 1.0, 1e19, [MAX]);
     assert_eq!(v, MAX);
     let (_, [m]) = step(Sgd { momentum: 1.0, ..Sgd::default() }, 1.0, -3e38, [-3e38]);
-    assert_eq!(m, -MAX);
+    assert_eq!(m, -3e38 - ROOT);
+    let (_, [v]) = step(AdaGrad::default(), 1.0, ROOT, [MAX]);
+    assert_eq!(v, MAX);
     let l2 = Adam { weight_decay: 10.0, ..Adam::default() };
     let (_, [m, _]) = step(l2, MAX, 1.0, [0.0; 2]);
-    assert_eq!(m, MAX * (1.0 - 0.9_f64) as f32);
+    assert_eq!(m, ROOT * tenth());
 }
 
 #[test]
-fn a_scaled_gradient_is_at_most_the_largest_number() {
+fn a_scaled_gradient_has_a_finite_square() {
     let rule = Sgd { momentum: 0.5, ..Sgd::default() };
     let mut opt = Flat::new(rule, 1).unwrap().with_grad_scale(1e20);
     opt.step(&mut [1.0_f32], &[-1e30]).unwrap();
-    assert_eq!(opt.state("m").unwrap(), [-MAX]);
+    assert_eq!(opt.state("m").unwrap(), [-ROOT]);
 }
 
 /// States of 16 bits are at most the largest number of their type, however they are rounded.

@@ -50,6 +50,11 @@ class Saturating:
     def __neg__(self):
         return Saturating(-self.numbers)
 
+    def squarable(self):
+        kind = self.numbers.dtype.type
+        root = np.nextafter(kind(2.0**64 if kind is np.float32 else 2.0**512), kind(0.0))
+        return Saturating(np.clip(self.numbers, -root, root))
+
     def sqrt(self):
         return Saturating(np.sqrt(self.numbers))
 
@@ -59,6 +64,9 @@ class Saturating:
 
 class Plain(np.ndarray):
     """IEEE 754 arithmetic, with the methods of Saturating."""
+
+    def squarable(self):
+        return self
 
     def sqrt(self):
         return np.sqrt(self)
@@ -100,6 +108,7 @@ def lines(case, theta, g, m, v, v_max, real):
         g = -g
     if decay != 0.0 and case["rule"] == "Adam":
         g = g + theta * real(decay)
+    g = g.squarable()
     m = average(m, g, case["beta1"], real)
     v = average(v, g * g, case["beta2"], real)
     w = v

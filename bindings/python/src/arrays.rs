@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::border::{Overlap, StepTensor, View, held, with_slices};
+use crate::border::{Overlap, OwnedView, StepTensor, View, held, with_slices};
 use crate::pool;
 use crate::rules::{by_name, changed, refused};
 
@@ -100,8 +100,9 @@ impl Rule {
                 names.len()
             )));
         }
-        let (theta, grad) = (held(theta)?, held(grad)?);
-        let states: Vec<_> = states.iter().map(|state| held(&state)).collect::<PyResult<_>>()?;
+        let (theta, grad) = (named("theta", theta)?, named("grad", grad)?);
+        let states = names.iter().zip(states.iter()).map(|(name, state)| named(name, &state));
+        let states: Vec<_> = states.collect::<PyResult<_>>()?;
         let mut slot = StepTensor { t, offset, ..StepTensor::of(theta.view, grad.view) };
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = Some(state.view);
@@ -180,6 +181,16 @@ impl Rule {
         }
         Ok(text + ")")
     }
+}
+
+/// The memory of an array. An error begins with the array's name.
+fn named<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
+    held(array).map_err(|error| {
+        let py = array.py();
+        let text = error.value(py).to_string();
+        let text = text.strip_prefix("an array").map_or(format!(": {text}"), str::to_owned);
+        PyErr::from_type(error.get_type(py), format!("{name}{text}"))
+    })
 }
 
 /// The error for arrays that overlap. `names` are those of the states.

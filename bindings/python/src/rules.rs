@@ -127,7 +127,12 @@ pub fn of_group(
             .ok_or_else(|| PyValueError::new_err(format!("the parameter group has no {key:?}")))
     };
     // A tensor of one element is also a number.
-    let number = |key: &str| -> PyResult<f64> { item(key)?.extract() };
+    let number = |key: &str| -> PyResult<f64> {
+        let value = item(key)?;
+        value.extract().map_err(|_| {
+            PyTypeError::new_err(format!("{key} of the parameter group is {value}, not a number"))
+        })
+    };
     let flag = |key: &str| -> PyResult<bool> { item(key)?.is_truthy() };
     let lr = learning_rate(number("lr")?, group)?;
     let maximize = flag("maximize")?;

@@ -410,3 +410,54 @@ def test_a_seed_that_another_class_did_not_save():
     optimizer.state[weight]["seed"] = {}
     optimizer.step()
     assert optimizer.state[weight]["seed"] == seed
+
+
+def test_a_loaded_dictionary_does_not_change():
+    """So it can be loaded again, to go back twice."""
+    weight = param(torch.ones(3))
+    optimizer = fused.AdamW([weight])
+    optimizer.step()
+    kept = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(kept)
+    optimizer.step()
+    assert kept["state"][0]["step"] == 1 and optimizer.state[weight]["step"] == 2
+
+
+def test_parameters_of_one_name_in_two_groups():
+    """Each has its own random bits."""
+    weights = [param(torch.ones(2, dtype=torch.bfloat16)) for _ in range(3)]
+    groups = [{"params": [("w", weight)]} for weight in weights]
+    optimizer = fused.AdamW(groups, stochastic_rounding=True)
+    optimizer.step()
+    assert len({optimizer.state[weight]["seed"] for weight in weights}) == 3
+
+
+def test_what_is_no_number_is_named():
+    weight = param(torch.ones(3))
+    optimizer = fused.AdamW([weight])
+    for key, value in (("lr", "1e-3"), ("weight_decay", None), ("lr", torch.ones(2))):
+        right = optimizer.param_groups[0][key]
+        optimizer.param_groups[0][key] = value
+        with pytest.raises(TypeError, match=f"^{key} of the parameter group is "):
+            optimizer.step()
+        optimizer.param_groups[0][key] = right
+    optimizer.step()
+    optimizer.state[weight]["step"] = torch.ones(2)
+    with pytest.raises(ValueError, match="step of parameter 0 is tensor"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="max_norm is tensor"):
+        fused.clip_grad_norm_and_step(optimizer, torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Lion"])
+def test_a_gradient_whose_square_overflows(name: str):
+    """The parameter moves as in float64, where nothing overflows."""
+    ends = {}
+    for dtype in (torch.float32, torch.float64):
+        weight = param(torch.ones(3, dtype=dtype))
+        optimizer = getattr(fused, name)([weight], lr=1e-3)
+        for t in range(50):
+            weight.grad.fill_(3e38 if t == 10 else 1.0)
+            optimizer.step()
+        ends[dtype] = weight.detach().double()
+    torch.testing.assert_close(*ends.values(), rtol=0.0, atol=1e-5)

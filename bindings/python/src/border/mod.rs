@@ -10,7 +10,7 @@ mod reborrow;
 mod threads;
 mod view;
 
-pub use read::{Exchange, held, refuse_negated};
+pub use read::{Exchange, OwnedView, held, refuse_negated};
 pub use reborrow::{Overlap, StepTensor, with_slices};
 pub use threads::{of_torch, use_torch_threads};
 pub use view::View;

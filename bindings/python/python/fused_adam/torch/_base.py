@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,14 +57,17 @@ class Fused(torch.optim.Optimizer):
         if state_dtype is not None and state_dtype not in _STATE_DTYPES:
             known = ", ".join(map(str, _STATE_DTYPES))
             raise ValueError(f"state_dtype is {state_dtype}, expected None or one of {known}")
-        if not isinstance(stochastic_rounding, (bool, int)):
+        try:
+            seed = operator.index(stochastic_rounding)
+        except TypeError:
             kind = type(stochastic_rounding).__name__
-            raise TypeError(f"stochastic_rounding is a {kind}, expected a bool or a seed")
-        if not 0 <= stochastic_rounding < 2**64:
+            message = f"stochastic_rounding is a {kind}, expected a bool or a seed"
+            raise TypeError(message) from None
+        if not 0 <= seed < 2**64:
             raise ValueError(f"stochastic_rounding is {stochastic_rounding}, expected 0 to 2**64-1")
         self._state_dtype = state_dtype
         if stochastic_rounding is not False:
-            self._seed = 0 if stochastic_rounding is True else int(stochastic_rounding)
+            self._seed = 0 if stochastic_rounding is True else seed
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in torch."""
@@ -112,7 +117,13 @@ class Fused(torch.optim.Optimizer):
                 # A momentum buffer without a step number is from an earlier step.
                 step = 1.0 if state.get("momentum_buffer") is not None else 0.0
             if not _is_counter(step):
-                state["step"] = torch.tensor(float(step), dtype=scalar_dtype(), device="cpu")
+                try:
+                    number = float(step)
+                except (TypeError, ValueError, RuntimeError):
+                    name = self._name_of(param)
+                    message = f"step of parameter {name} is {step}, expected a number"
+                    raise ValueError(message) from None
+                state["step"] = torch.tensor(number, dtype=scalar_dtype(), device="cpu")
         for name in self._buffer_names(group):
             if state.get(name) is None:
                 state[name] = torch.full_like(
@@ -126,13 +137,18 @@ class Fused(torch.optim.Optimizer):
             state["seed"] = name_hash(self._name_of(param))
 
     def _name_of(self, param: Tensor) -> str:
-        """The name of a parameter if it has one, else its position."""
-        position = 0
+        """The name of a parameter if it has one, else its position.
+
+        Groups may have parameters of one name. Each but the first has its number added.
+        """
+        position, seen = 0, Counter[str]()
         for group in self.param_groups:
             names = group.get("param_names")
             for number, other in enumerate(group["params"]):
+                name = str(names[number]) if names else str(position)
                 if other is param:
-                    return str(names[number]) if names else str(position)
+                    return f"{name}#{seen[name]}" if seen[name] else name
+                seen[name] += 1
                 position += 1
         raise RuntimeError("the parameter is in no group")
 
@@ -176,7 +192,9 @@ class Fused(torch.optim.Optimizer):
         It is copied, so that a later step does not change what was loaded.
         """
         known = type(value) is Tensor or type(value).__name__ == "DTensor"
-        if name != "step" and value.is_floating_point() and known:
+        if name == "step" and copy and self.state[param].get("step") is value:
+            self.state[param]["step"] = value.clone()
+        elif name != "step" and value.is_floating_point() and known:
             dtype = self._dtype_of_states(param, value.dtype)
             self.state[param][name] = value.to(device=param.device, dtype=dtype, copy=copy)
 

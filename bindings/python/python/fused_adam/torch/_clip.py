@@ -49,7 +49,9 @@ def clip_grad_norm_and_step(
     if not isinstance(optimizer, Fused):
         name = type(optimizer).__name__
         raise TypeError(f"optimizer is a {name}, expected one of fused_adam.torch")
-    if not isinstance(max_norm, (int, float, Tensor)) or not float(max_norm) >= 0.0:
+    if isinstance(max_norm, Tensor) and max_norm.numel() == 1:
+        max_norm = float(max_norm)
+    if not isinstance(max_norm, (int, float)) or not max_norm >= 0.0:
         raise ValueError(f"max_norm is {max_norm!r}, expected a number from 0 on")
     if norm_type not in (2, 2.0, float("inf"), "inf"):
         raise ValueError(f"norm_type is {norm_type!r}, expected 2 or infinity")

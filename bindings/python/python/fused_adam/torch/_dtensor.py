@@ -13,16 +13,15 @@ def offset_of(tensor: DTensor) -> int | None:
 
     ``None`` if the shard is not one range of the elements in row-major order.
     """
-    # A subclass of ``Shard`` interleaves the shards of two dimensions of the mesh.
-    if any(type(placement) not in (Shard, Replicate) for placement in tensor.placements):
-        return None
-    whole = tuple(tensor.shape)
-    local, start = compute_local_shape_and_global_offset(
-        whole, tensor.device_mesh, tensor.placements
-    )
+    whole, mesh = tuple(tensor.shape), tensor.device_mesh
+    for size, placement in zip(mesh.shape, tensor.placements):
+        # A subclass of ``Shard`` interleaves the shards of two dimensions of the mesh. The answer
+        # must be the same on all processes, also on those with an empty shard.
+        if type(placement) not in (Shard, Replicate):
+            return None
+        if size > 1 and isinstance(placement, Shard) and prod(whole[: placement.dim]) != 1:
+            return None
+    local, start = compute_local_shape_and_global_offset(whole, mesh, tensor.placements)
     if 0 in local:
         return 0
-    cut = next((dim for dim, n in enumerate(local) if n != whole[dim]), len(whole))
-    if any(n != 1 for n in local[:cut]) or tuple(local[cut + 1 :]) != whole[cut + 1 :]:
-        return None
     return sum(first * prod(whole[dim + 1 :]) for dim, first in enumerate(start))

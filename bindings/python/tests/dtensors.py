@@ -1,0 +1,501 @@
+"""What the tests of ``DTensor`` parameters run on one to three processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+import fused_adam.torch as fused
+from processes import SIDES
+
+STEPS = 4
+WORLDS = (1, 2, 3)
+#: Optimizers with their options.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "AdamW": ("AdamW", {"lr": 0.01}),
+    "AdamW-amsgrad": ("AdamW", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.1}),
+    "SGD": ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
+    "NAdam": ("NAdam", {"lr": 0.01}),
+    "RMSprop": ("RMSprop", {"lr": 0.01, "centered": True}),
+    "RMSprop-momentum": ("RMSprop", {"lr": 0.01, "centered": True, "momentum": 0.9}),
+    "Adagrad": ("Adagrad", {"lr": 0.01, "initial_accumulator_value": 0.1}),
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+#: Whole tensors: their shapes, and the dimension that the processes share, if any.
+TENSORS: dict[str, tuple[tuple[int, ...], int | None]] = {
+    "even": ((6, 5), 0),
+    "uneven": ((7, 3), 0),
+    "two": ((2,), 0),
+    "one": ((1, 4), 0),
+    "columns": ((4, 5), 1),
+    "row": ((1, 7), 1),
+    "narrow": ((3, 2), 1),
+    "everywhere": ((3, 3), None),
+    "scalar": ((), None),
+    "plain": ((4, 3), None),
+}
+#: Those whose shards are ranges of the elements.
+RANGES = [name for name in TENSORS if name not in ("columns", "narrow")]
+SAVED = ("AdamW-amsgrad", "RMSprop-momentum", "NAdam", "SGD")
+SEED = 7
+
+Found = dict[Any, Any]
+
+
+def spawn(folder: Path, world: int, timeout: float = 240.0) -> list[Found]:
+    """Run all checks on ``world`` processes. Return what each rank found, by the check's name."""
+    deadline = time.monotonic() + timeout
+    arguments = (world, folder)
+    context = torch.multiprocessing.spawn(_process, args=arguments, nprocs=world, join=False)
+    try:
+        while not context.join(timeout=max(deadline - time.monotonic(), 0.0)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{world} processes took more than {timeout} s")
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
+
+
+def _process(rank: int, world: int, folder: Path) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    found: Found = {}
+    for check in CHECKS:
+        name = check.__name__
+        # A group of its own, so that a check that fails on one rank does not disturb the next.
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder / f'{world}-{name}'}",
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=30),
+        )
+        try:
+            found[name] = check(rank, world, folder)
+        except Exception:
+            found[name] = traceback.format_exc()
+        dist.destroy_process_group()
+    torch.save(found, folder / f"{world}-{rank}.pt")
+
+
+def model(seed: int = 0, hidden: int = 5) -> torch.nn.Module:
+    """A model with 5 rows, 5, 2 rows and 2 elements: uneven and empty shards."""
+    torch.manual_seed(seed)
+    layers = torch.nn.Linear(6, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 2)
+    return torch.nn.Sequential(*layers)
+
+
+def sharded(
+    world: int, dtype: torch.dtype, policy: MixedPrecisionPolicy | None = None, seed: int = 0
+) -> torch.nn.Module:
+    network = model(seed).to(dtype)
+    fully_shard(
+        network, mesh=init_device_mesh("cpu", (world,)), mp_policy=policy or MixedPrecisionPolicy()
+    )
+    return network
+
+
+def backward(network: torch.nn.Module, dtype: torch.dtype, step: int, rank: int = 0) -> None:
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(10 * step + rank)).to(dtype)
+    network.zero_grad()
+    out = network(x)
+    (out - x[:, : out.shape[1]].cos()).square().mean().backward()
+
+
+def full(tensors: Any) -> list[torch.Tensor]:
+    """The whole tensors."""
+    wholes = (t.full_tensor() if isinstance(t, DTensor) else t for t in tensors)
+    return [tensor.detach().clone() for tensor in wholes]
+
+
+def whole(name: str, dtype: torch.dtype, step: int = -1) -> torch.Tensor:
+    """A tensor, or its gradient in a step: the same on all ranks."""
+    number = 1000 * list(TENSORS).index(name) + step + 1
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(TENSORS[name][0], generator=generator, dtype=torch.float64).to(dtype)
+
+
+def distributed(name: str, tensor: torch.Tensor, mesh: Any) -> torch.Tensor:
+    if name == "plain":
+        return tensor
+    dim = TENSORS[name][1]
+    return distribute_tensor(tensor, mesh, [Replicate() if dim is None else Shard(dim)])
+
+
+def optimizer_of(case: str, params: Any, side: str = "ours", **more: Any) -> torch.optim.Optimizer:
+    name, options = CASES[case]
+    return getattr(SIDES[side], name)(params, **options, **more)
+
+
+def locals_of(optimizer: torch.optim.Optimizer) -> list[int]:
+    """The addresses of the shards of parameters and states."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    states = [optimizer.state[param] for param in params]
+    tensors = params + [v for state in states for v in state.values() if isinstance(v, DTensor)]
+    return [t._local_tensor.data_ptr() for t in tensors if isinstance(t, DTensor)]
+
+
+def run_whole(case: str, names: list[str], dtype: torch.dtype, **more: Any) -> Found:
+    """Steps of tensors that are not distributed: what the shards are compared to."""
+    params = {name: torch.nn.Parameter(whole(name, dtype)) for name in names}
+    optimizer = optimizer_of(case, list(params.items()), **more)
+    for step in range(STEPS):
+        for name, param in params.items():
+            param.grad = whole(name, dtype, step)
+        optimizer.step()
+    return contents(optimizer, params)
+
+
+def run_shards(
+    case: str, names: list[str], dtype: torch.dtype, mesh: Any, **more: Any
+) -> tuple[Found, str | None]:
+    """Steps of shards with the same gradients, and what is wrong with the states, if anything."""
+    params = {
+        name: torch.nn.Parameter(distributed(name, whole(name, dtype), mesh)) for name in names
+    }
+    optimizer = optimizer_of(case, list(params.items()), **more)
+    wrong, before = None, []
+    for step in range(STEPS):
+        for name, param in params.items():
+            param.grad = distributed(name, whole(name, dtype, step), mesh)
+        optimizer.step()
+        if step > 0 and locals_of(optimizer) != before:
+            wrong = f"step {step} replaced a shard"
+        before = locals_of(optimizer)
+    for name, param in params.items():
+        for key, state in optimizer.state[param].items():
+            if isinstance(state, torch.Tensor) and state.shape == param.shape and param.ndim:
+                if type(state) is not type(param.data):
+                    wrong = f"{key} of {name} is a {type(state).__name__}"
+                elif name != "plain" and state.placements != param.placements:
+                    wrong = f"{key} of {name} has the placements {state.placements}"
+    return contents(optimizer, params), wrong
+
+
+def contents(optimizer: torch.optim.Optimizer, params: dict[str, torch.Tensor]) -> Found:
+    """The whole parameters and states, by name."""
+    found: Found = {}
+    for name, param in params.items():
+        found[name] = full([param])[0]
+        for key, state in optimizer.state[param].items():
+            is_tensor = isinstance(state, torch.Tensor)
+            found[f"{key} of {name}"] = full([state])[0] if is_tensor else state
+    return found
+
+
+# The checks. Each returns data, which the tests compare.
+
+
+def fsdp2(rank: int, world: int, folder: Path) -> Found:
+    """Trains with ``fully_shard``, with data that differ between the ranks."""
+    found: Found = {}
+    for case, name, clip in itertools.product(CASES, ("float32", "float64"), (False, True)):
+        if clip and case != "AdamW":
+            continue
+        dtype = DTYPES[name]
+        for side in SIDES:
+            network = sharded(world, dtype)
+            params = list(network.parameters())
+            optimizer = optimizer_of(case, params, side)
+            before, norms = full(params), []
+            for step in range(STEPS):
+                backward(network, dtype, step, rank)
+                if clip:
+                    norm = torch.nn.utils.clip_grad_norm_(params, 0.1)
+                    norms += full([norm])
+                optimizer.step()
+            shards = [list(param.to_local().shape) for param in params]
+            found[case, name, clip, side] = {
+                "before": before,
+                "after": full(params),
+                "norms": norms,
+                "shards": shards,
+            }
+    return found
+
+
+def same_gradients(rank: int, world: int, folder: Path) -> Found:
+    """Distributes whole gradients, so that shards have the bits of the whole."""
+    mesh = init_device_mesh("cpu", (world,))
+    found: Found = {}
+    for case, name in itertools.product(CASES, DTYPES):
+        found[case, name] = run_shards(case, list(TENSORS), DTYPES[name], mesh)
+    mixed = run_shards("AdamW", list(TENSORS), torch.bfloat16, mesh, state_dtype=torch.float32)
+    found["AdamW", "bfloat16 with float32 states"] = mixed
+    return found
+
+
+def reduced_precision(rank: int, world: int, folder: Path) -> Found:
+    """Trains with ``fully_shard`` and bfloat16, and returns the gradients of each step."""
+    found: Found = {}
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    kinds = ("policy", torch.float32, policy), ("plain", torch.bfloat16, None)
+    for name, dtype, used in kinds:
+        network = sharded(world, dtype, used)
+        optimizer = fused.AdamW(network.named_parameters(), lr=0.01)
+        before, grads = full(network.parameters()), []
+        for step in range(STEPS):
+            backward(network, torch.bfloat16, step, rank)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+            grads.append(full(param.grad for param in network.parameters()))
+            optimizer.step()
+        after = full(network.parameters())
+        found[name] = {"before": before, "grads": grads, "after": after}
+    return found
+
+
+def tensor_parallel(rank: int, world: int, folder: Path) -> Found:
+    """Trains with parallel layers, with the same data on all ranks."""
+    found: Found = {}
+    mesh = init_device_mesh("cpu", (world,))
+    for case, side in itertools.product(CASES, SIDES):
+        # Parallel layers of torch need shards of equal size.
+        network = model(hidden=6).double()
+        parallelize_module(network, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        params = list(network.parameters())
+        optimizer = optimizer_of(case, params, side)
+        before = full(params)
+        for step in range(STEPS):
+            backward(network, torch.float64, step)
+            torch.nn.utils.clip_grad_norm_(params, 0.1)
+            optimizer.step()
+        found[case, side] = {
+            "before": before,
+            "after": full(params),
+            "placements": [str(param.placements) for param in params],
+        }
+    return found
+
+
+def stochastic(rank: int, world: int, folder: Path) -> Found:
+    """Rounds shards stochastically, on meshes of one and two dimensions."""
+    found: Found = {}
+    mesh = init_device_mesh("cpu", (world,))
+    for case, states in itertools.product(("AdamW", "SGD"), (None, torch.float32)):
+        more = {"stochastic_rounding": SEED, "state_dtype": states}
+        found[case, str(states)] = run_shards(case, RANGES, torch.bfloat16, mesh, **more)
+    for sizes in ((world, 1), (1, world)):
+        square = init_device_mesh("cpu", sizes)
+        for placements in ([Shard(0), Shard(0)], [Shard(0), Replicate()], [Replicate(), Shard(0)]):
+            params = []
+            for number in range(2):
+                theta = whole(("even", "uneven")[number], torch.bfloat16)
+                params.append(torch.nn.Parameter(distribute_tensor(theta, square, placements)))
+            optimizer = optimizer_of(
+                "AdamW", list(zip(("even", "uneven"), params)), stochastic_rounding=SEED
+            )
+            for step in range(STEPS):
+                for name, param in zip(("even", "uneven"), params):
+                    grad = whole(name, torch.bfloat16, step)
+                    param.grad = distribute_tensor(grad, square, placements)
+                optimizer.step()
+            found[sizes, str(placements)] = full(params)
+    return found
+
+
+def refusals(rank: int, world: int, folder: Path) -> Found:
+    """Steps that must be refused: the errors, and what they changed."""
+    mesh = init_device_mesh("cpu", (world,))
+
+    def param_of(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
+        param = torch.nn.Parameter(distributed(name, whole(name, dtype), mesh))
+        param.grad = distributed(name, whole(name, dtype, 0), mesh)
+        return param
+
+    # No collectives here: if only some ranks refuse a step, they go on differently.
+    def shards_of(
+        optimizer: torch.optim.Optimizer, named: list[tuple[str, torch.nn.Parameter]]
+    ) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, param in named:
+            states = optimizer.state[param] if param in optimizer.state else {}
+            for key, value in {"param": param, **states}.items():
+                if isinstance(value, torch.Tensor):
+                    local = value._local_tensor if isinstance(value, DTensor) else value
+                    found[f"{key} of {name}"] = local.detach().clone()
+        return found
+
+    def attempt(
+        wanted: Callable[[torch.optim.Optimizer], Any],
+        spoil: Callable[[], None],
+        named: list[tuple[str, torch.nn.Parameter]],
+        stepped: bool,
+        **more: Any,
+    ) -> Found:
+        optimizer = optimizer_of("AdamW", named, **more)
+        if stepped:
+            optimizer.step()
+        spoil()
+        before, error = shards_of(optimizer, named), None
+        try:
+            wanted(optimizer)
+        except Exception as raised:
+            error = (type(raised).__name__, str(raised))
+        after = shards_of(optimizer, named)
+        same = before.keys() == after.keys()
+        same = same and all(torch.equal(before[key], after[key]) for key in before)
+        return {"error": error, "unchanged": same}
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+
+    found: Found = {}
+    for stepped in (False, True):
+        named = [("even", param_of("even")), ("two", param_of("two"))]
+
+        def clip(optimizer: torch.optim.Optimizer) -> None:
+            fused.clip_grad_norm_and_step(optimizer, 0.1)
+
+        found["clip", stepped] = attempt(clip, lambda: None, named, stepped)
+
+        other = whole("uneven", torch.float32, 1)
+        gradients = {
+            "other placements": distribute_tensor(other, mesh, [Replicate()]),
+            "no DTensor": other,
+        }
+        for what, grad in gradients.items():
+            named = [("even", param_of("even")), ("uneven", param_of("uneven"))]
+
+            def spoil(grad: torch.Tensor = grad, param: torch.Tensor = named[1][1]) -> None:
+                param.grad = grad
+
+            found[what, stepped] = attempt(step, spoil, named, stepped)
+
+        # As after the backward pass of a layer norm in ``SequenceParallel``.
+        named = [("even", param_of("even")), ("everywhere", param_of("everywhere"))]
+        partial = DTensor.from_local(whole("everywhere", torch.float32, 1), mesh, [Partial()])
+
+        def spoil_sum(param: torch.Tensor = named[1][1], grad: torch.Tensor = partial) -> None:
+            param.grad = grad
+
+        found["partial sum", stepped] = attempt(step, spoil_sum, named, stepped)
+
+        plain = torch.nn.Parameter(whole("plain", torch.float32))
+        plain.grad = whole("plain", torch.float32, 0)
+        named = [("even", param_of("even")), ("plain", plain)]
+
+        def spoil_plain(param: torch.Tensor = plain) -> None:
+            grad = whole("plain", torch.float32, 1)
+            param.grad = distribute_tensor(grad, mesh, [Replicate()])
+
+        found["a DTensor", stepped] = attempt(step, spoil_plain, named, stepped)
+
+    # The last rank of three has no column of "narrow".
+    for name in ("columns", "narrow"):
+        named = [(key, param_of(key, torch.bfloat16)) for key in ("even", name)]
+        found[name] = attempt(step, lambda: None, named, False, stochastic_rounding=SEED)
+    return found
+
+
+def communication(rank: int, world: int, folder: Path) -> Found:
+    """Counts the collectives of steps."""
+    found: Found = {}
+    mesh = init_device_mesh("cpu", (world,))
+    for case, seed in (*((case, False) for case in CASES), ("AdamW", SEED)):
+        dtype = torch.bfloat16 if seed else torch.float32
+        names = RANGES if seed else list(TENSORS)
+        params = {
+            name: torch.nn.Parameter(distributed(name, whole(name, dtype), mesh)) for name in names
+        }
+        optimizer = optimizer_of(case, list(params.items()), stochastic_rounding=seed)
+        counts = []
+        for step in range(3):
+            for name, param in params.items():
+                param.grad = distributed(name, whole(name, dtype, step), mesh)
+            with CommDebugMode() as mode:
+                optimizer.step()
+            counts.append(mode.get_total_counts())
+        with CommDebugMode() as mode:
+            full(params.values())
+        found[case, bool(seed)] = {"steps": counts, "full_tensor": mode.get_total_counts()}
+    return found
+
+
+def set_gradients(network: torch.nn.Module, step: int) -> None:
+    """Sets gradients that do not depend on the number of processes."""
+    for number, param in enumerate(network.parameters()):
+        generator = torch.Generator().manual_seed(100 * number + step)
+        grad = torch.randn(param.shape, generator=generator).to(param.dtype)
+        param.grad = distribute_tensor(grad, param.device_mesh, param.placements)
+
+
+def advance(network: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        set_gradients(network, step)
+        optimizer.step()
+
+
+def checkpoints(rank: int, world: int, folder: Path) -> Found:
+    """Two processes save and go on. All numbers of processes load, and go on."""
+    found: Found = {}
+    for case, before in itertools.product((*SAVED, "stochastic"), SIDES):
+        random = case == "stochastic"
+        if random and before == "torchs":
+            continue
+        dtype = torch.bfloat16 if random else torch.float32
+        path = folder / f"{case}-{before}"
+
+        def make(network: torch.nn.Module, side: str) -> torch.optim.Optimizer:
+            more = {"stochastic_rounding": SEED} if random else {}
+            base = "AdamW" if random else case
+            return optimizer_of(base, network.named_parameters(), side, **more)
+
+        if world == 2:
+            network = sharded(world, dtype)
+            optimizer = make(network, before)
+            advance(network, optimizer, range(4))
+            saved = dict(zip(("model", "optimizer"), get_state_dict(network, optimizer)))
+            dcp.save(saved, checkpoint_id=path)
+            found[case, before, "at the break"] = full(network.parameters())
+            advance(network, optimizer, range(4, 8))
+            found[case, before, "without a break"] = full(network.parameters())
+        for after in ["ours"] if random else SIDES:
+            network = sharded(world, dtype, seed=5)
+            optimizer = make(network, after)
+            loaded = dict(zip(("model", "optimizer"), get_state_dict(network, optimizer)))
+            dcp.load(loaded, checkpoint_id=path)
+            set_state_dict(
+                network,
+                optimizer,
+                model_state_dict=loaded["model"],
+                optim_state_dict=loaded["optimizer"],
+            )
+            advance(network, optimizer, range(4, 8))
+            found[case, before, after] = full(network.parameters())
+    return found
+
+
+CHECKS: list[Callable[[int, int, Path], Found]] = [
+    fsdp2,
+    same_gradients,
+    reduced_precision,
+    tensor_parallel,
+    stochastic,
+    refusals,
+    communication,
+    checkpoints,
+]
