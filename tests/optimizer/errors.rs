@@ -257,7 +257,7 @@ fn states_that_cannot_be_allocated() {
     let (mut large, grad) = (vec![0.0_f32; LEN], vec![0.0_f32; LEN]);
     let mut theta = [1.0_f32; 2];
     let tensors =
-        [Tensor::new("small", &mut theta, &[1.0; 2]), Tensor::new("large", &mut large, &grad)];
+        [Tensor::new("small", &mut theta, &[1.0_f32; 2]), Tensor::new("large", &mut large, &grad)];
     let message = "parameter `large`: the states need 2147483648 bytes, which could not be \
                    allocated";
     assert_eq!(opt.step(tensors).unwrap_err().to_string(), message);

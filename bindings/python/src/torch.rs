@@ -287,9 +287,10 @@ impl<'py> StepBuilder<'_, 'py> {
         state: &Bound<'py, PyDict>,
         [names, scalars]: &[Keys<'py>; 2],
     ) -> PyResult<bool> {
-        let param = &self.local(&Which::Param, place, place.param)?;
+        let local = self.local(&Which::Param, place, place.param)?;
+        let param = local.as_ref().unwrap_or(place.param);
         let theta = self.view(&Which::Param, place, param)?;
-        let grad = self.local(&Which::Grad, place, &grad)?;
+        let grad = self.local(&Which::Grad, place, &grad)?.unwrap_or(grad);
         let grad_view = self.tensor(&Which::Grad, place, &grad, &theta)?;
         if theta.is_repeated() {
             return Err(PyRuntimeError::new_err(format!(
@@ -309,7 +310,7 @@ impl<'py> StepBuilder<'_, 'py> {
                 return Ok(false);
             };
             let which = Which::State(name);
-            let state = self.local(&which, place, &state)?;
+            let state = self.local(&which, place, &state)?.unwrap_or(state);
             let view = self.tensor(&which, place, &state, &theta)?;
             if view.len() == 1 {
                 refuse_negated(|| which.of(place), &state)?;
@@ -356,8 +357,8 @@ impl<'py> StepBuilder<'_, 'py> {
         }
         self.slots.push(slot);
         self.params.push(place.param.clone());
-        self.keep.push(param.clone());
         self.places.push(place.index);
+        self.keep.extend(local);
         self.keep.push(grad);
         self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
         Ok(true)
@@ -461,20 +462,24 @@ impl<'py> StepBuilder<'_, 'py> {
     }
 
     fn is_dtensor(&self, tensor: &Bound<'py, PyAny>) -> bool {
-        self.dtensor.as_ref().is_some_and(|class| tensor.get_type().is(class))
+        let class = self.dtensor.as_ref().map(|class| class.as_type_ptr());
+        class == Some(tensor.get_type_ptr())
     }
 
-    /// The part of a `DTensor` that this process has, and other tensors as they are.
+    /// The part of a `DTensor` that this process has. None for other tensors.
     fn local(
         &self,
         which: &Which,
         place: &Place<'_, 'py>,
         tensor: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.dtensor.is_none() {
+            return Ok(None);
+        }
         let py = tensor.py();
         let (is_one, of_one) = (self.is_dtensor(tensor), self.is_dtensor(place.param));
         if !is_one && !of_one {
-            return Ok(tensor.clone());
+            return Ok(None);
         }
         if is_one != of_one {
             let [given, expected] =
@@ -505,9 +510,9 @@ impl<'py> StepBuilder<'_, 'py> {
         };
         // The result of a collective that may still run.
         if local.get_type().name()? == "AsyncCollectiveTensor" {
-            return local.call_method0("wait");
+            return local.call_method0("wait").map(Some);
         }
-        Ok(local)
+        Ok(Some(local))
     }
 
     /// The index of the first element in the whole tensor, for the random bits.
