@@ -7,7 +7,7 @@
 use core::hint::black_box;
 
 /// Whether this thread has the default mode. Found by arithmetic, which needs no access to the
-/// control register. It takes about three nanoseconds.
+/// control register. It takes some twenty instructions.
 #[inline]
 pub(crate) fn is_default() -> bool {
     let (least, zero, one) = (f32::from_bits(1), 0.0_f32, 1.0_f32);
