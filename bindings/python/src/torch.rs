@@ -4,18 +4,21 @@
 //! written in place. If a parameter, its gradient and its states have different memory orders,
 //! those that are not in row-major order are copied to row-major order for the step.
 
+mod dtensor;
+mod messages;
+
 use std::collections::HashSet;
-use std::fmt;
 
 use fused_adam::{AnyRule, ClipNorm, Report, Rounding, Rule as _, StepOptions, step_all};
 use fused_adam_float_mode::in_default_mode;
-use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType, PyTypeMethods};
+use pyo3::types::{PyDict, PyList, PyString, PyType};
 
+use self::dtensor::dtensor;
+use self::messages::{Place, Which, shape};
 use crate::border::{Exchange, Overlap, StepTensor, View, of_torch, refuse_negated, with_slices};
 use crate::pool;
 use crate::rules::{of_group, text_for_torch};
@@ -137,52 +140,6 @@ fn rule_of<'py>(
     Ok((rule, [keys(names), keys(rule.scalars())]))
 }
 
-/// A parameter, for messages.
-struct Place<'a, 'py> {
-    group: &'a Bound<'py, PyDict>,
-    in_group: usize,
-    /// The position in all groups, as in a `state_dict`.
-    index: usize,
-    param: &'a Bound<'py, PyAny>,
-}
-
-/// Such as "parameter 3 (`fc.weight`, shape (5, 6))".
-impl fmt::Display for Place<'_, '_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.group.get_item("param_names").ok().flatten();
-        let name = names.and_then(|names| names.get_item(self.in_group).ok());
-        write!(f, "parameter {} (", self.index)?;
-        if let Some(name) = name {
-            write!(f, "`{name}`, ")?;
-        }
-        write!(f, "shape {})", shape(self.param))
-    }
-}
-
-/// The shape of a tensor, such as "(5, 6)".
-fn shape(tensor: &Bound<'_, PyAny>) -> String {
-    let shape =
-        tensor.getattr("shape").and_then(|shape| PyTuple::type_object(shape.py()).call1((shape,)));
-    shape.map_or_else(|_| "?".to_owned(), |shape| shape.to_string())
-}
-
-/// Which tensor of a parameter a message is about.
-enum Which {
-    Param,
-    Grad,
-    State(&'static str),
-}
-
-impl Which {
-    fn of(&self, place: &Place<'_, '_>) -> String {
-        match self {
-            Which::Param => place.to_string(),
-            Which::Grad => format!("the gradient of {place}"),
-            Which::State(name) => format!("{name} of {place}"),
-        }
-    }
-}
-
 /// The entries of a `state`, in order. Going through them avoids a lookup, in which Python computes
 /// the hash of each tensor by a call of a Python function. Their order is that in which parameters
 /// had their first gradients, which is mostly the order of the parameters. Where it is not, the
@@ -217,19 +174,6 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
             )
         })
     })
-}
-
-/// The class of `DTensor`, if the program has imported it.
-fn dtensor(py: Python<'_>) -> PyResult<Option<Bound<'_, PyType>>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    if let Some(class) = CLASS.get(py) {
-        return Ok(Some(class.bind(py).clone()));
-    }
-    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
-    let Some(module) = modules.get_item("torch.distributed.tensor")? else { return Ok(None) };
-    let class = module.getattr("DTensor")?.cast_into::<PyType>()?;
-    CLASS.get_or_init(py, || class.clone().unbind());
-    Ok(Some(class))
 }
 
 /// A step that is being prepared.
@@ -461,76 +405,6 @@ impl<'py> StepBuilder<'_, 'py> {
         Ok(view)
     }
 
-    fn is_dtensor(&self, tensor: &Bound<'py, PyAny>) -> bool {
-        let class = self.dtensor.as_ref().map(|class| class.as_type_ptr());
-        class == Some(tensor.get_type_ptr())
-    }
-
-    /// The part of a `DTensor` that this process has. None for other tensors.
-    fn local(
-        &self,
-        which: &Which,
-        place: &Place<'_, 'py>,
-        tensor: &Bound<'py, PyAny>,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if self.dtensor.is_none() {
-            return Ok(None);
-        }
-        let py = tensor.py();
-        let (is_one, of_one) = (self.is_dtensor(tensor), self.is_dtensor(place.param));
-        if !is_one && !of_one {
-            return Ok(None);
-        }
-        if is_one != of_one {
-            let [given, expected] =
-                if is_one { ["DTensor", "Tensor"] } else { ["Tensor", "DTensor"] };
-            return Err(PyRuntimeError::new_err(format!(
-                "{} is a {given}, expected a {expected} as its parameter",
-                which.of(place)
-            )));
-        }
-        let placements = intern!(py, "placements");
-        let mesh = intern!(py, "device_mesh");
-        let (given, expected) = (tensor.getattr(placements)?, place.param.getattr(placements)?);
-        if !given.eq(&expected)? || !tensor.getattr(mesh)?.eq(place.param.getattr(mesh)?)? {
-            return Err(PyRuntimeError::new_err(format!(
-                "{} has the placements {given}, expected those of its parameter, {expected}",
-                which.of(place)
-            )));
-        }
-        if self.needs_norm {
-            return Err(PyRuntimeError::new_err(format!(
-                "{place} is a DTensor, and clip_grad_norm_and_step has only the norm of this \
-                 process, expected torch.nn.utils.clip_grad_norm_ and step"
-            )));
-        }
-        let local = match tensor.getattr(intern!(py, "_local_tensor")) {
-            Ok(local) => local,
-            Err(_) => tensor.call_method0("to_local")?,
-        };
-        // The result of a collective that may still run.
-        if local.get_type().name()? == "AsyncCollectiveTensor" {
-            return local.call_method0("wait").map(Some);
-        }
-        Ok(Some(local))
-    }
-
-    /// The index of the first element in the whole tensor, for the random bits.
-    fn offset(&self, place: &Place<'_, 'py>) -> PyResult<u64> {
-        if !self.is_dtensor(place.param) {
-            return Ok(0);
-        }
-        let py = place.param.py();
-        let offset = py.import("fused_adam.torch._dtensor")?.getattr("offset_of")?;
-        let offset: Option<u64> = offset.call1((place.param,))?.extract()?;
-        offset.ok_or_else(|| {
-            PyRuntimeError::new_err(format!(
-                "{place} is a DTensor whose shard is not one range of its elements, expected \
-                 Shard(0) for stochastic rounding"
-            ))
-        })
-    }
-
     /// A gradient or a state, with the shape and a type that go with θ.
     fn tensor(
         &self,
@@ -565,99 +439,6 @@ impl<'py> StepBuilder<'_, 'py> {
         tensor: &Bound<'py, PyAny>,
     ) -> PyResult<View> {
         self.exchange.view(tensor).map_err(|error| self.unfit(which, place, tensor, error))
-    }
-
-    /// Why a tensor cannot be stepped: for one of its torch properties, or for `error`.
-    #[cold]
-    fn unfit(
-        &self,
-        which: &Which,
-        place: &Place<'_, 'py>,
-        tensor: &Bound<'py, PyAny>,
-        error: PyErr,
-    ) -> PyErr {
-        let (py, what) = (tensor.py(), which.of(place));
-        let text = |name: &str| {
-            let text = tensor.getattr(name).and_then(|it| it.str()?.extract::<String>());
-            text.unwrap_or_default()
-        };
-        let class = tensor.get_type().name().map(|name| name.to_string()).unwrap_or_default();
-        let (layout, device, dtype) = (text("layout"), text("device"), text("dtype"));
-        if layout.is_empty() {
-            return PyTypeError::new_err(format!("{what} is a {class}, expected a torch.Tensor"));
-        }
-        if layout != "torch.strided" {
-            let text = match (which, self.kind) {
-                (Which::Grad, "sgd" | "adagrad") => {
-                    let name = if self.kind == "sgd" { "SGD" } else { "Adagrad" };
-                    format!(
-                        "{what} is sparse ({layout}), which torch.optim.{name} supports and this \
-                         class does not"
-                    )
-                }
-                (Which::Grad, kind) => {
-                    let name = sparse_name(kind);
-                    format!(
-                        "{name} does not support sparse gradients, please consider SparseAdam \
-                         instead ({what} is {layout})"
-                    )
-                }
-                _ => format!("{what} is {layout}, expected torch.strided"),
-            };
-            return PyRuntimeError::new_err(text);
-        }
-        if !device.starts_with("cpu") {
-            let text = format!("{what} is on the device {device}, expected cpu");
-            return PyRuntimeError::new_err(text);
-        }
-        let known = ["torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"];
-        if !known.contains(&dtype.as_str()) {
-            let text = format!("{what} is {dtype}, expected one of {}", known.join(", "));
-            return PyTypeError::new_err(text);
-        }
-        if !["Tensor", "Parameter", "Buffer"].contains(&class.as_str()) {
-            let text = format!(
-                "{what} is a {class}, whose elements are not in its own memory, expected a \
-                 torch.Tensor"
-            );
-            return PyRuntimeError::new_err(text);
-        }
-        let text = error.value(py).to_string();
-        let text = text.strip_prefix("an array").unwrap_or(&text);
-        PyErr::from_type(error.get_type(py), format!("{what}{text}"))
-    }
-
-    /// The error for two tensors that share memory.
-    #[cold]
-    fn overlap(
-        groups: &Bound<'py, PyList>,
-        (params, places): (&[Bound<'py, PyAny>], &[usize]),
-        Overlap([first, second]): &Overlap,
-    ) -> PyErr {
-        let name = |&(slot, buffer): &(usize, usize)| {
-            let (found, mut left) = (&params[slot], places[slot]);
-            for group in groups {
-                let Ok(group) = group.cast_into::<PyDict>() else { continue };
-                let count = group.get_item("params").ok().flatten();
-                let count = count.and_then(|params| params.len().ok()).unwrap_or(0);
-                if left < count {
-                    let index = places[slot];
-                    let place = Place { group: &group, in_group: left, index, param: found };
-                    return match buffer {
-                        0 => Which::Param.of(&place),
-                        1 => Which::Grad.of(&place),
-                        _ => format!("a state of {place}"),
-                    };
-                }
-                left -= count;
-            }
-            "a tensor".to_owned()
-        };
-        PyValueError::new_err(format!(
-            "{} and {} overlap in memory, expected what is written to be apart",
-            name(first),
-            name(second)
-        ))
     }
 
     /// Checks that no element of a tensor that is not contiguous is also an element of another
@@ -735,18 +516,4 @@ impl<'py> StepBuilder<'_, 'py> {
 /// Whether a step writes this buffer of a tensor: all but the gradient.
 fn is_written(buffer: usize) -> bool {
     buffer != 1
-}
-
-/// The name in torch's message about sparse gradients. That of AdamW says Adam.
-fn sparse_name(kind: &str) -> &str {
-    match kind {
-        "adam" => "Adam",
-        "nadam" => "NAdam",
-        "radam" => "RAdam",
-        "adamax" => "Adamax",
-        "rmsprop" => "RMSprop",
-        "adabound" => "AdaBound",
-        "lion" => "Lion",
-        other => other,
-    }
 }
