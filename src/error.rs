@@ -223,6 +223,61 @@ pub enum Error {
         scale: f64,
     },
 
+    /// The all-gather of a distributed step failed, or did not return the messages of all
+    /// processes.
+    #[error("the all-gather failed: {reason}")]
+    AllGather {
+        /// Why.
+        reason: String,
+    },
+
+    /// Another process cannot take this distributed step, so no process takes it.
+    #[error("process {rank} cannot take the step: {reason}")]
+    OtherProcess {
+        /// The rank of the first such process.
+        rank: usize,
+        /// The beginning of its error, up to 256 bytes.
+        reason: String,
+    },
+
+    /// The processes of a distributed step have different options.
+    #[error("`{option}` is {value} on process {rank}, expected {expected} as on process 0")]
+    OptionDiffers {
+        /// The name of the option.
+        option: &'static str,
+        /// The rank of the first process that differs from process 0.
+        rank: usize,
+        /// The value there.
+        value: String,
+        /// The value on process 0.
+        expected: String,
+    },
+
+    /// A shard has a range of indices that its whole tensor does not have.
+    #[error(
+        "the shard has the indices {}..{} in dimension {dimension}, expected ascending ranges \
+         within 0..{size}",
+        range.start,
+        range.end
+    )]
+    Shard {
+        /// The number of the dimension, from 0.
+        dimension: usize,
+        /// The first range that is wrong.
+        range: core::ops::Range<u64>,
+        /// The size of the whole tensor in this dimension.
+        size: u64,
+    },
+
+    /// A shard has ranges for another number of dimensions than its whole tensor.
+    #[error("the shard has ranges for {}, expected {expected}", count(*given, "dimension"))]
+    ShardDimensions {
+        /// The number of dimensions with ranges.
+        given: usize,
+        /// The number of dimensions of the whole tensor.
+        expected: usize,
+    },
+
     /// Another library has changed the floating-point mode of the calling thread: subnormal numbers
     /// are flushed to zero (FTZ or DAZ), or numbers are not rounded to the nearest. The results
     /// would have other bits.

@@ -191,7 +191,7 @@ pub use norm::GradNorm;
 pub use optimizer::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter};
 pub use optimizer::{
     ClipNorm, GradScaler, GroupId, LrSchedule, Optimizer, ParamId, ParamKey, ParamMut, Report,
-    StepOptions, Tensor, step_all,
+    Shard, StepOptions, Tensor, failed_step, step_all, step_all_distributed,
 };
 pub use rules::all::*;
 pub use rules::{AnyRule, Kernel, KernelVisitor, Rule, State};

@@ -54,6 +54,11 @@ impl Noise {
         Noise { seed, t, first, key: threefry(halves(seed), low, high) }
     }
 
+    /// The random bits of a range that starts elsewhere.
+    pub fn starting_at(self, first: u64) -> Self {
+        Noise { first, ..self }
+    }
+
     /// The random bits of the range without its first `rows` elements.
     #[inline(always)]
     pub fn skip(self, rows: usize) -> Self {

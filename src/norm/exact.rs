@@ -22,6 +22,26 @@ impl ExactSum {
     /// The sum that stands for all sums that are too large.
     const PAST_ALL: Self = ExactSum { limbs: [u64::MAX; LIMBS] };
 
+    /// The number of bytes of all digits.
+    pub const BYTES: usize = 8 * LIMBS;
+
+    /// Writes the digits from the lowest on, each in little-endian order, to [`BYTES`](Self::BYTES)
+    /// bytes.
+    pub fn write_to(&self, bytes: &mut [u8]) {
+        for (to, limb) in bytes.as_chunks_mut().0.iter_mut().zip(self.limbs) {
+            *to = limb.to_le_bytes();
+        }
+    }
+
+    /// Reads what [`write_to`](Self::write_to) has written.
+    pub fn read_from(bytes: &[u8]) -> Self {
+        let mut sum = Self::ZERO;
+        for (limb, from) in sum.limbs.iter_mut().zip(bytes.as_chunks().0) {
+            *limb = u64::from_le_bytes(*from);
+        }
+        sum
+    }
+
     /// Adds a finite number. It may be negative if the sum does not become negative.
     pub fn add(&mut self, x: f64) {
         let (mantissa, exponent) = parts(x);

@@ -84,6 +84,43 @@ impl GradNorm {
         self.nan = self.nan.saturating_add(other.nan);
     }
 
+    /// The number of bytes of [`to_bytes`](Self::to_bytes).
+    pub const BYTES: usize = ExactSum::BYTES + 24;
+
+    /// The norm as bytes, to send it to other processes and [`merge`](Self::merge) it there. They
+    /// are the same on every machine; `kernels.md` has their layout.
+    ///
+    /// ```
+    /// use fused_adam::GradNorm;
+    ///
+    /// let (mut mine, mut of_another) = (GradNorm::new(), GradNorm::new());
+    /// mine.add(&[3.0_f32]);
+    /// of_another.add(&[4.0_f32]);
+    /// let received = of_another.to_bytes();
+    /// mine.merge(&GradNorm::from_bytes(&received).unwrap());
+    /// assert_eq!(mine.two_norm(), 5.0);
+    /// ```
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (squares, rest) = bytes.split_at_mut(ExactSum::BYTES);
+        self.squares.write_to(squares);
+        let words = [self.largest.to_bits(), self.infinite, self.nan];
+        for (to, word) in rest.as_chunks_mut().0.iter_mut().zip(words) {
+            *to = word.to_le_bytes();
+        }
+        bytes
+    }
+
+    /// The norm whose [`to_bytes`](Self::to_bytes) these are. `None` if the bytes are of no norm.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Option<Self> {
+        let (squares, rest) = bytes.split_at(ExactSum::BYTES);
+        let squares = ExactSum::read_from(squares);
+        let word = |i: usize| u64::from_le_bytes(rest.as_chunks().0[i]);
+        let (largest, infinite, nan) = (f64::from_bits(word(0)), word(1), word(2));
+        let is_size = largest.is_finite() && largest.is_sign_positive();
+        is_size.then_some(GradNorm { squares, largest, infinite, nan })
+    }
+
     /// The 2-norm √Σg², correctly rounded: the `f64` nearest to the root of the exact sum.
     ///
     /// NaN if an element is NaN, else infinite if an element is infinite. Also infinite if the root

@@ -10,12 +10,14 @@
 pub(crate) mod checkpoint;
 mod grad_scaler;
 mod lr_schedule;
+mod message;
 mod options;
 mod owner;
 mod param;
 mod pass;
 #[cfg(feature = "parallel")]
 mod pieces;
+mod shard;
 mod states;
 mod step_all;
 mod step_plan;
@@ -23,8 +25,10 @@ mod tensor;
 
 pub use grad_scaler::GradScaler;
 pub use lr_schedule::LrSchedule;
+pub use message::failed_step;
 pub use options::{ClipNorm, Report, StepOptions};
 pub use owner::Optimizer;
 pub use param::{GroupId, ParamId};
-pub use step_all::{ParamMut, step_all};
+pub use shard::Shard;
+pub use step_all::{ParamMut, step_all, step_all_distributed};
 pub use tensor::{ParamKey, Tensor};

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::grad_scaler::GradScaler;
 use super::lr_schedule::LrSchedule;
+use super::message::{self, AllGather};
 use super::options::{Report, StepOptions};
 use super::param::{GroupId, OptimizerId, Param, ParamId, StepBatch, Types};
 use super::pass::step_of;
@@ -158,7 +159,6 @@ impl<R: Rule> Optimizer<R> {
             scalars,
             next_scalars,
             seed,
-            offset: 0,
         });
         Ok(ParamId { optimizer: self.id, index })
     }
@@ -186,15 +186,40 @@ impl<R: Rule> Optimizer<R> {
         tensors: impl IntoIterator<Item = Tensor<'a>>,
     ) -> Result<Report, Error> {
         let mut buffers = emptied(core::mem::take(&mut self.buffers));
-        let report = self.step_buffers(&mut buffers, tensors);
+        let report = self.step_buffers(&mut buffers, tensors, None);
         self.buffers = emptied(buffers);
         report
+    }
+
+    /// Takes a step in which each process has a shard of the parameters, or some of them. The norm,
+    /// and whether gradients are finite, is that of the gradients of all processes.
+    ///
+    /// It is [`step`](Self::step), with one exchange between the processes:
+    /// [`step_all_distributed`](super::step_all_distributed) explains it. All processes must have
+    /// the same options and loss scale. A gradient that several processes have is counted on one of
+    /// them, and [left out](Tensor::without_norm) on the others.
+    ///
+    /// # Errors
+    ///
+    /// As for [`step`](Self::step) and [`step_all_distributed`](super::step_all_distributed).
+    pub fn step_distributed<'a>(
+        &mut self,
+        tensors: impl IntoIterator<Item = Tensor<'a>>,
+        all_gather: impl FnOnce(&[u8]) -> Result<Vec<u8>, Error>,
+    ) -> Result<Report, Error> {
+        message::once(all_gather, |all_gather| {
+            let mut buffers = emptied(core::mem::take(&mut self.buffers));
+            let report = self.step_buffers(&mut buffers, tensors, Some(all_gather));
+            self.buffers = emptied(buffers);
+            report
+        })
     }
 
     fn step_buffers<'a>(
         &mut self,
         all: &mut Vec<Option<TensorBuffers<'a>>>,
         tensors: impl IntoIterator<Item = Tensor<'a>>,
+        all_gather: Option<AllGather<'_>>,
     ) -> Result<Report, Error> {
         all.resize_with(self.params.len(), || None);
         for Tensor { key, buffers } in tensors {
@@ -214,7 +239,7 @@ impl<R: Rule> Optimizer<R> {
             lr_factor,
             scalars_are_next: false,
         };
-        let report = plan.run(&mut self.params, all)?;
+        let report = plan.run(&mut self.params, all, all_gather)?;
         if let Some(scale) = &mut self.grad_scaler {
             scale.update(!report.skipped);
         }

@@ -59,8 +59,6 @@ pub(super) struct Param<'s, R> {
     pub next_scalars: Scalars,
     /// The seed of the random bits: a hash of the name, or the caller's seed.
     pub seed: u64,
-    /// The index of its first element in the whole tensor: not 0 for a part of a tensor.
-    pub offset: u64,
 }
 
 /// The element types that a parameter was registered with.
@@ -113,6 +111,9 @@ impl<R: Rule> Param<'_, R> {
             return Err(self.wrong_type("grad", grad.dtype().name(), expected));
         }
         self.check_length("grad", grad.len())?;
+        if let Some(shard) = buffers.position.shard {
+            self.check_length("shard", usize::try_from(shard.len()).unwrap_or(usize::MAX))?;
+        }
         if let Some(copy) = &buffers.copy {
             if theta != DType::F32 {
                 return Err(self.wrong_type("theta", theta.name(), "f32 to be copied"));

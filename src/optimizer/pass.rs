@@ -48,7 +48,7 @@ pub(super) fn norm(
     tensors: &[Option<TensorBuffers<'_>>],
 ) -> GradNorm {
     let add_all = |norm: &mut GradNorm, tensors: &[Option<TensorBuffers<'_>>]| {
-        for buffers in tensors.iter().flatten() {
+        for buffers in tensors.iter().flatten().filter(|buffers| buffers.in_norm) {
             norm.add_column(engine, buffers.grad.column());
         }
     };
@@ -186,17 +186,42 @@ where
             };
             param.t += 1;
             core::mem::swap(&mut param.scalars, &mut param.next_scalars);
-            let noise =
-                context.seed.map(|seed| Noise::new(seed ^ param.seed, param.t, param.offset));
             let state = states.columns_mut::<N>().expect("the states were checked");
-            match (buffers, &context.largest_update) {
-                (TensorBuffers { theta, grad: Grad::Read(grad), copy }, None) => {
-                    step(Rows { theta, grad, state, copy, noise });
+            let Some(seed) = context.seed else {
+                in_one_go(context, buffers, state, None, &step);
+                continue;
+            };
+            let (mut buffers, mut state) = (buffers, state);
+            let noise = Noise::new(seed ^ param.seed, param.t, 0);
+            // Each run of elements that follow each other in the whole tensor.
+            loop {
+                let (first, run) = buffers.position.run(buffers.theta.len());
+                let (now, after) = buffers.split_at(run);
+                let (state_now, state_after) = unzip(state.map(|state| state.split_at(run)));
+                in_one_go(context, now, state_now, Some(noise.starting_at(first)), &step);
+                (buffers, state) = (after, state_after);
+                if buffers.theta.len() == 0 {
+                    break;
                 }
-                (buffers, _) => in_blocks(context, buffers, state, noise, &step),
             }
         }
         Ok(())
+    }
+}
+
+/// Steps a tensor, or a run of a shard. If more is asked for, it does so block by block.
+fn in_one_go<R, const N: usize>(
+    context: &PassContext<'_, R>,
+    buffers: TensorBuffers<'_>,
+    state: [ColumnMut<'_>; N],
+    noise: Option<Noise>,
+    step: &impl Fn(Rows<'_, N>),
+) {
+    match (buffers, &context.largest_update) {
+        (TensorBuffers { theta, grad: Grad::Read(grad), copy, .. }, None) => {
+            step(Rows { theta, grad, state, copy, noise });
+        }
+        (buffers, _) => in_blocks(context, buffers, state, noise, step),
     }
 }
 
@@ -212,7 +237,7 @@ fn in_blocks<R, const N: usize>(
     let (mut buffers, mut state, mut noise) = (buffers, state, noise);
     while buffers.theta.len() > 0 {
         let rows = BLOCK.min(buffers.theta.len());
-        let (TensorBuffers { theta, mut grad, copy }, after) = buffers.split_at(rows);
+        let (TensorBuffers { theta, mut grad, copy, .. }, after) = buffers.split_at(rows);
         let (block, state_after) = unzip(state.map(|state| state.split_at(rows)));
         let mut block = Rows { theta, grad: grad.column(), state: block, copy, noise };
         if let Some(largest) = &context.largest_update {

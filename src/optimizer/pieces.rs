@@ -132,21 +132,20 @@ impl<'q, 's, 'a, R> Steps<'q, 's, 'a, R> {
 impl<'q, R> Part<'q, R> {
     /// The whole tensor. From now on it counts as stepped.
     fn whole(param: &'q mut Param<'_, R>, buffers: TensorBuffers<'q>) -> Option<Self> {
-        let &mut Param { group, len, types, step, t, seed, offset, .. } = param;
+        let &mut Param { group, len, types, step, t, seed, .. } = param;
         let next_scalars = param.next_scalars.clone();
         param.t += 1;
         core::mem::swap(&mut param.scalars, &mut param.next_scalars);
         let states = Some(param.states.as_mut()?.reborrow());
         let (name, scalars) = (String::new(), Scalars::new());
-        let param =
-            Param { name, group, len, types, step, t, states, scalars, next_scalars, seed, offset };
+        let param = Param { name, group, len, types, step, t, states, scalars, next_scalars, seed };
         Some(Part { param, buffers })
     }
 
     fn split_at(self, mid: usize) -> (Self, Self) {
         let Part { param, buffers } = self;
-        let Param { group, len, types, step, t, states, next_scalars, seed, offset, .. } = param;
-        let part = |len, states, next_scalars, offset| Param {
+        let Param { group, len, types, step, t, states, next_scalars, seed, .. } = param;
+        let part = |len, states, next_scalars| Param {
             name: String::new(),
             group,
             len,
@@ -157,13 +156,11 @@ impl<'q, R> Part<'q, R> {
             scalars: Scalars::new(),
             next_scalars,
             seed,
-            offset,
         };
         let (states, rest_states) = states.map(|states| states.split_at(mid)).unzip();
         let (buffers, rest_buffers) = buffers.split_at(mid);
-        let rest_offset = offset.wrapping_add(mid as u64);
-        let rest = part(len - mid, rest_states, next_scalars.clone(), rest_offset);
-        let param = part(mid, states, next_scalars, offset);
+        let rest = part(len - mid, rest_states, next_scalars.clone());
+        let param = part(mid, states, next_scalars);
         (Part { param, buffers }, Part { param: rest, buffers: rest_buffers })
     }
 }
@@ -191,7 +188,7 @@ impl<'q, 'a> Grads<'q, 'a> {
             let (tensors, rest) = self.tensors.split_at(end);
             self.tensors = rest;
             match tensors.last()? {
-                Some(buffers) if large => self.cut = Some(buffers.grad.column()),
+                Some(buffers) if large && buffers.in_norm => self.cut = Some(buffers.grad.column()),
                 _ => return Some(GradsPiece::Tensors(tensors)),
             }
         }

@@ -4,9 +4,11 @@
 
 use half::bf16;
 
+use super::message::{self, AllGather};
 use super::options::{Report, StepOptions};
 use super::param::{Param, StepBatch, Types};
 use super::pass::{step_of, step_of_tiles};
+use super::shard::{Position, Shard};
 use super::states::{Columns, States};
 use super::step_plan::StepPlan;
 use super::tensor::{Grad, TensorBuffers};
@@ -23,7 +25,6 @@ pub struct ParamMut<'a> {
     rule: usize,
     t: u64,
     seed: u64,
-    offset: u64,
     buffers: TensorBuffers<'a>,
     states: Columns<'a>,
     scalars: Option<Scalars>,
@@ -38,9 +39,8 @@ impl<'a> ParamMut<'a> {
         theta: &'a mut [T],
         grad: &'a [G],
     ) -> Self {
-        let grad = Grad::Read(G::column(grad));
-        let buffers = TensorBuffers { theta: T::column_mut(theta), grad, copy: None };
-        ParamMut { rule, t, seed: 0, offset: 0, buffers, states: Columns::new(), scalars: None }
+        let buffers = TensorBuffers::new(theta, Grad::Read(G::column(grad)));
+        ParamMut { rule, t, seed: 0, buffers, states: Columns::new(), scalars: None }
     }
 
     /// Adds the next of the states that [`Rule::states`] names. All states of a tensor have one
@@ -76,11 +76,27 @@ impl<'a> ParamMut<'a> {
     }
 
     /// Sets the index of the first element in the whole tensor, if this is a part of it, such as
-    /// one machine's shard. It only affects stochastic rounding, whose random bits depend on the
+    /// one process's shard. It only affects stochastic rounding, whose random bits depend on the
     /// index in the whole. Default: 0.
     #[must_use]
     pub fn with_offset(mut self, first: u64) -> Self {
-        self.offset = first;
+        self.buffers.position = Position { first, shard: None };
+        self
+    }
+
+    /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of the
+    /// whole tensor. It must have as many elements as θ.
+    #[must_use]
+    pub fn with_shard(mut self, shard: &'a Shard) -> Self {
+        self.buffers.position = Position { first: 0, shard: Some(shard) };
+        self
+    }
+
+    /// Leaves the gradient out of the norm, since another process of a
+    /// [distributed step](step_all_distributed) has the same gradient and adds it.
+    #[must_use]
+    pub fn without_norm(mut self) -> Self {
+        self.buffers.in_norm = false;
         self
     }
 }
@@ -117,12 +133,65 @@ pub fn step_all<'a, R: Rule>(
     options: &StepOptions,
     tensors: impl IntoIterator<Item = ParamMut<'a>>,
 ) -> Result<Report, Error> {
+    step_borrowed(rules, options, tensors, None)
+}
+
+/// Takes a step in which each process has a shard of the tensors, or some of them, and the norm is
+/// that of the gradients of all processes. So clipping and skipping have the same bits for any
+/// number of processes.
+///
+/// It is [`step_all`] with one exchange between the norm and the step. `all_gather` gets the
+/// message of this process, whose length is the same on all processes. It returns the messages of
+/// all processes in the order of their ranks, as `MPI_Allgather` does. It is called once, also if
+/// this process cannot take the step or has no tensors: then the message says so. All processes
+/// read the same messages. So **all take the step, all skip it, or all fail.**
+///
+/// All processes must have the same `grad_scale`, `clip_norm`, `clip_value` and `skip_nonfinite`. A
+/// gradient that several processes have is counted on one of them, and
+/// [left out](ParamMut::without_norm) on the others.
+///
+/// ```
+/// use fused_adam::{AdamW, ClipNorm, ParamMut, StepOptions, step_all_distributed};
+///
+/// let options = StepOptions { clip_norm: Some(ClipNorm::Two(1.0)), ..StepOptions::default() };
+/// let (mut theta, mut m, mut v) = ([0.5_f32; 4], [0.0_f32; 4], [0.0_f32; 4]);
+/// let shard = ParamMut::new(0, 1, &mut theta, &[1.5_f32; 4]).with_state(&mut m).with_state(&mut v);
+/// // Stands for the all-gather of two processes that have the same gradients.
+/// let all_gather = |message: &[u8]| Ok(message.repeat(2));
+/// let report = step_all_distributed(&[AdamW::default()], &options, [shard], all_gather)?;
+/// assert_eq!(report.grad_norm, Some(18.0_f64.sqrt()));
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Those of [`step_all`]. If other processes have an error and this one has none:
+///
+/// - [`Error::OtherProcess`], with the rank and the error of the first of them;
+/// - [`Error::OptionDiffers`] if an option differs between processes;
+/// - [`Error::AllGather`] if `all_gather` does not return one message of each process, or returns
+///   this error itself.
+pub fn step_all_distributed<'a, R: Rule>(
+    rules: &[R],
+    options: &StepOptions,
+    tensors: impl IntoIterator<Item = ParamMut<'a>>,
+    all_gather: impl FnOnce(&[u8]) -> Result<Vec<u8>, Error>,
+) -> Result<Report, Error> {
+    message::once(all_gather, |all_gather| step_borrowed(rules, options, tensors, Some(all_gather)))
+}
+
+fn step_borrowed<'a, R: Rule>(
+    rules: &[R],
+    options: &StepOptions,
+    tensors: impl IntoIterator<Item = ParamMut<'a>>,
+    all_gather: Option<AllGather<'_>>,
+) -> Result<Report, Error> {
     let tensors = tensors.into_iter();
     let alone = tensors.size_hint() == (1, Some(1));
     let mut params = Vec::with_capacity(tensors.size_hint().0);
     let mut all_buffers = Vec::with_capacity(tensors.size_hint().0);
     for (number, borrowed) in tensors.enumerate() {
-        let ParamMut { rule: group, t, seed, offset, buffers, states, scalars } = borrowed;
+        let ParamMut { rule: group, t, seed, buffers, states, scalars } = borrowed;
         let named = |error: Error| error.of_tensor(number, alone);
         let unknown = Error::RuleIndex { rule: group, rules: rules.len() };
         let rule = rules.get(group).ok_or(unknown).map_err(named)?;
@@ -154,7 +223,6 @@ pub fn step_all<'a, R: Rule>(
             scalars: Scalars::new(),
             next_scalars,
             seed,
-            offset,
         };
         param.check(&buffers).map_err(named)?;
         for (name, borrowed) in declared.iter().map(|state| state.name()).zip(&states) {
@@ -181,7 +249,7 @@ pub fn step_all<'a, R: Rule>(
         lr_factor: 1.0,
         scalars_are_next: true,
     };
-    plan.run(&mut params, &mut all_buffers)
+    plan.run(&mut params, &mut all_buffers, all_gather)
 }
 
 /// [`step_of`] for types that are known at run time.

@@ -3,6 +3,7 @@
 
 use core::sync::atomic::AtomicU64;
 
+use super::message::{self, AllGather};
 use super::options::{ClipNorm, Report, StepOptions};
 use super::param::{Param, PassContext};
 use super::pass::{self, PieceSize};
@@ -42,18 +43,20 @@ pub(super) struct StepPlan<'c, R> {
 }
 
 impl<R: Rule> StepPlan<'_, R> {
-    /// Steps every parameter that has buffers. The buffers have been checked.
+    /// Steps every parameter that has buffers. The buffers have been checked. With an all-gather,
+    /// the norm is that of all processes.
     pub fn run(
         &self,
         params: &mut [Param<'_, R>],
         tensors: &mut [Option<TensorBuffers<'_>>],
+        all_gather: Option<AllGather<'_>>,
     ) -> Result<Report, Error> {
         check_float_mode()?;
         let engine = self.options.backend.resolve()?;
         self.check_bounds()?;
         self.check_rules(params, tensors)?;
         let piece = self.piece_size(tensors);
-        self.norm_and_step(params, tensors, engine, piece)
+        self.norm_and_step(params, tensors, (engine, piece), all_gather)
     }
 
     /// Computes the norm if it is needed, then takes the step.
@@ -61,12 +64,21 @@ impl<R: Rule> StepPlan<'_, R> {
         &self,
         params: &mut [Param<'_, R>],
         tensors: &mut [Option<TensorBuffers<'_>>],
-        engine: Engine,
-        piece: Option<PieceSize>,
+        (engine, piece): (Engine, Option<PieceSize>),
+        all_gather: Option<AllGather<'_>>,
     ) -> Result<Report, Error> {
         let StepPlan { options, grad_scale, skip, lr_factor, .. } = *self;
-        let wanted = skip || options.report_norm || options.clip_norm.is_some();
+        // All that can fail comes before the exchange, so that no process fails after it alone.
+        let created = self.create_states(params, tensors)?;
+        let wanted =
+            skip || options.report_norm || options.clip_norm.is_some() || all_gather.is_some();
         let norm = wanted.then(|| pass::norm(engine, piece, tensors));
+        let norm = match (norm, all_gather) {
+            (Some(norm), Some(all_gather)) => {
+                Some(message::norm_of_all(all_gather, &norm, options, grad_scale, skip)?)
+            }
+            (norm, _) => norm,
+        };
         let grad_norm = norm.as_ref().map(|norm| self.norm_of(norm) * grad_scale);
         let nonfinite = norm.as_ref().map(GradNorm::nonfinite);
         // The norm of finite `f64` gradients may overflow.
@@ -103,7 +115,9 @@ impl<R: Rule> StepPlan<'_, R> {
                 }
             }
         } else {
-            self.create_states(params, tensors)?;
+            for (number, states) in created {
+                params[number].states = Some(states);
+            }
             pass::run(&context, piece, params, tensors)?;
         }
         let largest_update =
@@ -111,13 +125,12 @@ impl<R: Rule> StepPlan<'_, R> {
         Ok(Report { grad_norm, clip_factor, nonfinite, skipped, largest_update, lr_factor })
     }
 
-    /// Creates the states of each parameter that takes its first step.
-    fn create_states(
+    /// Creates the states of each parameter that takes its first step, with its index.
+    fn create_states<'s>(
         &self,
-        params: &mut [Param<'_, R>],
+        params: &[Param<'s, R>],
         tensors: &[Option<TensorBuffers<'_>>],
-    ) -> Result<(), Error> {
-        // All are created before any is kept, so that an error changes nothing.
+    ) -> Result<Vec<(usize, States<'s>)>, Error> {
         let (alone, mut created) = (tensors.len() == 1, Vec::new());
         for (number, (param, buffers)) in params.iter().zip(tensors).enumerate() {
             if buffers.is_some() && param.states.is_none() {
@@ -126,10 +139,7 @@ impl<R: Rule> StepPlan<'_, R> {
                 created.push((number, states));
             }
         }
-        for (number, states) in created {
-            params[number].states = Some(states);
-        }
-        Ok(())
+        Ok(created)
     }
 
     /// The scaling and clipping of a gradient before its rule uses it.

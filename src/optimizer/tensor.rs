@@ -1,6 +1,7 @@
 //! The arguments of a step for one parameter: buffers whose element types are known at run time.
 
 use super::param::ParamId;
+use super::shard::{Position, Shard};
 use crate::elements::column::{Column, ColumnMut};
 use crate::elements::{Element, Half};
 
@@ -41,8 +42,7 @@ impl<'a> Tensor<'a> {
         grad: &'a [G],
     ) -> Self {
         let grad = Grad::Read(G::column(grad));
-        let buffers = TensorBuffers { theta: T::column_mut(theta), grad, copy: None };
-        Tensor { key: param.into(), buffers }
+        Tensor { key: param.into(), buffers: TensorBuffers::new(theta, grad) }
     }
 
     /// θ and its gradient, which is set to zero in the same pass, so that the next gradient can be
@@ -53,14 +53,38 @@ impl<'a> Tensor<'a> {
         grad: &'a mut [G],
     ) -> Self {
         let grad = Grad::Zero(G::column_mut(grad));
-        let buffers = TensorBuffers { theta: T::column_mut(theta), grad, copy: None };
-        Tensor { key: param.into(), buffers }
+        Tensor { key: param.into(), buffers: TensorBuffers::new(theta, grad) }
     }
 
     /// Stores the new θ, which must be `f32`, also in `copy`, rounded to nearest.
     #[must_use]
     pub fn with_copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
         self.buffers.copy = Some(H::column_mut(copy));
+        self
+    }
+
+    /// Sets the index of the first element in the whole tensor, if this is a part of it, such as
+    /// one process's shard. It only affects stochastic rounding, whose random bits depend on the
+    /// index in the whole. Default: 0.
+    #[must_use]
+    pub fn with_offset(mut self, first: u64) -> Self {
+        self.buffers.position = Position { first, shard: None };
+        self
+    }
+
+    /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of the
+    /// whole tensor. It must have as many elements as the parameter.
+    #[must_use]
+    pub fn with_shard(mut self, shard: &'a Shard) -> Self {
+        self.buffers.position = Position { first: 0, shard: Some(shard) };
+        self
+    }
+
+    /// Leaves the gradient out of the norm, since another process of a
+    /// [distributed step](super::Optimizer::step_distributed) has the same gradient and adds it.
+    #[must_use]
+    pub fn without_norm(mut self) -> Self {
+        self.buffers.in_norm = false;
         self
     }
 }
@@ -71,6 +95,10 @@ pub(super) struct TensorBuffers<'a> {
     pub theta: ColumnMut<'a>,
     pub grad: Grad<'a>,
     pub copy: Option<ColumnMut<'a>>,
+    /// Where the elements are in the whole tensor.
+    pub position: Position<'a>,
+    /// Whether the gradient counts in the norm.
+    pub in_norm: bool,
 }
 
 #[derive(Debug)]
@@ -89,11 +117,18 @@ impl Grad<'_> {
     }
 }
 
-impl TensorBuffers<'_> {
+impl<'a> TensorBuffers<'a> {
+    /// Those of a whole tensor, without a copy.
+    pub fn new<T: Element>(theta: &'a mut [T], grad: Grad<'a>) -> Self {
+        let (theta, position) = (T::column_mut(theta), Position::default());
+        TensorBuffers { theta, grad, copy: None, position, in_norm: true }
+    }
+
     /// The first `mid` rows and the rest.
     pub fn split_at(self, mid: usize) -> (Self, Self) {
-        let (theta, theta_rest) = self.theta.split_at(mid);
-        let (grad, grad_rest) = match self.grad {
+        let TensorBuffers { theta, grad, copy, position, in_norm } = self;
+        let (theta, theta_rest) = theta.split_at(mid);
+        let (grad, grad_rest) = match grad {
             Grad::Read(grad) => {
                 let (grad, rest) = grad.split_at(mid);
                 (Grad::Read(grad), Grad::Read(rest))
@@ -103,8 +138,14 @@ impl TensorBuffers<'_> {
                 (Grad::Zero(grad), Grad::Zero(rest))
             }
         };
-        let (copy, copy_rest) = self.copy.map(|copy| copy.split_at(mid)).unzip();
-        let rest = TensorBuffers { theta: theta_rest, grad: grad_rest, copy: copy_rest };
-        (TensorBuffers { theta, grad, copy }, rest)
+        let (copy, copy_rest) = copy.map(|copy| copy.split_at(mid)).unzip();
+        let rest = TensorBuffers {
+            theta: theta_rest,
+            grad: grad_rest,
+            copy: copy_rest,
+            position: position.skip(mid),
+            in_norm,
+        };
+        (TensorBuffers { theta, grad, copy, position, in_norm }, rest)
     }
 }

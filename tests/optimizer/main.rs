@@ -4,6 +4,7 @@
 mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;
+mod distributed;
 mod equality;
 mod errors;
 mod gradients;

@@ -105,7 +105,7 @@ proptest! {
             } else {
                 let mut both = norm(part);
                 both.merge(&parts);
-                parts = both;
+                parts = GradNorm::from_bytes(&both.to_bytes()).unwrap();
             }
             rest = after;
         }
