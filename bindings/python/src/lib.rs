@@ -26,7 +26,7 @@ mod _native {
     #[pymodule_export]
     use super::pool::{get_num_threads, set_num_threads};
     #[pymodule_export]
-    use super::torch::torch_step;
+    use super::torch::{failed_step, torch_step};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -3,7 +3,7 @@
 use fused_adam::{
     AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Lion, NAdam, RAdam, RmsProp, Rule as _, Sgd,
 };
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::Value;
@@ -93,7 +93,26 @@ pub fn text_for_torch(error: &fused_adam::Error) -> String {
             };
             fused_adam::Error::HyperParameter { name, value, expected }.to_string()
         }
+        fused_adam::Error::OptionDiffers { option: "clip_norm", rank, ref value, ref expected } => {
+            let bound = |text: &str| {
+                let text = text.replace("Two(", "norm_type 2 and ");
+                text.replace("Inf(", "norm_type inf and ").replace(')', "")
+            };
+            let (value, expected) = (bound(value), bound(expected));
+            format!("max_norm is {value} on process {rank}, expected {expected} as on process 0")
+        }
         ref error => error.to_string(),
+    }
+}
+
+/// The Python exception for an error of a step of torch's tensors.
+pub fn error_for_torch(error: &fused_adam::Error) -> PyErr {
+    let text = text_for_torch(error);
+    match error {
+        fused_adam::Error::OtherProcess { .. } | fused_adam::Error::AllGather { .. } => {
+            PyRuntimeError::new_err(text)
+        }
+        _ => PyValueError::new_err(text),
     }
 }
 

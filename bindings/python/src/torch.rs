@@ -9,19 +9,22 @@ mod messages;
 
 use std::collections::HashSet;
 
-use fused_adam::{AnyRule, ClipNorm, Report, Rounding, Rule as _, StepOptions, step_all};
+use fused_adam::{
+    AnyRule, ClipNorm, ParamMut, Report, Rounding, Rule as _, StepOptions, step_all,
+    step_all_distributed,
+};
 use fused_adam_float_mode::in_default_mode;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyString, PyType};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyType};
 
-use self::dtensor::dtensor;
+use self::dtensor::DTensors;
 use self::messages::{Place, Which, shape};
 use crate::border::{Exchange, Overlap, StepTensor, View, of_torch, refuse_negated, with_slices};
 use crate::pool;
-use crate::rules::{of_group, text_for_torch};
+use crate::rules::{error_for_torch, of_group, text_for_torch};
 
 /// The names of the entries of a state.
 type Keys<'py> = Vec<(&'static str, Bound<'py, PyString>)>;
@@ -33,10 +36,13 @@ type Params<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyDict>)>;
 ///
 /// Returns the parameters that have no complete state yet. If there are any, it has done nothing
 /// else. Also returns the gradient norm, if it was needed, and whether the step was skipped.
+///
+/// With `all_gather`, the norm is that of all processes: it gets the message of this process, and
+/// returns those of all. `counts` says whether this process adds a parameter's gradient to it.
 #[pyfunction]
 #[pyo3(signature = (
     kind, groups, state, fresh, *, loss_scale = 1.0, clip_norm = None, inf_norm = false,
-    skip_nonfinite = false, seed = None,
+    skip_nonfinite = false, seed = None, all_gather = None, counts = None,
 ))]
 #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
 pub fn torch_step<'py>(
@@ -49,13 +55,15 @@ pub fn torch_step<'py>(
     inf_norm: bool,
     skip_nonfinite: bool,
     seed: Option<u64>,
+    all_gather: Option<Py<PyAny>>,
+    counts: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Params<'py>, Option<f64>, bool)> {
     let py = groups.py();
     let mut call = StepBuilder {
         kind,
         exchange: exchange(py)?,
-        dtensor: dtensor(py)?,
-        needs_norm: clip_norm.is_some() || skip_nonfinite,
+        dtensor: DTensors::of(py)?,
+        counts,
         seeded: seed.is_some(),
         advanced: None,
         fresh: fresh.iter().map(|param| param.as_ptr() as usize).collect(),
@@ -116,8 +124,14 @@ pub fn torch_step<'py>(
         rounding: seed.map_or(Rounding::Nearest, |seed| Rounding::Stochastic { seed }),
         ..StepOptions::default()
     };
-    let report = call.run(py, groups, &rules, options)?;
+    let report = call.run(py, groups, &rules, options, all_gather)?;
     Ok((missing, report.grad_norm, report.skipped))
+}
+
+/// The message that tells other processes that this one cannot take the step.
+#[pyfunction]
+pub fn failed_step<'py>(py: Python<'py>, reason: &str) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, &fused_adam::failed_step(reason))
 }
 
 /// The rule of a group, and the keys of its states and of its scalars.
@@ -180,9 +194,9 @@ fn exchange(py: Python<'_>) -> PyResult<&'static Exchange> {
 struct StepBuilder<'a, 'py> {
     kind: &'a str,
     exchange: &'static Exchange,
-    dtensor: Option<Bound<'py, PyType>>,
-    /// Whether the step needs the norm of all gradients.
-    needs_norm: bool,
+    dtensor: Option<DTensors<'py>>,
+    /// Whether this process adds a parameter's gradient to the norm of all processes.
+    counts: Option<Bound<'py, PyAny>>,
     /// Whether states need a seed, because the step rounds stochastically.
     seeded: bool,
     /// The last scalars that were advanced. Most parameters have the same step number and scalars.
@@ -267,9 +281,9 @@ impl<'py> StepBuilder<'_, 'py> {
             }
             *to = Some((state, view));
         }
-        let (mut seed, mut offset) = (0, 0);
+        let (mut seed, mut shard) = (0, None);
         if self.seeded {
-            offset = self.offset(place)?;
+            shard = self.shard(place)?;
             let own = state.get_item(intern!(param.py(), "seed"))?;
             let Some(own) = own.and_then(|own| own.extract().ok()) else { return Ok(false) };
             seed = own;
@@ -278,13 +292,21 @@ impl<'py> StepBuilder<'_, 'py> {
         let scalars = self.scalars(rule, number, t, state, scalars)?;
 
         let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
-        let alike = theta.is_dense() && others.all(|view| view.is_laid_out_as(&theta));
+        // The elements of a shard are counted in row-major order.
+        let alike = theta.is_dense()
+            && others.all(|view| view.is_laid_out_as(&theta))
+            && (shard.is_none() || theta.is_row_major());
+        let in_norm = match &self.counts {
+            Some(counts) => counts.call1((place.param,))?.is_truthy()?,
+            None => true,
+        };
         let mut slot = StepTensor {
             rule: number,
             t,
             scalars,
             seed,
-            offset,
+            shard,
+            in_norm,
             ..StepTensor::of(theta, grad_view)
         };
         for (to, state) in slot.states.iter_mut().zip(&states) {
@@ -479,24 +501,46 @@ impl<'py> StepBuilder<'_, 'py> {
         groups: &Bound<'py, PyList>,
         rules: &[AnyRule],
         options: StepOptions,
+        all_gather: Option<Py<PyAny>>,
     ) -> PyResult<Report> {
         let strided = self.check_strided(py)?;
         let StepBuilder { slots, params, places, counters, copies, keep, .. } = self;
         let overlap = |overlap| Self::overlap(groups, (&params, &places), &overlap);
         strided.map_err(overlap)?;
         let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
+        let mut raised = None;
+        let mut gather = |message: &[u8]| {
+            let messages = Python::attach(|py| match &all_gather {
+                Some(all_gather) => all_gather.call1(py, (message,))?.extract::<Vec<u8>>(py),
+                None => Ok(message.to_vec()),
+            });
+            messages.map_err(|error| {
+                let reason = error.to_string();
+                raised = Some(error);
+                fused_adam::Error::AllGather { reason }
+            })
+        };
         let report = py.detach(|| {
             pool::run(bytes, of_torch(), |parallelism| {
                 let options = StepOptions { parallelism, ..options };
+                let step = |all: &mut dyn ExactSizeIterator<Item = ParamMut<'_>>| {
+                    if all_gather.is_some() {
+                        step_all_distributed(rules, &options, all, &mut gather)
+                    } else {
+                        step_all(rules, &options, all)
+                    }
+                };
                 // SAFETY: `params`, `keep` and `copies` keep all tensors alive. The caller of
                 // `step` must not use their memory in another thread meanwhile, as with torch's own
                 // optimizers.
-                unsafe { with_slices(slots, |all| step_all(rules, &options, all)) }
+                unsafe { with_slices(slots, step) }
             })
         });
-        let report = report
-            .map_err(overlap)?
-            .map_err(|error| PyValueError::new_err(text_for_torch(error.cause())))?;
+        let report = report.map_err(overlap)?;
+        if let Some(error) = raised {
+            return Err(error);
+        }
+        let report = report.map_err(|error| error_for_torch(error.cause()))?;
         if !report.skipped {
             for (tensor, copy) in copies {
                 tensor.call_method0("detach")?.call_method1("copy_", (copy,))?;

@@ -1,25 +1,21 @@
-"""What the tests of ``DTensor`` parameters run on one to three processes."""
+"""What the tests of ``DTensor`` parameters run on one to four processes."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-import os
-import time
-import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -28,9 +24,10 @@ from torch.distributed.tensor.parallel import (
 
 import fused_adam.torch as fused
 from processes import SIDES
+from workers import Check
 
 STEPS = 4
-WORLDS = (1, 2, 3)
+WORLDS = (1, 2, 3, 4)
 #: Optimizers with their options.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "AdamW": ("AdamW", {"lr": 0.01}),
@@ -51,55 +48,17 @@ TENSORS: dict[str, tuple[tuple[int, ...], int | None]] = {
     "columns": ((4, 5), 1),
     "row": ((1, 7), 1),
     "narrow": ((3, 2), 1),
+    "cube": ((3, 5, 4), 1),
     "everywhere": ((3, 3), None),
     "scalar": ((), None),
     "plain": ((4, 3), None),
 }
-#: Those whose shards are ranges of the elements.
-RANGES = [name for name in TENSORS if name not in ("columns", "narrow")]
 SAVED = ("AdamW-amsgrad", "RMSprop-momentum", "NAdam", "SGD")
 SEED = 7
+#: Tensors of two and three dimensions, most of them uneven.
+WHOLE_ON_GRIDS = ["even", "uneven", "columns", "narrow", "cube"]
 
 Found = dict[Any, Any]
-
-
-def spawn(folder: Path, world: int, timeout: float = 240.0) -> list[Found]:
-    """Run all checks on ``world`` processes. Return what each rank found, by the check's name."""
-    deadline = time.monotonic() + timeout
-    arguments = (world, folder)
-    context = torch.multiprocessing.spawn(_process, args=arguments, nprocs=world, join=False)
-    try:
-        while not context.join(timeout=max(deadline - time.monotonic(), 0.0)):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{world} processes took more than {timeout} s")
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-            process.join()
-    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
-
-
-def _process(rank: int, world: int, folder: Path) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    found: Found = {}
-    for check in CHECKS:
-        name = check.__name__
-        # A group of its own, so that a check that fails on one rank does not disturb the next.
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder / f'{world}-{name}'}",
-            rank=rank,
-            world_size=world,
-            timeout=timedelta(seconds=30),
-        )
-        try:
-            found[name] = check(rank, world, folder)
-        except Exception:
-            found[name] = traceback.format_exc()
-        dist.destroy_process_group()
-    torch.save(found, folder / f"{world}-{rank}.pt")
 
 
 def model(seed: int = 0, hidden: int = 5) -> torch.nn.Module:
@@ -144,6 +103,46 @@ def distributed(name: str, tensor: torch.Tensor, mesh: Any) -> torch.Tensor:
         return tensor
     dim = TENSORS[name][1]
     return distribute_tensor(tensor, mesh, [Replicate() if dim is None else Shard(dim)])
+
+
+def grids(world: int) -> list[tuple[int, int]]:
+    """Meshes of two dimensions."""
+    return [(a, world // a) for a in range(1, world + 1) if world % a == 0]
+
+
+def placements_on(sizes: tuple[int, int]) -> list[list[Any]]:
+    """Placements of one tensor on a mesh of two dimensions, also as FSDP2 does over others."""
+    strided = [[_StridedShard(dim, split_factor=sizes[1]), Shard(dim)] for dim in (0, 1)]
+    kinds = Shard(0), Shard(1), Replicate()
+    return [*map(list, itertools.product(kinds, kinds)), *strided]
+
+
+def shard_of(tensor: torch.Tensor, mesh: Any, placements: list[Any]) -> torch.Tensor:
+    """The shard of this process, as torch cuts it."""
+    for size, own, placement in zip(mesh.shape, mesh.get_coordinate(), placements):
+        if not placement.is_replicate():
+            parts, _ = placement._split_tensor(tensor, size, with_padding=False)
+            tensor = parts[own]
+    return tensor.contiguous()
+
+
+def placed(tensor: torch.Tensor, mesh: Any, placements: list[Any]) -> DTensor:
+    """A tensor whose shards may be interleaved and uneven, which ``distribute_tensor`` is not."""
+    return DTensor.from_local(
+        shard_of(tensor, mesh, placements),
+        mesh,
+        placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+
+
+@functools.cache
+def run_whole_grid(name: str) -> torch.Tensor:
+    """The parameter after the steps of ``stochastic`` on one process."""
+    found = run_whole("AdamW", WHOLE_ON_GRIDS, torch.bfloat16, stochastic_rounding=SEED)
+    return found[name]
 
 
 def optimizer_of(case: str, params: Any, side: str = "ours", **more: Any) -> torch.optim.Optimizer:
@@ -274,7 +273,7 @@ def tensor_parallel(rank: int, world: int, folder: Path) -> Found:
     mesh = init_device_mesh("cpu", (world,))
     for case, side in itertools.product(CASES, SIDES):
         # Parallel layers of torch need shards of equal size.
-        network = model(hidden=6).double()
+        network = model(hidden=12).double()
         parallelize_module(network, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
         params = list(network.parameters())
         optimizer = optimizer_of(case, params, side)
@@ -297,23 +296,24 @@ def stochastic(rank: int, world: int, folder: Path) -> Found:
     mesh = init_device_mesh("cpu", (world,))
     for case, states in itertools.product(("AdamW", "SGD"), (None, torch.float32)):
         more = {"stochastic_rounding": SEED, "state_dtype": states}
-        found[case, str(states)] = run_shards(case, RANGES, torch.bfloat16, mesh, **more)
-    for sizes in ((world, 1), (1, world)):
+        found[case, str(states)] = run_shards(case, list(TENSORS), torch.bfloat16, mesh, **more)
+    for sizes in grids(world):
         square = init_device_mesh("cpu", sizes)
-        for placements in ([Shard(0), Shard(0)], [Shard(0), Replicate()], [Replicate(), Shard(0)]):
-            params = []
-            for number in range(2):
-                theta = whole(("even", "uneven")[number], torch.bfloat16)
-                params.append(torch.nn.Parameter(distribute_tensor(theta, square, placements)))
-            optimizer = optimizer_of(
-                "AdamW", list(zip(("even", "uneven"), params)), stochastic_rounding=SEED
-            )
+        for placements in placements_on(sizes):
+            params = {}
+            for name in WHOLE_ON_GRIDS:
+                theta = placed(whole(name, torch.bfloat16), square, placements)
+                params[name] = torch.nn.Parameter(theta)
+            optimizer = optimizer_of("AdamW", list(params.items()), stochastic_rounding=SEED)
             for step in range(STEPS):
-                for name, param in zip(("even", "uneven"), params):
-                    grad = whole(name, torch.bfloat16, step)
-                    param.grad = distribute_tensor(grad, square, placements)
+                for name, param in params.items():
+                    param.grad = placed(whole(name, torch.bfloat16, step), square, placements)
                 optimizer.step()
-            found[sizes, str(placements)] = full(params)
+            locals_ = {name: param.to_local().detach() for name, param in params.items()}
+            found[sizes, str(placements)] = {
+                name: (local, shard_of(run_whole_grid(name), square, placements))
+                for name, local in locals_.items()
+            }
     return found
 
 
@@ -365,34 +365,22 @@ def refusals(rank: int, world: int, folder: Path) -> Found:
 
     found: Found = {}
     for stepped in (False, True):
-        named = [("even", param_of("even")), ("two", param_of("two"))]
-
-        def clip(optimizer: torch.optim.Optimizer) -> None:
-            fused.clip_grad_norm_and_step(optimizer, 0.1)
-
-        found["clip", stepped] = attempt(clip, lambda: None, named, stepped)
+        named = [("even", param_of("even")), ("uneven", param_of("uneven"))]
 
         other = whole("uneven", torch.float32, 1)
-        gradients = {
-            "other placements": distribute_tensor(other, mesh, [Replicate()]),
-            "no DTensor": other,
-        }
-        for what, grad in gradients.items():
-            named = [("even", param_of("even")), ("uneven", param_of("uneven"))]
 
-            def spoil(grad: torch.Tensor = grad, param: torch.Tensor = named[1][1]) -> None:
-                param.grad = grad
-
-            found[what, stepped] = attempt(step, spoil, named, stepped)
-
-        # As after the backward pass of a layer norm in ``SequenceParallel``.
-        named = [("even", param_of("even")), ("everywhere", param_of("everywhere"))]
-        partial = DTensor.from_local(whole("everywhere", torch.float32, 1), mesh, [Partial()])
-
-        def spoil_sum(param: torch.Tensor = named[1][1], grad: torch.Tensor = partial) -> None:
+        def spoil(grad: torch.Tensor = other, param: torch.Tensor = named[1][1]) -> None:
             param.grad = grad
 
-        found["partial sum", stepped] = attempt(step, spoil_sum, named, stepped)
+        found["no DTensor", stepped] = attempt(step, spoil, named, stepped)
+
+        named = [("even", param_of("even")), ("uneven", param_of("uneven"))]
+        elsewhere = init_device_mesh("cpu", (1, world))
+
+        def spoil_mesh(param: torch.Tensor = named[1][1]) -> None:
+            param.grad = placed(other, elsewhere, [Replicate(), Shard(0)])
+
+        found["another mesh", stepped] = attempt(step, spoil_mesh, named, stepped)
 
         plain = torch.nn.Parameter(whole("plain", torch.float32))
         plain.grad = whole("plain", torch.float32, 0)
@@ -404,10 +392,30 @@ def refusals(rank: int, world: int, folder: Path) -> Found:
 
         found["a DTensor", stepped] = attempt(step, spoil_plain, named, stepped)
 
-    # The last rank of three has no column of "narrow".
-    for name in ("columns", "narrow"):
-        named = [(key, param_of(key, torch.bfloat16)) for key in ("even", name)]
-        found[name] = attempt(step, lambda: None, named, False, stochastic_rounding=SEED)
+    named = [("sum", torch.nn.Parameter(DTensor.from_local(torch.ones(2), mesh, [Partial()])))]
+    named[0][1].grad = DTensor.from_local(torch.ones(2), mesh, [Partial()])
+    found["summands"] = attempt(step, lambda: None, named, False)
+    return found
+
+
+def other_placements(rank: int, world: int, folder: Path) -> Found:
+    """Gradients whose placements differ from those of their parameter, but whose mesh does not."""
+    mesh = init_device_mesh("cpu", (world,))
+    found: Found = {}
+    for case in CASES:
+        params = {
+            name: torch.nn.Parameter(distributed(name, whole(name, torch.float32), mesh))
+            for name in ("uneven", "everywhere")
+        }
+        optimizer = optimizer_of(case, list(params.items()))
+        for step in range(STEPS):
+            grads = {name: whole(name, torch.float32, step) for name in params}
+            params["uneven"].grad = distribute_tensor(grads["uneven"], mesh, [Replicate()])
+            # As after the backward pass of a layer norm in ``SequenceParallel``.
+            own = grads["everywhere"] if rank == 0 else torch.zeros_like(grads["everywhere"])
+            params["everywhere"].grad = DTensor.from_local(own, mesh, [Partial()])
+            optimizer.step()
+        found[case] = contents(optimizer, params)
     return found
 
 
@@ -417,7 +425,7 @@ def communication(rank: int, world: int, folder: Path) -> Found:
     mesh = init_device_mesh("cpu", (world,))
     for case, seed in (*((case, False) for case in CASES), ("AdamW", SEED)):
         dtype = torch.bfloat16 if seed else torch.float32
-        names = RANGES if seed else list(TENSORS)
+        names = list(TENSORS)
         params = {
             name: torch.nn.Parameter(distributed(name, whole(name, dtype), mesh)) for name in names
         }
@@ -489,13 +497,14 @@ def checkpoints(rank: int, world: int, folder: Path) -> Found:
     return found
 
 
-CHECKS: list[Callable[[int, int, Path], Found]] = [
+CHECKS: list[Check] = [
     fsdp2,
     same_gradients,
     reduced_precision,
     tensor_parallel,
     stochastic,
     refusals,
+    other_placements,
     communication,
     checkpoints,
 ]

@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 import fused_adam.torch as fused
+from workers import Check
 
 PROCESSES = 2
 SIDES = {"ours": fused, "torchs": torch.optim}
 #: The step in which a gradient is infinite, of how many.
 INFINITE, STEPS = 2, 4
-
-
-def spawn(folder: Path, timeout: float = 240.0) -> list[dict[str, Any]]:
-    """Run all of ``WORK`` on each process, and return the results of each rank by name."""
-    deadline = time.monotonic() + timeout
-    context = torch.multiprocessing.spawn(_process, args=(folder,), nprocs=PROCESSES, join=False)
-    try:
-        while not context.join(timeout=max(deadline - time.monotonic(), 0.0)):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the processes took more than {timeout} s")
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-            process.join()
-    return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
-
-
-def _process(rank: int, folder: Path) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder / 'rendezvous'}"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=PROCESSES)
-    found = {work.__name__: work(rank, folder) for work in WORK}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def model(seed: int = 0) -> torch.nn.Module:
@@ -82,7 +52,9 @@ def copies(network: torch.nn.Module) -> list[torch.Tensor]:
     return [param.detach().clone() for param in network.parameters()]
 
 
-def with_infinite_gradients(rank: int, folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+def with_infinite_gradients(
+    rank: int, world: int, folder: Path
+) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Trains with FSDP and a loss scale. In one step, the shard of rank 0 has an infinity."""
     found = {}
     for key in itertools.product(SIDES, (None, True), (False, True), (False, True)):
@@ -111,7 +83,9 @@ def with_infinite_gradients(rank: int, folder: Path) -> dict[tuple[Any, ...], di
     return found
 
 
-def data_parallel(rank: int, folder: Path) -> dict[tuple[str, bool], list[torch.Tensor]]:
+def data_parallel(
+    rank: int, world: int, folder: Path
+) -> dict[tuple[str, bool], list[torch.Tensor]]:
     """Trains with DDP, whose gradients are views of buckets, with and without clipping."""
     found = {}
     for side, clip in itertools.product(SIDES, (False, True)):
@@ -137,7 +111,9 @@ SAVED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def sharded_checkpoints(rank: int, folder: Path) -> dict[tuple[str, str, str], Any]:
+def sharded_checkpoints(
+    rank: int, world: int, folder: Path
+) -> dict[tuple[str, str, str], Any]:
     """Saves a run with FSDP, and goes on with ours or torch's, or without a break."""
     found = {}
     for name, options in SAVED:
@@ -166,7 +142,7 @@ def sharded_checkpoints(rank: int, folder: Path) -> dict[tuple[str, str, str], A
     return found
 
 
-WORK: list[Callable[[int, Path], Any]] = [
+CHECKS: list[Check] = [
     with_infinite_gradients,
     data_parallel,
     sharded_checkpoints,

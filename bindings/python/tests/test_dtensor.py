@@ -14,7 +14,8 @@ import torch.distributed
 import dtensors
 import fused_adam.torch as fused
 from common import assert_same_bits
-from dtensors import CASES, DTYPES, RANGES, SAVED, SEED, STEPS, TENSORS, WORLDS
+import workers
+from dtensors import CASES, DTYPES, SAVED, SEED, STEPS, TENSORS, WORLDS
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="this torch was built without gloo"
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """What each rank found, by the number of processes. Two processes save checkpoints."""
     folder = tmp_path_factory.mktemp("dtensors")
-    return {world: dtensors.spawn(folder, world) for world in (2, 1, 3)}
+    return {world: workers.spawn(dtensors.CHECKS, folder, world) for world in (2, 1, 3, 4)}
 
 
 def results(
@@ -33,10 +34,7 @@ def results(
 ) -> list[dict[Any, Any]]:
     """What the ranks found in a check."""
     assert len(ranks[world]) == world
-    for rank, found in enumerate(ranks[world]):
-        text = found[check] if isinstance(found[check], str) else ""
-        assert not text, f"{check} on rank {rank} of {world}: {text}"
-    return [found[check] for found in ranks[world]]
+    return workers.results(ranks[world], check)
 
 
 def assert_trained(
@@ -163,7 +161,7 @@ def test_stochastic_rounding(
     """The random bits are those of the whole tensor."""
     nearest, expected = (
         dtensors.run_whole(
-            case, RANGES, torch.bfloat16, stochastic_rounding=seed, state_dtype=states
+            case, list(TENSORS), torch.bfloat16, stochastic_rounding=seed, state_dtype=states
         )
         for seed in (False, SEED)
     )
@@ -178,34 +176,33 @@ def test_stochastic_rounding(
 def test_stochastic_rounding_on_a_mesh_of_two_dimensions(
     ranks: dict[int, list[dict[str, Any]]], world: int
 ):
-    names = ("even", "uneven")
-    expected = dtensors.run_whole(
-        "AdamW", list(names), torch.bfloat16, stochastic_rounding=SEED
-    )
-    for found in results(ranks, world, "stochastic"):
+    """Also shards of several dimensions, and interleaved ones."""
+    for rank, found in enumerate(results(ranks, world, "stochastic")):
         meshes = [key for key in found if isinstance(key[0], tuple)]
-        assert len(meshes) >= 3
+        assert len(meshes) == 11 * len(dtensors.grids(world))
         for mesh in meshes:
-            for name, param in zip(names, found[mesh], strict=True):
-                assert_same_bits(param, expected[name], f"{name} on the mesh {mesh}")
+            for name, (shard, expected) in found[mesh].items():
+                assert_same_bits(shard, expected, f"{name} on the mesh {mesh}, rank {rank}")
 
 
 @worlds
-@pytest.mark.parametrize("name", ["columns", "narrow"])
-def test_stochastic_rounding_of_columns_is_refused(
-    ranks: dict[int, list[dict[str, Any]]], world: int, name: str
+def test_parameters_of_summands_are_refused(ranks: dict[int, list[dict[str, Any]]], world: int):
+    for found in results(ranks, world, "refusals"):
+        error = found["summands"]["error"]
+        assert error is not None and error[0] == "RuntimeError", error
+        assert "parameter sum has the placement" in error[1]
+        assert found["summands"]["unchanged"]
+
+
+@worlds
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_other_placements(
+    ranks: dict[int, list[dict[str, Any]]], world: int, case: str
 ):
-    """``Shard(1)`` on more than one process is an error on all of them, and changes nothing."""
-    for rank, found in enumerate(results(ranks, world, "refusals")):
-        error = found[name]["error"]
-        if world == 1:
-            assert error is None, "one process has all columns"
-            assert not found[name]["unchanged"]
-            continue
-        assert error is not None, f"rank {rank} of {world} took a step"
-        assert error[0] == "RuntimeError" and f"`{name}`" in error[1], error
-        assert "Shard(0)" in error[1]
-        assert found[name]["unchanged"], f"rank {rank} of {world}"
+    """They are redistributed, as torch does."""
+    expected = dtensors.run_whole(case, ["uneven", "everywhere"], torch.float32)
+    for rank, found in enumerate(results(ranks, world, "other_placements")):
+        assert_same(found[case], expected, f"{case}, rank {rank} of {world}")
 
 
 @worlds
@@ -213,10 +210,8 @@ def test_stochastic_rounding_of_columns_is_refused(
 @pytest.mark.parametrize(
     "what, name",
     [
-        ("clip", "even"),
-        ("other placements", "uneven"),
         ("no DTensor", "uneven"),
-        ("partial sum", "everywhere"),
+        ("another mesh", "uneven"),
         ("a DTensor", "plain"),
     ],
 )

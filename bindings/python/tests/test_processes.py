@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 import fused_adam.torch as fused
 import processes
+import workers
 from common import assert_same_bits
 from processes import INFINITE, PROCESSES, SIDES, STEPS, model
 
@@ -39,7 +40,10 @@ OPTION_IDS = [
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What ran on two processes: the results of each rank."""
-    return processes.spawn(tmp_path_factory.mktemp("ranks"))
+    ranks = workers.spawn(processes.CHECKS, tmp_path_factory.mktemp("ranks"), PROCESSES)
+    for check in processes.CHECKS:
+        workers.results(ranks, check.__name__)
+    return ranks
 
 
 def assert_close(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

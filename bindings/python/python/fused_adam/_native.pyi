@@ -1,10 +1,11 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 __all__ = [
     "RULES",
     "Rule",
     "__version__",
+    "failed_step",
     "get_num_threads",
     "set_num_threads",
     "torch_step",
@@ -73,6 +74,7 @@ class Rule:
                 ``"neon"``. All give the same bits. Default: ``"auto"``.
         """
 
+def failed_step(reason: str) -> bytes: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
 def use_torch_threads(parallel_for: int, get_num_threads: int) -> None: ...
@@ -87,4 +89,6 @@ def torch_step(
     inf_norm: bool = False,
     skip_nonfinite: bool = False,
     seed: int | None = None,
+    all_gather: Callable[[bytes], bytes] | None = None,
+    counts: Callable[[Any], bool] | None = None,
 ) -> tuple[list[tuple[Any, dict[str, Any]]], float | None, bool]: ...

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use fused_adam::{Element, ParamMut, bf16, bytemuck, f16};
+use fused_adam::{Element, ParamMut, Shard, bf16, bytemuck, f16};
 
 use super::view::{Kind, View};
 
@@ -18,6 +18,10 @@ pub struct StepTensor {
     pub scalars: Option<Vec<f64>>,
     /// The index of its first element in the whole tensor.
     pub offset: u64,
+    /// Which elements of the whole tensor it has, if they are not those from `offset` on.
+    pub shard: Option<Shard>,
+    /// Whether its gradient counts in the norm.
+    pub in_norm: bool,
     /// Combined with the seed of the step, if that rounds stochastically.
     pub seed: u64,
 }
@@ -118,6 +122,8 @@ impl StepTensor {
             states: [None; 3],
             scalars: None,
             offset: 0,
+            shard: None,
+            in_norm: true,
             seed: 0,
         }
     }
@@ -125,7 +131,7 @@ impl StepTensor {
     /// # Safety
     ///
     /// The memory is valid for `'a`, and nothing else uses the memory that is written.
-    unsafe fn reborrow<'a>(&self) -> ParamMut<'a> {
+    unsafe fn reborrow<'a>(&'a self) -> ParamMut<'a> {
         // SAFETY: as for this function.
         unsafe {
             match self.theta.kind {
@@ -140,7 +146,7 @@ impl StepTensor {
     /// # Safety
     ///
     /// As for [`reborrow`](Self::reborrow); θ is of type `T`.
-    unsafe fn lend_theta<'a, T: Element>(&self) -> ParamMut<'a> {
+    unsafe fn lend_theta<'a, T: Element>(&'a self) -> ParamMut<'a> {
         let (rule, t) = (self.rule, self.t);
         // SAFETY: as for this function; the type is that of the kind.
         unsafe {
@@ -162,7 +168,14 @@ impl StepTensor {
             if let Some(scalars) = &self.scalars {
                 borrowed = borrowed.with_scalars(scalars);
             }
-            borrowed.with_offset(self.offset).with_seed(self.seed)
+            borrowed = match &self.shard {
+                Some(shard) => borrowed.with_shard(shard),
+                None => borrowed.with_offset(self.offset),
+            };
+            if !self.in_norm {
+                borrowed = borrowed.without_norm();
+            }
+            borrowed.with_seed(self.seed)
         }
     }
 }

@@ -1,5 +1,10 @@
 //! `DTensor`: the part of a tensor that this process has.
 
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use fused_adam::Shard;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -9,23 +14,81 @@ use pyo3::types::{PyDict, PyType, PyTypeMethods};
 use super::StepBuilder;
 use super::messages::{Place, Which};
 
-/// The class of `DTensor`, if the program has imported it.
-pub(super) fn dtensor(py: Python<'_>) -> PyResult<Option<Bound<'_, PyType>>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    if let Some(class) = CLASS.get(py) {
-        return Ok(Some(class.bind(py).clone()));
+/// Python's classes, once the program has imported `DTensor`.
+pub(super) struct DTensors<'py> {
+    tensor: Bound<'py, PyType>,
+    /// The result of a collective that may still run.
+    unfinished: Bound<'py, PyType>,
+}
+
+/// Pairs of specifications by their addresses. torch does not change the mesh or the placements of
+/// a specification; as long as one is kept here, its address is not that of another one.
+type Equal = HashMap<[usize; 2], [Py<PyAny>; 2]>;
+
+/// The pairs of recent steps. A comparison takes as long as reading a tensor.
+static EQUAL: LazyLock<Mutex<Equal>> = LazyLock::new(Mutex::default);
+
+/// The number of pairs at which all are forgotten.
+const MOST_PAIRS: usize = 1 << 16;
+
+impl<'py> DTensors<'py> {
+    /// The classes, if the program has imported `DTensor`.
+    pub fn of(py: Python<'py>) -> PyResult<Option<Self>> {
+        static CLASSES: PyOnceLock<[Py<PyType>; 2]> = PyOnceLock::new();
+        if CLASSES.get(py).is_none() {
+            let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+            let Some(module) = modules.get_item("torch.distributed.tensor")? else {
+                return Ok(None);
+            };
+            let tensor = module.getattr("DTensor")?.cast_into::<PyType>()?.unbind();
+            let functions = py.import("torch.distributed._functional_collectives")?;
+            let unfinished = functions.getattr("AsyncCollectiveTensor")?;
+            let unfinished = unfinished.cast_into::<PyType>()?.unbind();
+            let _ = CLASSES.set(py, [tensor, unfinished]);
+        }
+        Ok(CLASSES.get(py).map(|[tensor, unfinished]| DTensors {
+            tensor: tensor.bind(py).clone(),
+            unfinished: unfinished.bind(py).clone(),
+        }))
     }
-    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
-    let Some(module) = modules.get_item("torch.distributed.tensor")? else { return Ok(None) };
-    let class = module.getattr("DTensor")?.cast_into::<PyType>()?;
-    CLASS.get_or_init(py, || class.clone().unbind());
-    Ok(Some(class))
+
+    fn is_one(&self, tensor: &Bound<'py, PyAny>) -> bool {
+        tensor.get_type_ptr() == self.tensor.as_type_ptr()
+    }
+
+    /// Whether a tensor has the mesh and the placements of another one.
+    fn is_placed_as(
+        &self,
+        tensor: &Bound<'py, PyAny>,
+        other: &Bound<'py, PyAny>,
+    ) -> PyResult<bool> {
+        let py = tensor.py();
+        let spec = intern!(py, "_spec");
+        let (own, other) = (tensor.getattr(spec)?, other.getattr(spec)?);
+        let both = [own.as_ptr() as usize, other.as_ptr() as usize];
+        let known = || EQUAL.lock().unwrap_or_else(PoisonError::into_inner);
+        if own.is(&other) || known().contains_key(&both) {
+            return Ok(true);
+        }
+        let equal = |name| -> PyResult<bool> {
+            let (own, other) = (own.getattr(name)?, other.getattr(name)?);
+            Ok(own.is(&other) || own.eq(other)?)
+        };
+        let equal = equal(intern!(py, "placements"))? && equal(intern!(py, "mesh"))?;
+        if equal {
+            let full = known().len() >= MOST_PAIRS;
+            // Objects are freed without the lock.
+            let forgotten = if full { std::mem::take(&mut *known()) } else { Equal::new() };
+            let replaced = known().insert(both, [own.unbind(), other.unbind()]);
+            drop((forgotten, replaced));
+        }
+        Ok(equal)
+    }
 }
 
 impl<'py> StepBuilder<'_, 'py> {
     fn is_dtensor(&self, tensor: &Bound<'py, PyAny>) -> bool {
-        let class = self.dtensor.as_ref().map(|class| class.as_type_ptr());
-        class == Some(tensor.get_type_ptr())
+        self.dtensor.as_ref().is_some_and(|dtensor| dtensor.is_one(tensor))
     }
 
     /// The part of a `DTensor` that this process has. None for other tensors.
@@ -35,11 +98,8 @@ impl<'py> StepBuilder<'_, 'py> {
         place: &Place<'_, 'py>,
         tensor: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if self.dtensor.is_none() {
-            return Ok(None);
-        }
-        let py = tensor.py();
-        let (is_one, of_one) = (self.is_dtensor(tensor), self.is_dtensor(place.param));
+        let Some(dtensor) = &self.dtensor else { return Ok(None) };
+        let (is_one, of_one) = (dtensor.is_one(tensor), dtensor.is_one(place.param));
         if !is_one && !of_one {
             return Ok(None);
         }
@@ -51,45 +111,64 @@ impl<'py> StepBuilder<'_, 'py> {
                 which.of(place)
             )));
         }
-        let placements = intern!(py, "placements");
-        let mesh = intern!(py, "device_mesh");
-        let (given, expected) = (tensor.getattr(placements)?, place.param.getattr(placements)?);
-        if !given.eq(&expected)? || !tensor.getattr(mesh)?.eq(place.param.getattr(mesh)?)? {
-            return Err(PyRuntimeError::new_err(format!(
-                "{} has the placements {given}, expected those of its parameter, {expected}",
-                which.of(place)
-            )));
+        let py = tensor.py();
+        let mut local = None;
+        if !matches!(which, Which::Param) && !dtensor.is_placed_as(tensor, place.param)? {
+            local = Some(self.redistributed(which, place, tensor)?);
         }
-        if self.needs_norm {
-            return Err(PyRuntimeError::new_err(format!(
-                "{place} is a DTensor, and clip_grad_norm_and_step has only the norm of this \
-                 process, expected torch.nn.utils.clip_grad_norm_ and step"
-            )));
-        }
+        let tensor = local.as_ref().unwrap_or(tensor);
         let local = match tensor.getattr(intern!(py, "_local_tensor")) {
             Ok(local) => local,
             Err(_) => tensor.call_method0("to_local")?,
         };
-        // The result of a collective that may still run.
-        if local.get_type().name()? == "AsyncCollectiveTensor" {
+        let unfinished = self.dtensor.as_ref().map(|dtensor| dtensor.unfinished.as_type_ptr());
+        if unfinished == Some(local.get_type_ptr()) {
             return local.call_method0("wait").map(Some);
         }
         Ok(Some(local))
     }
 
-    /// The index of the first element in the whole tensor, for the random bits.
-    pub(super) fn offset(&self, place: &Place<'_, 'py>) -> PyResult<u64> {
-        if !self.is_dtensor(place.param) {
-            return Ok(0);
+    /// A gradient of other placements, with those of its parameter. This is a collective.
+    #[cold]
+    fn redistributed(
+        &self,
+        which: &Which,
+        place: &Place<'_, 'py>,
+        tensor: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = tensor.py();
+        let (placements, mesh) = (intern!(py, "placements"), intern!(py, "device_mesh"));
+        let (given, expected) = (tensor.getattr(placements)?, place.param.getattr(placements)?);
+        let own = place.param.getattr(mesh)?;
+        let same_mesh = tensor.getattr(mesh)?.eq(&own)?;
+        if matches!(which, Which::Grad) && same_mesh {
+            return tensor.call_method1("redistribute", (own, expected));
         }
-        let py = place.param.py();
-        let offset = py.import("fused_adam.torch._dtensor")?.getattr("offset_of")?;
-        let offset: Option<u64> = offset.call1((place.param,))?.extract()?;
-        offset.ok_or_else(|| {
-            PyRuntimeError::new_err(format!(
-                "{place} is a DTensor whose shard is not one range of its elements, expected \
-                 Shard(0) for stochastic rounding"
-            ))
-        })
+        let (given, expected) = if same_mesh {
+            (format!("the placements {given}"), expected.to_string())
+        } else {
+            (format!("the mesh {}", tensor.getattr(mesh)?), own.to_string())
+        };
+        Err(PyRuntimeError::new_err(format!(
+            "{} has {given}, expected those of its parameter, {expected}",
+            which.of(place)
+        )))
+    }
+
+    /// The elements of the whole tensor that this process has, for the random bits. None if all.
+    pub(super) fn shard(&self, place: &Place<'_, 'py>) -> PyResult<Option<Shard>> {
+        if !self.is_dtensor(place.param) {
+            return Ok(None);
+        }
+        let ranges_of =
+            place.param.py().import("fused_adam.torch._dtensor")?.getattr("ranges_of")?;
+        let found = ranges_of.call1((place.param,))?;
+        let (shape, ranges): (Vec<u64>, Vec<Vec<(u64, u64)>>) = found.extract()?;
+        let of_dimension = |ranges: Vec<(u64, u64)>| ranges.into_iter().map(|(a, b)| a..b);
+        let ranges: Vec<Vec<Range<u64>>> =
+            ranges.into_iter().map(|ranges| of_dimension(ranges).collect()).collect();
+        let ranges: Vec<&[Range<u64>]> = ranges.iter().map(Vec::as_slice).collect();
+        let refused = |error| PyRuntimeError::new_err(format!("{place}: {error}"));
+        Shard::new(&shape, &ranges).map(Some).map_err(refused)
     }
 }

@@ -26,6 +26,7 @@ pool.
 
 from __future__ import annotations
 
+from ._backward import StepInBackward
 from ._clip import clip_grad_norm_and_step
 from ._optimizers import (
     SGD,
@@ -53,6 +54,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "SGD",
+    "StepInBackward",
     "clip_grad_norm_and_step",
     "from_torch",
 ]

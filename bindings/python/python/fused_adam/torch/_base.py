@@ -124,6 +124,10 @@ class Fused(torch.optim.Optimizer):
                     message = f"step of parameter {name} is {step}, expected a number"
                     raise ValueError(message) from None
                 state["step"] = torch.tensor(number, dtype=scalar_dtype(), device="cpu")
+        if hasattr(param, "placements"):
+            from ._dtensor import check_placements
+
+            check_placements(param, self._name_of(param))
         for name in self._buffer_names(group):
             if state.get(name) is None:
                 state[name] = torch.full_like(

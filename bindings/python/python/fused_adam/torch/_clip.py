@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ._base import Fused
+from ._processes import processes_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def clip_grad_norm_and_step(
-    optimizer: Fused,
+    optimizer: torch.optim.Optimizer,
     max_norm: float,
     norm_type: float = 2.0,
     *,
     skip_nonfinite: bool = False,
+    process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Clip the gradient norm of all parameters of ``optimizer`` and perform a step, in two passes.
 
@@ -35,36 +41,67 @@ def clip_grad_norm_and_step(
 
     Without ``unscale_`` it clips the scaled gradients, and ``scaler.update`` fails.
 
+    If parameters are sharded, the norm is that of the gradients of all processes. Each process
+    calls this function, also one without gradients. They exchange one message of about 900 bytes.
+    Then all take the step, all skip it, or all raise. The processes are:
+
+    - those of the meshes of ``DTensor`` parameters (``fully_shard``, ``parallelize_module``). A
+      gradient that several processes have counts once;
+    - those of ``process_group`` if it is given. Each gradient that is not a ``DTensor`` is then a
+      shard of its own. Under ``FullyShardedDataParallel`` it is required: pass
+      ``model.process_group``;
+    - those of a ``ZeroRedundancyOptimizer``, if ``optimizer`` is one.
+
     Args:
-        optimizer: an optimizer of ``fused_adam.torch``.
+        optimizer: an optimizer of ``fused_adam.torch``, or a ``ZeroRedundancyOptimizer`` of one.
         max_norm: the max norm of the gradients.
         norm_type: 2 or infinity.
         skip_nonfinite: if the norm is not finite, skip the step instead of raising ``ValueError``.
             In either case nothing changes. (``clip_grad_norm_`` does not raise by default.)
+        process_group: the processes whose gradients have one norm. Default: as above.
 
     Returns:
         The norm of the gradients before clipping, as a ``float64`` tensor. The 2-norm is the
-        correctly rounded root of the exact sum, so it does not depend on the number of threads.
+        correctly rounded root of the exact sum, so it does not depend on the number of threads or
+        of processes.
     """
-    if not isinstance(optimizer, Fused):
-        name = type(optimizer).__name__
+    own = optimizer
+    if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+        zero: Any = optimizer
+        own = zero.optim
+        process_group = zero.process_group if process_group is None else process_group
+    if not isinstance(own, Fused):
+        name = type(own).__name__
         raise TypeError(f"optimizer is a {name}, expected one of fused_adam.torch")
+    params = [param for group in own.param_groups for param in group["params"]]
+    processes = processes_of(params, process_group)
+    own._norm = None
+    try:
+        own._request = _request(max_norm, norm_type, skip_nonfinite)
+        if processes is not None:
+            own._request |= {"all_gather": processes.all_gather, "counts": processes.counts}
+        optimizer.step()
+    except Exception as error:
+        if processes is not None:
+            processes.tell(error)
+        raise
+    finally:
+        own._request = None
+    norm = own._norm
+    return torch.tensor(0.0 if norm is None else norm, dtype=torch.float64)
+
+
+def _request(max_norm: float, norm_type: float, skip_nonfinite: bool) -> dict[str, Any]:
+    """Return the keyword arguments of ``torch_step``."""
     if isinstance(max_norm, Tensor) and max_norm.numel() == 1:
         max_norm = float(max_norm)
     if not isinstance(max_norm, (int, float)) or not max_norm >= 0.0:
         raise ValueError(f"max_norm is {max_norm!r}, expected a number from 0 on")
     if norm_type not in (2, 2.0, float("inf"), "inf"):
         raise ValueError(f"norm_type is {norm_type!r}, expected 2 or infinity")
-    optimizer._request = {
+    return {
         # An infinite ``max_norm`` does not clip. It only requests the norm.
         "clip_norm": min(float(max_norm), sys.float_info.max),
         "inf_norm": norm_type not in (2, 2.0),
         "skip_nonfinite": skip_nonfinite,
     }
-    optimizer._norm = None
-    try:
-        optimizer.step()
-    finally:
-        optimizer._request = None
-    norm = optimizer._norm
-    return torch.tensor(0.0 if norm is None else norm, dtype=torch.float64)

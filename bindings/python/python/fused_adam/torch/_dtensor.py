@@ -1,27 +1,60 @@
-"""Where the shard of a ``DTensor`` lies in the whole tensor."""
+"""Which elements of the whole tensor the shard of a ``DTensor`` has."""
 
 from __future__ import annotations
 
-from math import prod
-
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import _StridedShard
+
+#: Ranges of indices in one dimension, each with its start and its end.
+Ranges = list[tuple[int, int]]
 
 
-def offset_of(tensor: DTensor) -> int | None:
-    """Return the index of the first element of this process's shard in the whole tensor.
+def ranges_of(tensor: DTensor) -> tuple[list[int], list[Ranges]]:
+    """Return the shape of the whole tensor, and the indices of this process in each dimension."""
+    shape, mesh = list(tensor.shape), tensor.device_mesh
+    ranges: list[Ranges] = [[(0, size)] for size in shape]
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:
+        return shape, [[] for _ in shape]
+    for size, own, placement in zip(mesh.shape, coordinate, tensor.placements):
+        if isinstance(placement, _StridedShard):
+            parts = _chunks(ranges[placement.dim], int(placement.split_factor))
+            chosen = [_chunks(part, size)[own] for part in parts]
+            ranges[placement.dim] = [piece for part in chosen for piece in part]
+        elif isinstance(placement, Shard):
+            ranges[placement.dim] = _chunks(ranges[placement.dim], size)[own]
+    local = tuple(sum(end - start for start, end in pieces) for pieces in ranges)
+    found = tuple(tensor.to_local().shape)
+    if local != found:
+        raise RuntimeError(
+            f"the shard of a parameter has shape {found}, expected {local} by its placements "
+            f"{tensor.placements}"
+        )
+    return shape, ranges
 
-    ``None`` if the shard is not one range of the elements in row-major order.
-    """
-    whole, mesh = tuple(tensor.shape), tensor.device_mesh
-    for size, placement in zip(mesh.shape, tensor.placements):
-        # A subclass of ``Shard`` interleaves the shards of two dimensions of the mesh. The answer
-        # must be the same on all processes, also on those with an empty shard.
-        if type(placement) not in (Shard, Replicate):
-            return None
-        if size > 1 and isinstance(placement, Shard) and prod(whole[: placement.dim]) != 1:
-            return None
-    local, start = compute_local_shape_and_global_offset(whole, mesh, tensor.placements)
-    if 0 in local:
-        return 0
-    return sum(first * prod(whole[dim + 1 :]) for dim, first in enumerate(start))
+
+def check_placements(tensor: DTensor, name: str) -> None:
+    """Check that each process has elements of the tensor, and not summands of them."""
+    for placement in tensor.placements:
+        if not isinstance(placement, (Shard, _StridedShard, Replicate)):
+            expected = "Shard or Replicate"
+            raise RuntimeError(f"parameter {name} has the placement {placement}, expected {expected}")
+
+
+def _chunks(ranges: Ranges, count: int) -> list[Ranges]:
+    """Split the indices as ``torch.chunk`` does; the last chunks may be empty."""
+    total = sum(end - start for start, end in ranges)
+    size = -(-total // count)
+    return [_part(ranges, size * i, size * (i + 1)) for i in range(count)]
+
+
+def _part(ranges: Ranges, first: int, last: int) -> Ranges:
+    """Return the indices from number ``first`` to before number ``last``."""
+    found, before = [], 0
+    for start, end in ranges:
+        low = start + max(first - before, 0)
+        high = min(end, start + last - before)
+        if low < high:
+            found.append((low, high))
+        before += end - start
+    return found

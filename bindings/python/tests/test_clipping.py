@@ -1,0 +1,203 @@
+"""Clipping by the norm of all processes: FSDP1, FSDP2, tensor parallel layers and ZeRO.
+
+Each number of processes is started once. Each process runs all checks of ``clipping.py``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+
+import clipping
+import workers
+from common import assert_same_bits
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="this torch was built without gloo"
+)
+
+WORLDS = (1, 2, 3, 4)
+worlds = pytest.mark.parametrize("world", WORLDS)
+
+Ranks = dict[int, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """What each rank found, by the number of processes. Three have a group for two devices."""
+    folder = tmp_path_factory.mktemp("clipping")
+    backends = {3: "cpu:gloo,cuda:gloo"}
+    return {
+        world: workers.spawn(clipping.CHECKS, folder, world, backends.get(world, "gloo"))
+        for world in WORLDS
+    }
+
+
+def assert_pairs(pairs: list[tuple[str, torch.Tensor, torch.Tensor]], where: str) -> None:
+    assert len(pairs) > clipping.STEPS
+    for name, own, expected in pairs:
+        assert_same_bits(own, expected, f"{name}, {where}")
+
+
+@worlds
+def test_shards_have_the_bits_of_the_whole(ranks: Ranks, world: int):
+    """Norms, parameters and states, with stochastic rounding of ``bfloat16``."""
+    for rank, found in enumerate(workers.results(ranks[world], "shards")):
+        kinds = {key[0] for key in found}
+        assert kinds == {"FSDP2", "HSDP", "TP", "FSDP2 and TP"}
+        for key, pairs in found.items():
+            assert_pairs(pairs, f"{key}, rank {rank} of {world}")
+
+
+@worlds
+@pytest.mark.parametrize("check", ["ignored_params", "zero", "data_parallel"])
+def test_other_ways_have_the_bits_of_one_process(ranks: Ranks, world: int, check: str):
+    for rank, found in enumerate(workers.results(ranks[world], check)):
+        assert_pairs(found["pairs"], f"rank {rank} of {world}")
+
+
+@worlds
+@pytest.mark.parametrize("use_orig_params", [False, True])
+def test_flattened_parameters(ranks: Ranks, world: int, use_orig_params: bool):
+    """FSDP1 has the norm of all shards, with the same bits on all ranks."""
+    found = [rank[use_orig_params] for rank in workers.results(ranks[world], "flattened")]
+    first, _ = found[0]["sides"][0]
+    for rank in found:
+        (norms, params), (torchs, others) = rank["sides"]
+        for norm, of_first, other in zip(norms, first, torchs, strict=True):
+            assert_same_bits(norm, of_first, f"a norm of {world} ranks")
+            assert abs(norm - other) <= 1e-6 * other
+            assert norm > 0.02, "the gradients are clipped"
+        for param, other in zip(params, others, strict=True):
+            # torch divides by the norm + 1e-6.
+            assert param.numel() == 0 or (param - other).abs().max() <= 1e-5
+        assert rank["unchanged"]
+        assert "FullyShardedDataParallel" in rank["error"]
+        assert "process_group=model.process_group" in rank["error"]
+
+
+@worlds
+@pytest.mark.parametrize("stepped", [False, True], ids=["first", "later"])
+@pytest.mark.parametrize(
+    "what, kind, text",
+    [
+        ("infinite", "ValueError", "the gradients' norm is inf"),
+        ("wrong gradient", "RuntimeError", "is a Tensor, expected a DTensor"),
+        ("wrong lr", "ValueError", "lr"),
+        ("twice", "ValueError", "is listed twice"),
+        ("wrong step", "ValueError", "step of parameter 0"),
+        ("max_norm", "ValueError", "max_norm is -1.0, expected a number from 0 on"),
+        ("other max_norm", "ValueError", "max_norm is norm_type 2 and 1.5 on process"),
+        ("other norm_type", "ValueError", "max_norm is norm_type inf and 0.5 on process"),
+    ],
+)
+def test_all_processes_raise(
+    ranks: Ranks, world: int, stepped: bool, what: str, kind: str, text: str
+):
+    """The process with the error raises it. The others name the process and the error."""
+    found = workers.results(ranks[world], "outcomes")
+    if (what, stepped) not in found[0]:
+        pytest.skip("only in a later step")
+    for rank, of_rank in enumerate(found):
+        result = of_rank[what, stepped]
+        if world == 1 and what.startswith("other"):
+            assert result["error"] is None
+            continue
+        assert result["unchanged"], f"rank {rank} of {world}"
+        name, message = result["error"]
+        assert text in message
+        alike = what == "infinite" or what.startswith("other")
+        if rank == world - 1 or alike:
+            assert name == kind
+        else:
+            assert name == "RuntimeError"
+            assert message.startswith(f"process {world - 1} cannot take the step: {kind}: ")
+
+
+@worlds
+@pytest.mark.parametrize("stepped", [False, True], ids=["first", "later"])
+def test_all_processes_skip_or_step(ranks: Ranks, world: int, stepped: bool):
+    found = workers.results(ranks[world], "outcomes")
+    for rank in found:
+        assert rank["skipped", stepped]["error"] is None
+        assert rank["skipped", stepped]["unchanged"]
+        assert rank["skipped", stepped]["norm"] == float("inf")
+    norms = {float(rank["no gradients", stepped]["norm"]) for rank in found}
+    assert len(norms) == 1 and (world == 1) == (norms == {0.0})
+    unchanged = [rank["no gradients", stepped]["unchanged"] for rank in found]
+    # The last ranks of three and four have few elements, and the last has no gradients.
+    assert unchanged[-1] and (world == 1 or not unchanged[0])
+
+
+@worlds
+def test_one_exchange(ranks: Ranks, world: int):
+    for found in workers.results(ranks[world], "collectives"):
+        assert len(found) >= 2
+        for calls in found.values():
+            assert len(calls) == (0 if world == 1 else 1), "on all processes"
+            assert all(size < 1000 for size in calls)
+
+
+def test_groups_of_some_processes(ranks: Ranks):
+    found = workers.results(ranks[4], "sub_groups")
+    for rank in found:
+        assert_pairs(rank["pairs"], "in a stage")
+    own = [rank["own"] for rank in found]
+    assert own[0] == own[1] and own[2] == own[3] and own[0] != own[2]
+    for rank in found:
+        assert rank["both"] == found[0]["both"]
+        assert abs(rank["both"] - (own[0] ** 2 + own[2] ** 2).sqrt()) < 1e-12
+    assert "overlap in the processes [0, 1]" in found[1]["error"]
+
+
+@worlds
+def test_replicas_count_once(ranks: Ranks, world: int):
+    for found in workers.results(ranks[world], "replicas"):
+        assert found["norm"] == 3.0
+
+
+DYING = """
+import os, sys
+import torch, torch.distributed as dist
+from datetime import timedelta
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+import fused_adam.torch as fused
+
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2,
+                        timeout=timedelta(seconds=20))
+mesh = init_device_mesh("cpu", (2,))
+param = torch.nn.Parameter(distribute_tensor(torch.ones(4), mesh, [Shard(0)]))
+param.grad = distribute_tensor(torch.ones(4), mesh, [Shard(0)])
+if rank == 1:
+    os._exit(0)
+optimizer = fused.AdamW([param])
+try:
+    fused.clip_grad_norm_and_step(optimizer, 1.0)
+except RuntimeError as error:
+    local = param.to_local().detach()
+    assert torch.equal(local, torch.ones(2)), local
+    assert not optimizer.state, optimizer.state
+    print("raised:", error, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_process_that_dies(tmp_path: Path):
+    """The other one raises the engine's error, and has changed nothing."""
+    command = [sys.executable, "-c", DYING]
+    address = f"file://{tmp_path / 'rendezvous'}"
+    started = [
+        subprocess.Popen([*command, str(rank), address], stdout=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    printed, _ = started[0].communicate(timeout=120)
+    started[1].communicate(timeout=120)
+    assert printed.startswith("raised:"), printed
