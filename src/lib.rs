@@ -73,6 +73,21 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
+//! # Several processes
+//!
+//! Each process steps its shard of the parameters, with states for the shard only. The result has
+//! the bits of one process:
+//!
+//! - [`step_all_distributed`] and [`Optimizer::step_distributed`] clip by the norm of all
+//!   processes. They need one exchange, which you provide: an all-gather, such as MPI's. All
+//!   processes take the step, all skip it, or all fail.
+//! - [`ParamMut::with_offset`] and [`ParamMut::with_shard`] give a shard the random bits of the
+//!   whole tensor. [`Shard`] also describes columns and interleaved rows.
+//! - [`GradNorm::to_bytes`] and [`GradNorm::merge`] are for programs that compute the norm
+//!   themselves.
+//!
+//! `examples/mpi` in the repository trains over MPI, with a checkpoint for any number of processes.
+//!
 //! # Element types
 //!
 //! θ, the gradient and the states are each `f32`, [`bf16`] or [`struct@f16`], in any mixture, or

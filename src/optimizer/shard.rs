@@ -32,7 +32,7 @@ impl Position<'_> {
 /// The elements of a whole tensor that one process has: ranges of indices in each dimension.
 ///
 /// It is for stochastic rounding, by [`ParamMut::with_shard`](crate::ParamMut::with_shard). The
-/// elements of the shard are in row-major order, with the ranges of a dimension one after the other.
+/// elements of the shard are in row-major order, where the ranges of a dimension follow each other.
 ///
 /// ```
 /// use fused_adam::Shard;

@@ -155,7 +155,8 @@ pub fn step_all<'a, R: Rule>(
 ///
 /// let options = StepOptions { clip_norm: Some(ClipNorm::Two(1.0)), ..StepOptions::default() };
 /// let (mut theta, mut m, mut v) = ([0.5_f32; 4], [0.0_f32; 4], [0.0_f32; 4]);
-/// let shard = ParamMut::new(0, 1, &mut theta, &[1.5_f32; 4]).with_state(&mut m).with_state(&mut v);
+/// let shard = ParamMut::new(0, 1, &mut theta, &[1.5_f32; 4]);
+/// let shard = shard.with_state(&mut m).with_state(&mut v);
 /// // Stands for the all-gather of two processes that have the same gradients.
 /// let all_gather = |message: &[u8]| Ok(message.repeat(2));
 /// let report = step_all_distributed(&[AdamW::default()], &options, [shard], all_gather)?;

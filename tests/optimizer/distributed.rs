@@ -1,6 +1,7 @@
 //! Distributed steps: the bits do not depend on the number of processes, and all processes do the
 //! same. Threads stand for processes.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::{Barrier, Mutex};
 use std::thread;
@@ -14,6 +15,9 @@ use proptest::prelude::*;
 use crate::common::{Bits, Numbers, Random};
 use crate::equality::chunks;
 
+/// The argument of a distributed step.
+type AllGather<'a> = &'a dyn Fn(&[u8]) -> Result<Vec<u8>, Error>;
+
 /// The exchange between the threads of a test.
 struct Processes {
     messages: Mutex<Vec<Vec<u8>>>,
@@ -22,10 +26,7 @@ struct Processes {
 
 impl Processes {
     /// Runs `process` on `count` threads, each with its rank and its all-gather.
-    fn run<T: Send>(
-        count: usize,
-        process: impl Fn(usize, &dyn Fn(&[u8]) -> Result<Vec<u8>, Error>) -> T + Sync,
-    ) -> Vec<T> {
+    fn run<T: Send>(count: usize, process: impl Fn(usize, AllGather<'_>) -> T + Sync) -> Vec<T> {
         let all = Processes {
             messages: Mutex::new(vec![Vec::new(); count]),
             arrived: Barrier::new(count),
@@ -49,12 +50,16 @@ impl Processes {
     }
 }
 
+/// All indices of a dimension.
+fn whole(size: usize) -> Vec<Range<u64>> {
+    iter::once(0..size as u64).collect()
+}
+
 /// The indices of each dimension that each process has: one dimension is split in uneven ranges,
 /// perhaps several for a process, perhaps none.
 fn split(random: &mut Random, shape: &[usize], processes: usize) -> Vec<Vec<Vec<Range<u64>>>> {
     let dimension = random.below(shape.len());
-    let whole = |&size: &usize| Vec::from_iter([0..size as u64]);
-    let mut shards = vec![shape.iter().map(whole).collect::<Vec<_>>(); processes];
+    let mut shards = vec![shape.iter().map(|&size| whole(size)).collect::<Vec<_>>(); processes];
     shards.iter_mut().for_each(|shard| shard[dimension].clear());
     let mut start = 0;
     while start < shape[dimension] {
@@ -157,7 +162,7 @@ proptest! {
         let shape: Vec<usize> = (0..1 + random.below(4)).map(|_| random.below(6)).collect();
         // Ranges in every dimension.
         let ranges: Vec<_> = (0..shape.len()).map(|d| {
-            if random.below(3) == 0 { Vec::from_iter([0..shape[d] as u64]) }
+            if random.below(3) == 0 { whole(shape[d]) }
             else { split(random, &shape[d..=d], 2)[0][0].clone() }
         }).collect();
         let (shard, expected) = (shard(&shape, &ranges).unwrap(), indices(&shape, &ranges));
@@ -220,7 +225,8 @@ fn all_processes_do_the_same() {
 /// something else, is an error, and nothing has changed.
 #[test]
 fn failures_outside_of_the_step() {
-    let step = |all_gather: &dyn Fn(&[u8]) -> Result<Vec<u8>, Error>| {
+    assert_eq!(failed_step("").len(), 872);
+    let step = |all_gather: AllGather<'_>| {
         let mut theta = [1.0_f32];
         let [mut m, mut v] = [[0.0_f32]; 2];
         let tensor = ParamMut::new(0, 1, &mut theta, &[1.0_f32]).with_state(&mut m);
@@ -307,6 +313,16 @@ fn norms_survive_as_bytes() {
         }
         assert_eq!(GradNorm::from_bytes(&norm.to_bytes()), Some(norm));
     }
+    // As `kernels.md` says: 9 in units of 2^-2148, the largest |g|, one infinite and two NaN.
+    let mut norm = GradNorm::new();
+    norm.add(&[-3.0, f64::INFINITY, f64::NAN, f64::NAN]);
+    let bytes = norm.to_bytes();
+    let words: Vec<u64> =
+        bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let mut expected = vec![0; 67];
+    expected[2148 / 64] = 9 << (2148 % 64);
+    expected.extend([3_f64.to_bits(), 1, 2]);
+    assert_eq!(words, expected);
     let mut bytes = GradNorm::new().to_bytes();
     let at = bytes.len() - 24;
     bytes[at..at + 8].copy_from_slice(&f64::NAN.to_le_bytes());

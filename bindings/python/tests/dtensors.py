@@ -55,6 +55,7 @@ TENSORS: dict[str, tuple[tuple[int, ...], int | None]] = {
 }
 SAVED = ("AdamW-amsgrad", "RMSprop-momentum", "NAdam", "SGD")
 SEED = 7
+VARIANTS = ("accumulated", "compiled", "ignored")
 #: Tensors of two and three dimensions, most of them uneven.
 WHOLE_ON_GRIDS = ["even", "uneven", "columns", "narrow", "cube"]
 
@@ -78,9 +79,16 @@ def sharded(
     return network
 
 
-def backward(network: torch.nn.Module, dtype: torch.dtype, step: int, rank: int = 0) -> None:
+def backward(
+    network: torch.nn.Module,
+    dtype: torch.dtype,
+    step: int,
+    rank: int = 0,
+    zero_grad: bool = True,
+) -> None:
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(10 * step + rank)).to(dtype)
-    network.zero_grad()
+    if zero_grad:
+        network.zero_grad()
     out = network(x)
     (out - x[:, : out.shape[1]].cos()).square().mean().backward()
 
@@ -234,6 +242,32 @@ def fsdp2(rank: int, world: int, folder: Path) -> Found:
                 "norms": norms,
                 "shards": shards,
             }
+    return found
+
+
+def variants(rank: int, world: int, folder: Path) -> Found:
+    """``fully_shard`` with accumulated gradients, compiled, and with ignored parameters."""
+    found: Found = {}
+    for variant, side in itertools.product(VARIANTS, SIDES):
+        network = model().double()
+        ignored = {network[2].weight} if variant == "ignored" else None
+        mesh = init_device_mesh("cpu", (world,))
+        fully_shard(network, mesh=mesh, ignored_params=ignored)
+        if variant == "compiled":
+            network.compile(backend="eager")
+        params = list(network.parameters())
+        optimizer = optimizer_of("AdamW", params, side)
+        before = full(params)
+        for step in range(STEPS):
+            accumulates = variant == "accumulated" and step % 2 == 0
+            network.set_requires_gradient_sync(not accumulates)
+            # Ignored parameters are not reduced, so all ranks have the same data then.
+            data = 0 if variant == "ignored" else rank
+            adds = variant == "accumulated" and not accumulates
+            backward(network, torch.float64, step, data, zero_grad=not adds)
+            if not accumulates:
+                optimizer.step()
+        found[variant, side] = {"before": before, "after": full(params)}
     return found
 
 
@@ -499,6 +533,7 @@ def checkpoints(rank: int, world: int, folder: Path) -> Found:
 
 CHECKS: list[Check] = [
     fsdp2,
+    variants,
     same_gradients,
     reduced_precision,
     tensor_parallel,

@@ -92,6 +92,16 @@ def test_fully_shard(
 
 
 @worlds
+@pytest.mark.parametrize("variant", dtensors.VARIANTS)
+def test_variants_of_fully_shard(
+    ranks: dict[int, list[dict[str, Any]]], world: int, variant: str
+):
+    for rank, found in enumerate(results(ranks, world, "variants")):
+        ours, torchs = (found[variant, side] for side in ("ours", "torchs"))
+        assert_trained(ours, torchs, 1e-11, f"{variant}, rank {rank} of {world}")
+
+
+@worlds
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_shards_have_the_bits_of_the_whole(

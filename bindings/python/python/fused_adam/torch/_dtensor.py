@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
@@ -33,12 +35,13 @@ def ranges_of(tensor: DTensor) -> tuple[list[int], list[Ranges]]:
     return shape, ranges
 
 
-def check_placements(tensor: DTensor, name: str) -> None:
+def check_placements(tensor: Any, name: str) -> None:
     """Check that each process has elements of the tensor, and not summands of them."""
     for placement in tensor.placements:
         if not isinstance(placement, (Shard, _StridedShard, Replicate)):
-            expected = "Shard or Replicate"
-            raise RuntimeError(f"parameter {name} has the placement {placement}, expected {expected}")
+            raise RuntimeError(
+                f"parameter {name} has the placement {placement}, expected Shard or Replicate"
+            )
 
 
 def _chunks(ranges: Ranges, count: int) -> list[Ranges]:

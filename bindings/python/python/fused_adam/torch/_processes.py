@@ -77,9 +77,9 @@ def processes_of(params: Sequence[Tensor], group: Group = None) -> Processes | N
             f"parameter {number} is a shard of FullyShardedDataParallel, expected "
             "process_group=model.process_group to clip by the norm of all shards"
         )
-    meshes = [param.device_mesh for param in params if _is_dtensor(param)]
+    meshes: list[Any] = [getattr(param, "device_mesh", None) for param in params]
     groups: dict[str, Group] = {}
-    for mesh in dict.fromkeys(meshes):
+    for mesh in dict.fromkeys(mesh for mesh in meshes if mesh is not None):
         groups.update((of.group_name, of) for of in mesh.get_all_groups())
     if not groups:
         return None
@@ -110,16 +110,11 @@ def _check_grid(groups: Sequence[Group]) -> None:
                 )
 
 
-def _is_dtensor(param: Tensor) -> bool:
-    return hasattr(param, "device_mesh")
-
-
-def _is_first(param: Tensor, grid: Sequence[Group]) -> bool:
+def _is_first(param: Any, grid: Sequence[Group]) -> bool:
     """Return whether no process before this one has the same elements."""
     inside: set[str] = set()
-    if _is_dtensor(param):
-        mesh = param.device_mesh
-        groups = mesh.get_all_groups()
+    if hasattr(param, "device_mesh"):
+        groups = param.device_mesh.get_all_groups()
         inside = {group.group_name for group in groups}
         for group, placement in zip(groups, param.placements):
             if placement.is_replicate() and dist.get_rank(group) != 0:
