@@ -20,6 +20,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 
 import fused_adam.torch as fused
+from dtensors import placed, shard_of
 from workers import Check
 
 STEPS = 3
@@ -49,24 +50,8 @@ def set_gradients(
         if change is not None:
             change(name, grad)
         if isinstance(param, DTensor):
-            mesh, placements = param.device_mesh, param.placements
-            grad = DTensor.from_local(
-                shard_of(grad, mesh, placements),
-                mesh,
-                placements,
-                run_check=False,
-                shape=param.shape,
-                stride=param.stride(),
-            )
+            grad = placed(grad, param.device_mesh, param.placements)
         param.grad = grad
-
-
-def shard_of(tensor: torch.Tensor, mesh: DeviceMesh, placements: Any) -> torch.Tensor:
-    """The shard of this process, as torch cuts it."""
-    for size, own, placement in zip(mesh.shape, mesh.get_coordinate(), placements):
-        if not placement.is_replicate():
-            tensor = placement._split_tensor(tensor, size, with_padding=False)[0][own]
-    return tensor.contiguous()
 
 
 def train(network: torch.nn.Module, optimizer: Any, norm_type: float = 2.0) -> list[torch.Tensor]:

@@ -23,7 +23,7 @@ def spawn(
     folder: Path,
     world: int,
     backend: str = "gloo",
-    timeout: float = 240.0,
+    timeout: float = 600.0,
 ) -> list[dict[str, Any]]:
     """Run all checks on ``world`` processes.
 
@@ -67,7 +67,7 @@ def _process(
             init_method=f"file://{folder / f'{world}-{name}'}",
             rank=rank,
             world_size=world,
-            timeout=timedelta(seconds=30),
+            timeout=timedelta(seconds=120),
         )
         try:
             found[name] = check(rank, world, folder)
