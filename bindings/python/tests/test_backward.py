@@ -622,7 +622,7 @@ def _process(rank: int, folder: Path) -> None:
             init_method=f"file://{path}",
             rank=rank if world == 2 else 0,
             world_size=world,
-            timeout=timedelta(seconds=30),
+            timeout=timedelta(seconds=120),
         )
         found[world, None] = fsdp2(world, rank, False, 0)
         for batch_bytes in BATCHES:

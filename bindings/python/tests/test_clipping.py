@@ -175,7 +175,7 @@ import fused_adam.torch as fused
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2,
-                        timeout=timedelta(seconds=20))
+                        timeout=timedelta(seconds=60))
 mesh = init_device_mesh("cpu", (2,))
 param = torch.nn.Parameter(distribute_tensor(torch.ones(4), mesh, [Shard(0)]))
 param.grad = distribute_tensor(torch.ones(4), mesh, [Shard(0)])
