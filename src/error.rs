@@ -232,7 +232,7 @@ pub enum Error {
     },
 
     /// Another process cannot take this distributed step, so no process takes it.
-    #[error("process {rank} cannot take the step: {reason}")]
+    #[error("rank {rank} cannot take the step: {reason}")]
     OtherProcess {
         /// The rank of the first such process.
         rank: usize,
@@ -241,7 +241,7 @@ pub enum Error {
     },
 
     /// The processes of a distributed step have different options.
-    #[error("`{option}` is {value} on process {rank}, expected {expected} as on process 0")]
+    #[error("`{option}` is {value} on rank {rank}, expected {expected} as on rank 0")]
     OptionDiffers {
         /// The name of the option.
         option: &'static str,
@@ -249,7 +249,7 @@ pub enum Error {
         rank: usize,
         /// The value there.
         value: String,
-        /// The value on process 0.
+        /// The value on rank 0.
         expected: String,
     },
 

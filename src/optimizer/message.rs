@@ -12,7 +12,16 @@ use crate::norm::GradNorm;
 const HEADER: [u8; 8] = *b"fadam\0\0\x01";
 
 /// The options that must be the same on all processes, in their order in a message.
-const OPTIONS: [&str; 4] = ["grad_scale", "clip_norm", "clip_value", "skip_nonfinite"];
+const OPTIONS: [&str; 4] = ["grad_scale / loss_scale", "clip_norm", "clip_value", "skip_nonfinite"];
+
+/// Whether a step with gradients that are not finite is skipped.
+#[derive(Clone, Copy)]
+pub(super) enum MaySkip {
+    No = 0,
+    Yes = 1,
+    /// The loss scale cannot shrink any more, so such a step fails.
+    Exhausted = 2,
+}
 
 /// The bytes of the reason of a failure. A longer one is cut.
 const REASON_BYTES: usize = 256;
@@ -66,13 +75,13 @@ fn empty() -> Vec<u8> {
     message
 }
 
-/// The norm of the gradients of all processes. `grad_scale` and `skip` are those of the step.
+/// The norm of the gradients of all processes. `grad_scale` and `may_skip` are those of the step.
 pub(super) fn norm_of_all(
     all_gather: AllGather<'_>,
     norm: &GradNorm,
     options: &StepOptions,
     grad_scale: f64,
-    skip: bool,
+    may_skip: MaySkip,
 ) -> Result<GradNorm, Error> {
     let mut message = empty();
     let (kind, bound) = match options.clip_norm {
@@ -81,7 +90,7 @@ pub(super) fn norm_of_all(
         Some(ClipNorm::Inf(bound)) => (2, bound),
     };
     let clip_value = options.clip_value.unwrap_or(f64::INFINITY).to_bits();
-    let words = [grad_scale.to_bits(), kind, bound.to_bits(), clip_value, skip.into()];
+    let words = [grad_scale.to_bits(), kind, bound.to_bits(), clip_value, may_skip as u64];
     for (to, word) in message[OPTIONS_AT..NORM_AT].as_chunks_mut().0.iter_mut().zip(words) {
         *to = word.to_le_bytes();
     }
@@ -100,7 +109,7 @@ fn merge(all: &[u8]) -> Result<GradNorm, Error> {
     };
     for (rank, message) in messages.iter().enumerate() {
         if message[..HEADER.len()] != HEADER {
-            return broken(format!("the message of process {rank} has another format"));
+            return broken(format!("the message of rank {rank} has another format"));
         }
     }
     for (rank, message) in messages.iter().enumerate() {
@@ -122,7 +131,7 @@ fn merge(all: &[u8]) -> Result<GradNorm, Error> {
     let mut sum = GradNorm::new();
     for (rank, message) in messages.iter().enumerate() {
         let Some(norm) = message[NORM_AT..].first_chunk().and_then(GradNorm::from_bytes) else {
-            return broken(format!("the norm of process {rank} is not one"));
+            return broken(format!("the norm of rank {rank} is not one"));
         };
         sum.merge(&norm);
     }
@@ -136,14 +145,18 @@ fn options_of(message: &[u8; BYTES]) -> [String; OPTIONS.len()] {
     let number = |i| f64::from_bits(word(i));
     let none = || "None".to_owned();
     [
-        number(0).to_string(),
+        format!("{:?}", number(0)),
         match word(1) {
             0 => none(),
             1 => format!("{:?}", ClipNorm::Two(number(2))),
             _ => format!("{:?}", ClipNorm::Inf(number(2))),
         },
-        if number(3) == f64::INFINITY { none() } else { number(3).to_string() },
-        (word(4) != 0).to_string(),
+        if number(3) == f64::INFINITY { none() } else { format!("{:?}", number(3)) },
+        match word(4) {
+            0 => "false".to_owned(),
+            1 => "true".to_owned(),
+            _ => "true with a loss scale that cannot shrink".to_owned(),
+        },
     ]
 }
 
@@ -163,7 +176,7 @@ mod tests {
             &norm,
             options,
             options.grad_scale,
-            options.skip_nonfinite,
+            if options.skip_nonfinite { MaySkip::Yes } else { MaySkip::No },
         );
         sent
     }
@@ -203,11 +216,11 @@ mod tests {
             StepOptions { skip_nonfinite: true, ..default },
         ];
         let texts = [
-            "`grad_scale` is 0.5 on process 2, expected 1 as on process 0",
-            "`clip_norm` is Inf(1.0) on process 2, expected Two(1.0) as on process 0",
-            "`clip_norm` is None on process 2, expected Two(1.0) as on process 0",
-            "`clip_value` is 3 on process 2, expected None as on process 0",
-            "`skip_nonfinite` is true on process 2, expected false as on process 0",
+            "`grad_scale / loss_scale` is 0.5 on rank 2, expected 1.0 as on rank 0",
+            "`clip_norm` is Inf(1.0) on rank 2, expected Two(1.0) as on rank 0",
+            "`clip_norm` is None on rank 2, expected Two(1.0) as on rank 0",
+            "`clip_value` is 3.0 on rank 2, expected None as on rank 0",
+            "`skip_nonfinite` is true on rank 2, expected false as on rank 0",
         ];
         for (other, text) in others.iter().zip(texts) {
             let all = [&default, &default, other].map(|options| message(&[1.0], options)).concat();

@@ -72,15 +72,18 @@ pub struct Report {
     /// The norm of all gradients after scaling and before clipping: the largest |g| with
     /// [`ClipNorm::Inf`], otherwise √Σg². It is the norm of the gradients as given, rounded once,
     /// multiplied by `grad_scale` over the loss scale. It is the same on every machine and for
-    /// every number of threads. `None` if no option needed it.
+    /// every number of threads. `None` if no option needed it. In a distributed step it is that of
+    /// all processes.
     pub grad_norm: Option<f64>,
     /// The factor that clipped the norm of the gradients; 1 if they were not clipped.
     pub clip_factor: f64,
-    /// The number of gradients that were infinite or NaN. `None` if no option needed it.
+    /// The number of gradients that were infinite or NaN, in a distributed step on all processes.
+    /// `None` if nothing needed it.
     pub nonfinite: Option<u64>,
     /// Whether the step was skipped because a gradient, or the norm, was not finite.
     pub skipped: bool,
-    /// The largest |Δθ|, not counting NaN. `None` if `report_largest_update` is off.
+    /// The largest |Δθ| on this process, not counting NaN. `None` if `report_largest_update` is
+    /// off.
     pub largest_update: Option<f64>,
     /// The factor that the schedule multiplied the learning rates by.
     pub lr_factor: f64,

@@ -187,7 +187,17 @@ where
             param.t += 1;
             core::mem::swap(&mut param.scalars, &mut param.next_scalars);
             let state = states.columns_mut::<N>().expect("the states were checked");
-            let Some(seed) = context.seed else {
+            let (buffers, seed) = match (buffers, context.seed, &context.largest_update) {
+                (TensorBuffers { theta, grad: Grad::Read(grad), copy, .. }, None, None) => {
+                    step(Rows { theta, grad, state, copy, noise: None });
+                    continue;
+                }
+                (buffers, seed, _) => (buffers, seed),
+            };
+            // Other types are not rounded, so the position of an element does not matter.
+            let is_rounded = buffers.theta.dtype().bytes() == 2
+                || state.iter().any(|state| state.dtype().bytes() == 2);
+            let Some(seed) = seed.filter(|_| is_rounded) else {
                 in_one_go(context, buffers, state, None, &step);
                 continue;
             };

@@ -1,8 +1,8 @@
 //! Which elements of a whole tensor a shard has. The random bits of stochastic rounding depend on
 //! the index of an element in the whole tensor, so that a shard gets the bits of the whole.
 
-use core::iter;
 use core::ops::Range;
+use core::slice;
 
 use crate::error::Error;
 
@@ -55,9 +55,29 @@ pub struct Shard {
 struct Dim {
     /// The distance between two indices in the whole tensor, in elements.
     stride: u64,
-    ranges: Vec<Range<u64>>,
+    /// Each range, with the number of indices up to its end.
+    ranges: Vec<(Range<u64>, u64)>,
     /// The number of indices in all ranges.
     len: u64,
+}
+
+impl Dim {
+    /// The ranges, each index of which stands for `inner` indices. Ranges that touch are merged.
+    fn new(stride: u64, inner: u64, ranges: &[Range<u64>]) -> Self {
+        let mut dim = Dim { stride, ranges: Vec::new(), len: 0 };
+        for range in ranges {
+            let (start, end) = (range.start * inner, range.end * inner);
+            if start == end {
+                continue;
+            }
+            dim.len += end - start;
+            match dim.ranges.last_mut() {
+                Some((last, up_to)) if last.end == start => (last.end, *up_to) = (end, dim.len),
+                _ => dim.ranges.push((start..end, dim.len)),
+            }
+        }
+        dim
+    }
 }
 
 impl Shard {
@@ -74,7 +94,7 @@ impl Shard {
             return Err(Error::ShardDimensions { given: ranges.len(), expected: shape.len() });
         }
         // A scalar has one element.
-        let mut dims = vec![Dim { stride: 1, ranges: iter::once(0..1).collect(), len: 1 }];
+        let mut dims = vec![Dim::new(1, 1, slice::from_ref(&(0..1)))];
         let mut whole = true;
         for (dimension, (&size, ranges)) in shape.iter().zip(ranges).enumerate().rev() {
             let mut end = 0;
@@ -85,20 +105,18 @@ impl Shard {
                 }
                 end = range.end;
             }
-            let len = ranges.iter().map(|range| range.end - range.start).sum();
-            let ranges = ranges.iter().filter(|range| !range.is_empty()).cloned();
+            let len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
             let Some(last) = dims.last_mut() else { continue };
-            if whole {
+            let inner = last.len;
+            if whole && size.checked_mul(inner).is_some() {
                 // All elements of the dimensions so far: a range of this one is a longer range.
-                let inner = last.len;
-                let scaled = |i: u64| i.saturating_mul(inner);
-                last.ranges = ranges.map(|range| scaled(range.start)..scaled(range.end)).collect();
-                last.len = scaled(len);
+                *last = Dim::new(1, inner, ranges);
                 whole = len == size;
             } else {
-                let stride =
-                    shape[dimension + 1..].iter().fold(1, |a: u64, b| a.saturating_mul(*b));
-                dims.push(Dim { stride, ranges: ranges.collect(), len });
+                // An index past 2^64 wraps around.
+                let stride = shape[dimension + 1..].iter().fold(1, |a: u64, b| a.wrapping_mul(*b));
+                dims.push(Dim::new(stride, 1, ranges));
+                whole = false;
             }
         }
         Ok(Shard { dims })
@@ -128,16 +146,13 @@ impl Shard {
             return None;
         }
         for dim in &self.dims {
-            let mut within = rest % dim.len;
+            let within = rest % dim.len;
             rest /= dim.len;
-            let range = dim.ranges.iter().find(|range| {
-                let len = range.end - range.start;
-                let found = within < len;
-                within -= if found { 0 } else { len };
-                found
-            })?;
-            index = index.wrapping_add((range.start + within).wrapping_mul(dim.stride));
-            run.get_or_insert(range.end - range.start - within);
+            let at = dim.ranges.partition_point(|(_, up_to)| *up_to <= within);
+            let (range, up_to) = dim.ranges.get(at)?;
+            let left = up_to - within;
+            index = index.wrapping_add((range.end - left).wrapping_mul(dim.stride));
+            run.get_or_insert(left);
         }
         Some((index, run?))
     }

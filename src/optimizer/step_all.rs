@@ -85,7 +85,9 @@ impl<'a> ParamMut<'a> {
     }
 
     /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of the
-    /// whole tensor. It must have as many elements as θ.
+    /// whole tensor. It must have as many elements as θ. Each run of elements that follow each
+    /// other in the whole tensor is stepped on its own, so runs of less than some 100 elements are
+    /// slow.
     #[must_use]
     pub fn with_shard(mut self, shard: &'a Shard) -> Self {
         self.buffers.position = Position { first: 0, shard: Some(shard) };
@@ -93,7 +95,8 @@ impl<'a> ParamMut<'a> {
     }
 
     /// Leaves the gradient out of the norm, since another process of a
-    /// [distributed step](step_all_distributed) has the same gradient and adds it.
+    /// [distributed step](step_all_distributed) has the same gradient and adds it. Here it
+    /// then does not count for clipping or skipping either.
     #[must_use]
     pub fn without_norm(mut self) -> Self {
         self.buffers.in_norm = false;
@@ -143,12 +146,14 @@ pub fn step_all<'a, R: Rule>(
 /// It is [`step_all`] with one exchange between the norm and the step. `all_gather` gets the
 /// message of this process, whose length is the same on all processes. It returns the messages of
 /// all processes in the order of their ranks, as `MPI_Allgather` does. It is called once, also if
-/// this process cannot take the step or has no tensors: then the message says so. All processes
-/// read the same messages. So **all take the step, all skip it, or all fail.**
+/// this process cannot take the step or has no tensors: then the message says so. (If an iterator
+/// or a rule of the caller panics, it is not called.) All processes read the same messages. So
+/// **all take the step, all skip it, or all fail.**
 ///
-/// All processes must have the same `grad_scale`, `clip_norm`, `clip_value` and `skip_nonfinite`. A
-/// gradient that several processes have is counted on one of them, and
-/// [left out](ParamMut::without_norm) on the others.
+/// All processes must have the same `grad_scale`, `clip_norm`, `clip_value` and `skip_nonfinite`,
+/// which is checked, and the same rules. A gradient that several processes have is counted on one
+/// of them, and [left out](ParamMut::without_norm) on the others. The norm is computed and reported
+/// even if no option needs it. Without clipping and skipping, use [`step_all`].
 ///
 /// ```
 /// use fused_adam::{AdamW, ClipNorm, ParamMut, StepOptions, step_all_distributed};

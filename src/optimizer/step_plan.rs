@@ -3,7 +3,7 @@
 
 use core::sync::atomic::AtomicU64;
 
-use super::message::{self, AllGather};
+use super::message::{self, AllGather, MaySkip};
 use super::options::{ClipNorm, Report, StepOptions};
 use super::param::{Param, PassContext};
 use super::pass::{self, PieceSize};
@@ -69,13 +69,22 @@ impl<R: Rule> StepPlan<'_, R> {
     ) -> Result<Report, Error> {
         let StepPlan { options, grad_scale, skip, lr_factor, .. } = *self;
         // All that can fail comes before the exchange, so that no process fails after it alone.
-        let created = self.create_states(params, tensors)?;
+        // Without an exchange, a step that is skipped creates no states.
+        let mut created = Vec::new();
+        if all_gather.is_some() {
+            created = self.create_states(params, tensors)?;
+        }
         let wanted =
             skip || options.report_norm || options.clip_norm.is_some() || all_gather.is_some();
         let norm = wanted.then(|| pass::norm(engine, piece, tensors));
         let norm = match (norm, all_gather) {
             (Some(norm), Some(all_gather)) => {
-                Some(message::norm_of_all(all_gather, &norm, options, grad_scale, skip)?)
+                let may_skip = match (skip, self.exhausted_scale) {
+                    (false, _) => MaySkip::No,
+                    (true, None) => MaySkip::Yes,
+                    (true, Some(_)) => MaySkip::Exhausted,
+                };
+                Some(message::norm_of_all(all_gather, &norm, options, grad_scale, may_skip)?)
             }
             (norm, _) => norm,
         };
@@ -115,6 +124,9 @@ impl<R: Rule> StepPlan<'_, R> {
                 }
             }
         } else {
+            if created.is_empty() {
+                created = self.create_states(params, tensors)?;
+            }
             for (number, states) in created {
                 params[number].states = Some(states);
             }

@@ -73,7 +73,9 @@ impl<'a> Tensor<'a> {
     }
 
     /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of the
-    /// whole tensor. It must have as many elements as the parameter.
+    /// whole tensor. It must have as many elements as the parameter. Each run of elements that
+    /// follow each other in the whole tensor is stepped on its own, so runs of less than some 100
+    /// elements are slow.
     #[must_use]
     pub fn with_shard(mut self, shard: &'a Shard) -> Self {
         self.buffers.position = Position { first: 0, shard: Some(shard) };
@@ -81,7 +83,8 @@ impl<'a> Tensor<'a> {
     }
 
     /// Leaves the gradient out of the norm, since another process of a
-    /// [distributed step](super::Optimizer::step_distributed) has the same gradient and adds it.
+    /// [distributed step](super::Optimizer::step_distributed) has the same gradient and adds
+    /// it. Here it then does not count for clipping or skipping either.
     #[must_use]
     pub fn without_norm(mut self) -> Self {
         self.buffers.in_norm = false;

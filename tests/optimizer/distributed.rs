@@ -126,7 +126,9 @@ fn compare<E: Bits>(seed: u64, processes: usize) -> Result<(), TestCaseError> {
     };
     let shards = split(random, &shape, processes);
     let mut whole = Buffers::<E>::random(random, shape.iter().product());
-    let mut replica = Buffers::<E>::random(random, 5);
+    // Some are cut into pieces.
+    let len = 3 + random.below(10);
+    let mut replica = Buffers::<E>::random(random, len);
     let before = (whole.clone(), replica.clone());
     let report = step_all(&rules, &options, [whole.borrow(), replica.borrow()]).unwrap();
     let found: Vec<(Report, _, _)> = Processes::run(processes, |rank, all_gather| {
@@ -147,8 +149,76 @@ fn compare<E: Bits>(seed: u64, processes: usize) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The parameters of an optimizer, or shards of them: two steps, of which the first creates states.
+fn compare_owned<E: Bits>(seed: u64, processes: usize) -> Result<(), TestCaseError> {
+    let random = &mut Random(seed);
+    let shape = [1 + random.below(5), 1 + random.below(9)];
+    let len = shape.iter().product();
+    let shards = split(random, &shape, processes);
+    let rounding = Rounding::Stochastic { seed: 4 };
+    let [theta, grad, zeroed, ..] = Buffers::<E>::random(random, len).0;
+    let [flat, flat_grad, ..] = Buffers::<E>::random(random, len).0;
+    let of = |part: &[usize], flat_part: Range<usize>| {
+        let mut opt = Optimizer::new(AdamW { lr: 0.1, ..AdamW::default() }).unwrap();
+        opt.options = StepOptions { clip_norm: Some(ClipNorm::Inf(0.2)), rounding, ..opt.options };
+        opt.add::<E>(GroupId::default(), "w", part.len()).unwrap();
+        opt.add::<E>(GroupId::default(), "flat", flat_part.len()).unwrap();
+        opt.add::<E>(GroupId::default(), "replica", len).unwrap();
+        opt
+    };
+    let run = |rank: usize, part: &[usize], flat_part: Range<usize>, step: Step<'_>| {
+        let mut opt = of(part, flat_part.clone());
+        let pick = |all: &[E]| part.iter().map(|&i| all[i]).collect::<Vec<E>>();
+        let (mut w, w_grad) = (pick(&theta), pick(&grad));
+        let (mut own, mut replica) = (flat[flat_part.clone()].to_vec(), theta.clone());
+        let own_grad = &flat_grad[flat_part.clone()];
+        let mut norms = Vec::new();
+        for _ in 0..2 {
+            let mut sums = zeroed.clone();
+            let replica = Tensor::zero_grad("replica", &mut replica, &mut sums);
+            let tensors = [
+                Tensor::new("w", &mut w, &w_grad),
+                Tensor::new("flat", &mut own, own_grad).with_offset(flat_part.start as u64),
+                if rank == 0 { replica } else { replica.without_norm() },
+            ];
+            norms.push(step(&mut opt, tensors));
+            assert!(sums.iter().all(|g| g.to_f64() == 0.0));
+        }
+        (norms, w, own, replica)
+    };
+    let all: Vec<usize> = (0..len).collect();
+    let whole = run(0, &all, 0..len, &|opt, tensors| opt.step(tensors).unwrap().grad_norm);
+    let bits = |all: &[E]| all.iter().map(|x| x.bits()).collect::<Vec<_>>();
+    let chunk = len.div_ceil(processes);
+    let range = |rank: usize| (rank * chunk).min(len)..((rank + 1) * chunk).min(len);
+    let found = Processes::run(processes, |rank, all_gather| {
+        let shard = shard(&shape, &shards[rank]).unwrap();
+        run(rank, &indices(&shape, &shards[rank]), range(rank), &|opt, [w, flat, replica]| {
+            let tensors = [w.with_shard(&shard), flat, replica];
+            opt.step_distributed(tensors, all_gather).unwrap().grad_norm
+        })
+    });
+    for (rank, (norms, w, flat, replica)) in found.into_iter().enumerate() {
+        prop_assert_eq!(norms, whole.0.clone());
+        let expected = indices(&shape, &shards[rank]).iter().map(|&i| whole.1[i].bits()).collect();
+        prop_assert_eq!(bits(&w), Vec::<u64>::from_iter::<Vec<u64>>(expected));
+        prop_assert_eq!(bits(&flat), bits(&whole.2[range(rank)]));
+        prop_assert_eq!(bits(&replica), bits(&whole.3));
+    }
+    Ok(())
+}
+
+/// Takes a step, and returns the norm.
+type Step<'a> = &'a dyn for<'t> Fn(&mut Optimizer<AdamW>, [Tensor<'t>; 3]) -> Option<f64>;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn sharded_optimizers_have_the_bits_of_the_whole(seed: u64, processes in 1..5_usize) {
+        compare_owned::<bf16>(seed, processes)?;
+        compare_owned::<f32>(seed, processes)?;
+    }
 
     #[test]
     fn shards_have_the_bits_of_the_whole(seed: u64, processes in 1..5_usize) {
@@ -207,7 +277,7 @@ fn all_processes_do_the_same() {
     }
     for (result, moved) in run([(clip, 1, 3.0), (skip, 0, 0.0), (clip, 1, 4.0)]) {
         let text = result.unwrap_err().to_string();
-        assert_eq!(text, "`clip_norm` is None on process 1, expected Two(1.0) as on process 0");
+        assert_eq!(text, "`clip_norm` is None on rank 1, expected Two(1.0) as on rank 0");
         assert!(!moved);
     }
     let own = "`clip_value` is -1.0, expected a finite number above 0";
@@ -215,7 +285,7 @@ fn all_processes_do_the_same() {
         run([(clip, 1, 3.0), (wrong, 1, 0.0), (clip, 0, 4.0)]).into_iter().enumerate()
     {
         let text = result.unwrap_err().to_string();
-        let told = format!("process 1 cannot take the step: {own}");
+        let told = format!("rank 1 cannot take the step: {own}");
         assert_eq!(text, if rank == 1 { own.to_owned() } else { told });
         assert!(!moved);
     }
@@ -237,7 +307,7 @@ fn failures_outside_of_the_step() {
         result.unwrap_err()
     };
     let told = step(&|message| Ok([message, &failed_step("the disk is full")].concat()));
-    assert_eq!(told.to_string(), "process 1 cannot take the step: the disk is full");
+    assert_eq!(told.to_string(), "rank 1 cannot take the step: the disk is full");
     let died = Error::AllGather { reason: "rank 3 is gone".to_owned() };
     assert_eq!(step(&|_| Err(died.clone())), died);
     assert!(matches!(step(&|message| Ok(message[1..].to_vec())), Error::AllGather { .. }));
@@ -275,6 +345,36 @@ fn optimizers_skip_together() {
         opt.grad_scaler.unwrap().scale
     });
     assert_eq!(found, [2.0, 2.0]);
+}
+
+/// Loss scales that differ, or that react differently, are an error on both processes.
+#[test]
+fn optimizers_with_other_scales_do_not_step() {
+    let least = 2_f64.powi(-126);
+    let scaler = |scale| Some(GradScaler { scale, ..GradScaler::default() });
+    let stuck = Some(GradScaler { scale: least, ..GradScaler::default() });
+    let moving = Some(GradScaler { scale: least, backoff_factor: 1.0, ..GradScaler::default() });
+    let skip = "`skip_nonfinite` is";
+    for (scalers, skips, text) in [
+        ([scaler(4.0), scaler(8.0)], false, "`grad_scale / loss_scale` is 0.125 on rank 1"),
+        ([scaler(1.0), None], false, skip),
+        ([stuck, moving], false, skip),
+        ([scaler(1.0), None], true, ""),
+    ] {
+        let errors = Processes::run(2, |rank, all_gather| {
+            let mut opt = Optimizer::new(AdamW::default()).unwrap();
+            opt.add::<f32>(GroupId::default(), "w", 1).unwrap();
+            opt.grad_scaler = scalers[rank];
+            opt.options.skip_nonfinite = skips;
+            let mut theta = [1.0_f32];
+            let tensor = Tensor::new("w", &mut theta, &[f32::INFINITY]);
+            let result = opt.step_distributed([tensor], all_gather);
+            assert_eq!(theta, [1.0]);
+            result.err().map(|error| error.to_string()).unwrap_or_default()
+        });
+        assert_eq!(errors[0], errors[1]);
+        assert!(errors[0].starts_with(text) && errors[0].is_empty() == text.is_empty());
+    }
 }
 
 /// Ranges that the whole tensor does not have, and shards of another length than θ.

@@ -99,7 +99,7 @@ pub fn text_for_torch(error: &fused_adam::Error) -> String {
                 text.replace("Inf(", "norm_type inf and ").replace(')', "")
             };
             let (value, expected) = (bound(value), bound(expected));
-            format!("max_norm is {value} on process {rank}, expected {expected} as on process 0")
+            format!("max_norm is {value} on rank {rank}, expected {expected} as on rank 0")
         }
         ref error => error.to_string(),
     }

@@ -94,8 +94,8 @@ WRONG = {
 WRONG_LATER = {
     "wrong step": ("ValueError", "step of parameter 0"),
     "max_norm": ("ValueError", "max_norm is -1.0, expected a number from 0 on"),
-    "other max_norm": ("ValueError", "max_norm is norm_type 2 and 1.5 on process"),
-    "other norm_type": ("ValueError", "max_norm is norm_type inf and 0.5 on process"),
+    "other max_norm": ("ValueError", "max_norm is norm_type 2 and 1.5 on rank"),
+    "other norm_type": ("ValueError", "max_norm is norm_type inf and 0.5 on rank"),
 }
 
 
@@ -120,7 +120,7 @@ def test_all_processes_raise(ranks: Ranks, world: int, what: str, stepped: bool)
             assert name == kind
         else:
             assert name == "RuntimeError"
-            assert message.startswith(f"process {world - 1} cannot take the step: {kind}: ")
+            assert message.startswith(f"rank {world - 1} cannot take the step: {kind}: ")
 
 
 @worlds
