@@ -105,9 +105,20 @@ pub fn text_for_torch(error: &fused_adam::Error) -> String {
     }
 }
 
-/// The Python exception for an error of a step of torch's tensors.
-pub fn error_for_torch(error: &fused_adam::Error) -> PyErr {
-    let text = text_for_torch(error);
+/// The Python exception for an error of a step of torch's tensors. `ranks` are those of the
+/// processes, in the order of their messages.
+pub fn error_for_torch(error: &fused_adam::Error, ranks: &[usize]) -> PyErr {
+    let of = |index: usize| ranks.get(index).copied().unwrap_or(index);
+    let mut error = error.clone();
+    if let fused_adam::Error::OtherProcess { rank, .. }
+    | fused_adam::Error::OptionDiffers { rank, .. } = &mut error
+    {
+        *rank = of(*rank);
+    }
+    let mut text = text_for_torch(&error);
+    if let fused_adam::Error::OptionDiffers { .. } = error {
+        text = text.replace("as on rank 0", &format!("as on rank {}", of(0)));
+    }
     match error {
         fused_adam::Error::OtherProcess { .. } | fused_adam::Error::AllGather { .. } => {
             PyRuntimeError::new_err(text)

@@ -38,7 +38,7 @@ type Params<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyDict>)>;
 /// else. Also returns the gradient norm, if it was needed, and whether the step was skipped.
 ///
 /// With `all_gather`, the norm is that of all processes: it gets the message of this process, and
-/// returns those of all. `counts` says whether this process adds a parameter's gradient to it.
+/// returns those of all, and their ranks. `counts` says whether this process adds a parameter's gradient to it.
 #[pyfunction]
 #[pyo3(signature = (
     kind, groups, state, fresh, *, loss_scale = 1.0, clip_norm = None, inf_norm = false,
@@ -508,11 +508,15 @@ impl<'py> StepBuilder<'_, 'py> {
         let overlap = |overlap| Self::overlap(groups, (&params, &places), &overlap);
         strided.map_err(overlap)?;
         let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
-        let mut raised = None;
+        let (mut raised, mut ranks) = (None, Vec::new());
         let mut gather = |message: &[u8]| {
             let messages = Python::attach(|py| match &all_gather {
-                Some(all_gather) => all_gather.call1(py, (message,))?.extract::<Vec<u8>>(py),
-                None => Ok(message.to_vec()),
+                Some(all_gather) => all_gather.call1(py, (message,))?.extract(py),
+                None => Ok((message.to_vec(), Vec::new())),
+            });
+            let messages = messages.map(|(messages, of): (Vec<u8>, Vec<usize>)| {
+                ranks = of;
+                messages
             });
             messages.map_err(|error| {
                 let reason = error.to_string();
@@ -540,7 +544,7 @@ impl<'py> StepBuilder<'_, 'py> {
         if let Some(error) = raised {
             return Err(error);
         }
-        let report = report.map_err(|error| error_for_torch(error.cause()))?;
+        let report = report.map_err(|error| error_for_torch(error.cause(), &ranks))?;
         if !report.skipped {
             for (tensor, copy) in copies {
                 tensor.call_method0("detach")?.call_method1("copy_", (copy,))?;

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fused_adam.torch as fused
 from dtensors import placed, shard_of
+from fused_adam.torch._dtensor import ranges_of
 from workers import Check
 
 STEPS = 3
@@ -168,6 +169,18 @@ def flattened(rank: int, world: int, folder: Path) -> Found:
             error = str(raised)
         unchanged = all(map(torch.equal, before, network.parameters()))
         found[use_orig_params] = {"sides": sides, "error": error, "unchanged": unchanged}
+    # Ignored parameters are on all processes, and count once.
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 3))
+    sharded = FullyShardedDataParallel(
+        network, device_id=torch.device("cpu"), ignored_modules=[network[1]]
+    )
+    optimizer = fused.AdamW(sharded.parameters(), lr=0.01)
+    sharded(torch.ones(2, 6)).square().mean().backward()
+    norm = fused.clip_grad_norm_and_step(
+        optimizer, MAX_NORM, process_group=sharded.process_group
+    )
+    found["ignored"] = (norm, sharded.clip_grad_norm_(MAX_NORM))
     return found
 
 
@@ -314,18 +327,132 @@ def sub_groups(rank: int, world: int, folder: Path) -> Found:
     own = fused.clip_grad_norm_and_step(optimizer, MAX_NORM)
     set_gradients(network, rank // 2)
     both = fused.clip_grad_norm_and_step(optimizer, MAX_NORM, process_group=dist.group.WORLD)
-    # Meshes that overlap otherwise.
-    ring = DeviceMesh("cpu", [0, 1, 2] if rank < 3 else [3])
-    error = None
-    if rank < 2:
-        tensor = DTensor.from_local(torch.ones(2), ring, [Shard(0)], run_check=False)
-        other = torch.nn.Parameter(tensor)
-        params = [*network.parameters(), other]
+    return {"pairs": pairs, "own": own, "both": both}
+
+
+def equal_meshes(rank: int, world: int, folder: Path) -> Found:
+    """Layers with meshes of their own, which are equal but have groups of their own."""
+    found: Found = {}
+    for rows in (rows for rows in range(1, world + 1) if world % rows == 0):
+        network = model()
+        for layer in (network[0], network[2]):
+            sizes = (rows, world // rows)
+            fully_shard(layer, mesh=init_device_mesh("cpu", sizes, mesh_dim_names=("dp", "tp")))
+        found[rows] = compared(network, torch.float32, 12, 2.0)
+        network = model()
+        for layer in (network[0], network[2]):
+            mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("dp", "tp"))
+            fully_shard(layer, mesh=mesh["tp"])
+        found[rows, "tp"] = compared(network, torch.float32, 12, 2.0)
+    return found
+
+
+def unrelated_meshes(rank: int, world: int, folder: Path) -> Found:
+    """Meshes that are no dimensions of one, or that do not have all processes."""
+    if world != 4:
+        return {}
+
+    def attempt(*placed_on: tuple[DeviceMesh, list[Any]]) -> str:
+        params = []
+        for mesh, placements in placed_on:
+            tensor = DTensor.from_local(torch.ones(2), mesh, placements, run_check=False)
+            grad = DTensor.from_local(torch.full((2,), 3.0), mesh, placements, run_check=False)
+            params.append(torch.nn.Parameter(tensor))
+            params[-1].grad = grad
         try:
-            fused.clip_grad_norm_and_step(fused.AdamW(params), MAX_NORM)
+            return f"{float(fused.clip_grad_norm_and_step(fused.AdamW(params), MAX_NORM)):.6f}"
         except ValueError as raised:
-            error = str(raised)
-    return {"pairs": pairs, "own": own, "both": both, "error": error}
+            return str(raised)
+
+    grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
+    crossed = DeviceMesh("cpu", [[0, 3], [1, 2]], mesh_dim_names=("u", "v"))
+    some = DeviceMesh("cpu", [0, 1, 2])
+    both = [Shard(0), Shard(0)]
+    return {
+        "crossed": attempt((grid, both), (crossed["v"], [Shard(0)])),
+        "some and all": attempt((grid, both), (some, [Shard(0)])),
+    }
+
+
+def partial_gradients(rank: int, world: int, folder: Path) -> Found:
+    """Gradients that must be summed first, with an error or a missing state on one process."""
+    mesh = init_device_mesh("cpu", (world,))
+    found: Found = {}
+    for what in ("clip", "error", "state"):
+        params = [
+            torch.nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Replicate()]))
+            for _ in range(2)
+        ]
+        optimizer = fused.AdamW(params, lr=0.01)
+        for step in range(2):
+            for param in params:
+                param.grad = DTensor.from_local(torch.ones(3), mesh, [Partial()])
+            if step == 1 and rank == world - 1:
+                if what == "error":
+                    optimizer.param_groups[0]["lr"] = -1.0
+                if what == "state":
+                    del optimizer.state[params[1]]
+            if what == "state":
+                optimizer.step()
+                continue
+            try:
+                found[what, step] = float(fused.clip_grad_norm_and_step(optimizer, MAX_NORM))
+            except (RuntimeError, ValueError) as raised:
+                found[what, step] = str(raised)
+        found[what] = params[0].to_local().detach().clone()
+    return found
+
+
+def interleaved(rank: int, world: int, folder: Path) -> Found:
+    """Eight processes: uneven shards over parallel layers, and two of three mesh dimensions."""
+    found: Found = {}
+    mesh = init_device_mesh("cpu", (4, 2), mesh_dim_names=("dp", "tp"))
+    for rows in (12, 14, 26):
+        network = model(torch.bfloat16, rows)
+        plan = {layer: style() for layer, style in PARALLEL.items()}
+        parallelize_module(network, mesh["tp"], plan)
+        whole = {name: torch.arange(p.numel()) for name, p in model(hidden=rows).named_parameters()}
+        shapes = {name: p.shape for name, p in model(hidden=rows).named_parameters()}
+        # The real layout: a tensor of indices that FSDP2 shards.
+        with torch.no_grad():
+            local = {}
+            for name, param in network.named_parameters():
+                index = whole[name].reshape(shapes[name]).to(torch.float32)
+                if isinstance(param, DTensor):
+                    index = placed(index, param.device_mesh, param.placements).to_local()
+                local[name] = index
+        holder = torch.nn.Module()
+        for name, param in network.named_parameters():
+            like = local[name]
+            if isinstance(param, DTensor):
+                like = DTensor.from_local(
+                    like, param.device_mesh, param.placements, shape=param.shape,
+                    stride=param.stride(), run_check=False,
+                )
+            holder.register_parameter(name.replace(".", "_"), torch.nn.Parameter(like))
+        fully_shard(holder, mesh=mesh["dp"])
+        for name, param in holder.named_parameters():
+            shape, ranges = ranges_of(param)
+            index = torch.zeros(shape)
+            expected = torch.arange(index.numel()).reshape(shape)
+            for dim, pieces in enumerate(ranges):
+                chosen = [i for start, end in pieces for i in range(start, end)]
+                expected = expected.index_select(dim, torch.tensor(chosen, dtype=torch.int64))
+            found[name, rows] = (param.to_local().detach().long(), expected)
+    cube = init_device_mesh("cpu", (2, 2, 2), mesh_dim_names=("stage", "dp", "tp"))
+    network = model(hidden=5)
+    fully_shard(network, mesh=cube["dp", "tp"])
+    pairs = compared(network, torch.float32, 5, 2.0)
+    optimizer = fused.AdamW(network.named_parameters(), lr=-0.0)
+    set_gradients(network, 0)
+    if rank == 6:
+        optimizer.param_groups[0]["lr"] = -1.0
+    error = None
+    try:
+        fused.clip_grad_norm_and_step(optimizer, MAX_NORM)
+    except (RuntimeError, ValueError) as raised:
+        error = str(raised)
+    return {"indices": found, "pairs": pairs, "error": error}
 
 
 def replicas(rank: int, world: int, folder: Path) -> Found:
@@ -347,5 +474,8 @@ CHECKS: list[Check] = [
     outcomes,
     collectives,
     sub_groups,
+    equal_meshes,
+    unrelated_meshes,
+    partial_gradients,
     replicas,
 ]

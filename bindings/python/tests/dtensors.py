@@ -426,9 +426,21 @@ def refusals(rank: int, world: int, folder: Path) -> Found:
 
         found["a DTensor", stepped] = attempt(step, spoil_plain, named, stepped)
 
-    named = [("sum", torch.nn.Parameter(DTensor.from_local(torch.ones(2), mesh, [Partial()])))]
-    named[0][1].grad = DTensor.from_local(torch.ones(2), mesh, [Partial()])
-    found["summands"] = attempt(step, lambda: None, named, False)
+    summands = torch.nn.Parameter(DTensor.from_local(torch.ones(2), mesh, [Partial()]))
+    found["summands"] = []
+    for case in CASES:
+        try:
+            optimizer_of(case, [("sum", summands)])
+        except RuntimeError as raised:
+            found["summands"].append(str(raised))
+    # A group that is refused is not kept.
+    plain = torch.nn.Parameter(torch.ones(2))
+    optimizer = fused.SGD([("plain", plain)], lr=0.1)
+    try:
+        optimizer.add_param_group({"params": [("sum", summands)]})
+    except RuntimeError as raised:
+        found["summands"].append(str(raised))
+    found["groups"] = len(optimizer.param_groups)
     return found
 
 

@@ -156,7 +156,54 @@ def test_groups_of_some_processes(ranks: Ranks):
     for rank in found:
         assert rank["both"] == found[0]["both"]
         assert abs(rank["both"] - (own[0] ** 2 + own[2] ** 2).sqrt()) < 1e-12
-    assert "overlap in the processes [0, 1]" in found[1]["error"]
+
+
+@worlds
+def test_equal_meshes(ranks: Ranks, world: int):
+    for rank, found in enumerate(workers.results(ranks[world], "equal_meshes")):
+        for key, pairs in found.items():
+            assert_pairs(pairs, f"{key}, rank {rank} of {world}")
+
+
+def test_unrelated_meshes(ranks: Ranks):
+    """They are an error on all processes, also on those that are not in a mesh."""
+    for found in workers.results(ranks[4], "unrelated_meshes"):
+        assert "are not of one mesh, expected dimensions of one mesh" in found["crossed"]
+        assert "overlap in the processes [0, " in found["some and all"]
+
+
+@worlds
+def test_gradients_that_are_summed_first(ranks: Ranks, world: int):
+    """Clipping sums them before anything can fail. A missing state does not sum them twice."""
+    for rank, found in enumerate(workers.results(ranks[world], "partial_gradients")):
+        norm = world * 6**0.5
+        assert abs(found["clip", 0] - norm) < 1e-12 and abs(found["clip", 1] - norm) < 1e-12
+        assert abs(found["error", 0] - norm) < 1e-12
+        text = "" if rank == world - 1 else f"rank {world - 1} cannot take the step: ValueError: "
+        assert found["error", 1].startswith(text + "`lr` is -1.0")
+        # One step, two steps.
+        assert abs(found["error"][0] - 0.9899) < 1e-4 and abs(found["state"][0] - 0.9798) < 1e-4
+
+
+@worlds
+def test_ignored_parameters_of_fsdp1(ranks: Ranks, world: int):
+    for found in workers.results(ranks[world], "flattened"):
+        ours, torchs = found["ignored"]
+        assert abs(ours - torchs) <= 1e-6 * torchs
+
+
+def test_eight_processes(tmp_path: Path):
+    """Interleaved shards have torch's layout. An error has the rank, also on a part of a mesh."""
+    found = workers.results(workers.spawn([clipping.interleaved], tmp_path, 8), "interleaved")
+    for rank, of_rank in enumerate(found):
+        assert len(of_rank["indices"]) == 18
+        for key, (own, expected) in of_rank["indices"].items():
+            assert torch.equal(own, expected), f"{key}, rank {rank}"
+        assert_pairs(of_rank["pairs"], f"rank {rank}")
+        if rank < 4:
+            assert of_rank["error"] is None
+        elif rank != 6:
+            assert of_rank["error"].startswith("rank 6 cannot take the step")
 
 
 @worlds

@@ -89,6 +89,6 @@ def torch_step(
     inf_norm: bool = False,
     skip_nonfinite: bool = False,
     seed: int | None = None,
-    all_gather: Callable[[bytes], bytes] | None = None,
+    all_gather: Callable[[bytes], tuple[bytes, list[int]]] | None = None,
     counts: Callable[[Any], bool] | None = None,
 ) -> tuple[list[tuple[Any, dict[str, Any]]], float | None, bool]: ...

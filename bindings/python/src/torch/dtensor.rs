@@ -142,7 +142,10 @@ impl<'py> StepBuilder<'_, 'py> {
         let own = place.param.getattr(mesh)?;
         let same_mesh = tensor.getattr(mesh)?.eq(&own)?;
         if matches!(which, Which::Grad) && same_mesh {
-            return tensor.call_method1("redistribute", (own, expected));
+            let grad = tensor.call_method1("redistribute", (own, expected))?;
+            // So that another call for the same step does not communicate again.
+            place.param.setattr(intern!(py, "grad"), &grad)?;
+            return Ok(grad);
         }
         let (given, expected) = if same_mesh {
             (format!("the placements {given}"), expected.to_string())

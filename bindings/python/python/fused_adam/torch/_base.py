@@ -76,6 +76,15 @@ class Fused(torch.optim.Optimizer):
             if group.get(option):
                 raise ValueError(f"{option}=True is not supported, expected False")
         super().add_param_group(param_group)
+        try:
+            for param in self.param_groups[-1]["params"]:
+                if hasattr(param, "placements"):
+                    from ._dtensor import check_placements
+
+                    check_placements(param, self._name_of(param))
+        except BaseException:
+            self.param_groups.pop()
+            raise
         self._find_duplicates()
 
     def _find_duplicates(self) -> None:
@@ -124,10 +133,6 @@ class Fused(torch.optim.Optimizer):
                     message = f"step of parameter {name} is {step}, expected a number"
                     raise ValueError(message) from None
                 state["step"] = torch.tensor(number, dtype=scalar_dtype(), device="cpu")
-        if hasattr(param, "placements"):
-            from ._dtensor import check_placements
-
-            check_placements(param, self._name_of(param))
         for name in self._buffer_names(group):
             if state.get(name) is None:
                 state[name] = torch.full_like(

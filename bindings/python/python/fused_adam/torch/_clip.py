@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._base import Fused
-from ._processes import processes_of
+from ._processes import processes_of, redistribute
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -46,10 +46,11 @@ def clip_grad_norm_and_step(
     Then all take the step, all skip it, or all raise. The processes are:
 
     - those of the meshes of ``DTensor`` parameters (``fully_shard``, ``parallelize_module``). A
-      gradient that several processes have counts once;
-    - those of ``process_group`` if it is given. Each gradient that is not a ``DTensor`` is then a
-      shard of its own. Under ``FullyShardedDataParallel`` it is required: pass
-      ``model.process_group``;
+      gradient that several processes have counts once, and so does that of a plain parameter
+      beside them;
+    - those of ``process_group`` if it is given. Each plain gradient is then a shard of its own,
+      and a ``DTensor`` counts once for each mesh that it is on. Under
+      ``FullyShardedDataParallel`` it is required: pass ``model.process_group``;
     - those of a ``ZeroRedundancyOptimizer``, if ``optimizer`` is one.
 
     Args:
@@ -76,6 +77,7 @@ def clip_grad_norm_and_step(
     params = [param for group in own.param_groups for param in group["params"]]
     processes = processes_of(params, process_group)
     own._norm = None
+    redistribute(params)
     try:
         own._request = _request(max_norm, norm_type, skip_nonfinite)
         if processes is not None:

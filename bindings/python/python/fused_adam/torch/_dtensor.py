@@ -18,12 +18,14 @@ def ranges_of(tensor: DTensor) -> tuple[list[int], list[Ranges]]:
     coordinate = mesh.get_coordinate()
     if coordinate is None:
         return shape, [[] for _ in shape]
-    for size, own, placement in zip(mesh.shape, coordinate, tensor.placements):
-        if isinstance(placement, _StridedShard):
+    axes, plain = _order(mesh.shape, tensor.placements)
+    for axis in axes:
+        size, own, placement = mesh.shape[axis], coordinate[axis], tensor.placements[axis]
+        if isinstance(placement, _StridedShard) and axis not in plain:
             parts = _chunks(ranges[placement.dim], int(placement.split_factor))
             chosen = [_chunks(part, size)[own] for part in parts]
             ranges[placement.dim] = [piece for part in chosen for piece in part]
-        elif isinstance(placement, Shard):
+        elif isinstance(placement, (Shard, _StridedShard)):
             ranges[placement.dim] = _chunks(ranges[placement.dim], size)[own]
     local = tuple(sum(end - start for start, end in pieces) for pieces in ranges)
     found = tuple(tensor.to_local().shape)
@@ -42,6 +44,27 @@ def check_placements(tensor: Any, name: str) -> None:
             raise RuntimeError(
                 f"parameter {name} has the placement {placement}, expected Shard or Replicate"
             )
+
+
+def _order(sizes: Any, placements: Any) -> tuple[list[int], set[int]]:
+    """Return the order in which the dimensions of the mesh split the tensor.
+
+    ``_StridedShard`` stands for a split after those of later dimensions, as ``fully_shard`` over
+    parallel layers makes it. Also return the dimensions whose splits are plain in that order.
+    """
+    order: list[int] = []
+    plain: set[int] = set()
+    for dim in sorted({it.dim for it in placements if not isinstance(it, Replicate)}):
+        axes = [axis for axis, it in enumerate(placements) if getattr(it, "dim", None) == dim]
+        parts, is_reversed = 1, True
+        for axis in reversed(axes):
+            is_reversed &= int(getattr(placements[axis], "split_factor", 1)) == parts
+            parts *= sizes[axis]
+        if is_reversed:
+            plain.update(axes)
+            axes.reverse()
+        order += axes
+    return order, plain
 
 
 def _chunks(ranges: Ranges, count: int) -> list[Ranges]:
