@@ -38,7 +38,8 @@ type Params<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyDict>)>;
 /// else. Also returns the gradient norm, if it was needed, and whether the step was skipped.
 ///
 /// With `all_gather`, the norm is that of all processes: it gets the message of this process, and
-/// returns those of all, and their ranks. `counts` says whether this process adds a parameter's gradient to it.
+/// returns those of all, and their ranks. `counts` says whether this process adds a parameter's
+/// gradient to it.
 #[pyfunction]
 #[pyo3(signature = (
     kind, groups, state, fresh, *, loss_scale = 1.0, clip_norm = None, inf_norm = false,

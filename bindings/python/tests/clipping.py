@@ -474,7 +474,6 @@ CHECKS: list[Check] = [
     outcomes,
     collectives,
     sub_groups,
-    equal_meshes,
     unrelated_meshes,
     partial_gradients,
     replicas,

@@ -158,11 +158,13 @@ def test_groups_of_some_processes(ranks: Ranks):
         assert abs(rank["both"] - (own[0] ** 2 + own[2] ** 2).sqrt()) < 1e-12
 
 
-@worlds
-def test_equal_meshes(ranks: Ranks, world: int):
-    for rank, found in enumerate(workers.results(ranks[world], "equal_meshes")):
-        for key, pairs in found.items():
-            assert_pairs(pairs, f"{key}, rank {rank} of {world}")
+def test_equal_meshes(tmp_path: Path):
+    """In processes of their own, since torch keeps meshes of earlier groups in its caches."""
+    found = workers.results(workers.spawn([clipping.equal_meshes], tmp_path, 4), "equal_meshes")
+    for rank, of_rank in enumerate(found):
+        assert len(of_rank) == 6
+        for key, pairs in of_rank.items():
+            assert_pairs(pairs, f"{key}, rank {rank}")
 
 
 def test_unrelated_meshes(ranks: Ranks):
