@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -126,6 +126,14 @@ def shards(rank: int, world: int, folder: Path) -> Found:
             fully_shard(network, mesh=mesh["dp"])
             found["FSDP2 and TP", str(dtype), sizes] = compared(network, dtype, 12, norm_type)
     return found
+
+
+def offloaded(rank: int, world: int, folder: Path) -> Found:
+    """``CPUOffloadPolicy``, as far as it goes without an accelerator."""
+    network = model()
+    policy = CPUOffloadPolicy(pin_memory=False)
+    fully_shard(network, mesh=init_device_mesh("cpu", (world,)), offload_policy=policy)
+    return {"pairs": compared(network, torch.float32, 12, 2.0)}
 
 
 def ignored_params(rank: int, world: int, folder: Path) -> Found:
@@ -467,6 +475,7 @@ def replicas(rank: int, world: int, folder: Path) -> Found:
 
 CHECKS: list[Check] = [
     shards,
+    offloaded,
     ignored_params,
     flattened,
     zero,

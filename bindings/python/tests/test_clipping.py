@@ -57,7 +57,7 @@ def test_shards_have_the_bits_of_the_whole(ranks: Ranks, world: int):
 
 
 @worlds
-@pytest.mark.parametrize("check", ["ignored_params", "zero", "data_parallel"])
+@pytest.mark.parametrize("check", ["offloaded", "ignored_params", "zero", "data_parallel"])
 def test_other_ways_have_the_bits_of_one_process(ranks: Ranks, world: int, check: str):
     for rank, found in enumerate(workers.results(ranks[world], check)):
         assert_pairs(found["pairs"], f"rank {rank} of {world}")
