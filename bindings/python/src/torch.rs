@@ -6,13 +6,11 @@
 
 mod dtensor;
 mod messages;
+mod run;
 
 use std::collections::HashSet;
 
-use fused_adam::{
-    AnyRule, ClipNorm, ParamMut, Report, Rounding, Rule as _, StepOptions, step_all,
-    step_all_distributed,
-};
+use fused_adam::{AnyRule, ClipNorm, Rounding, Rule as _, StepOptions};
 use fused_adam_float_mode::in_default_mode;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -22,9 +20,8 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyType};
 
 use self::dtensor::DTensors;
 use self::messages::{Place, Which, shape};
-use crate::border::{Exchange, Overlap, StepTensor, View, of_torch, refuse_negated, with_slices};
-use crate::pool;
-use crate::rules::{error_for_torch, of_group, text_for_torch};
+use crate::border::{Exchange, StepTensor, View, refuse_negated};
+use crate::rules::{of_group, text_for_torch};
 
 /// The names of the entries of a state.
 type Keys<'py> = Vec<(&'static str, Bound<'py, PyString>)>;
@@ -210,7 +207,8 @@ struct StepBuilder<'a, 'py> {
     params: Vec<Bound<'py, PyAny>>,
     /// The position of each parameter in all groups.
     places: Vec<usize>,
-    /// Tensors that are not contiguous: their slots and buffers (as for [`Overlap`]).
+    /// Tensors that are not contiguous: their slots and buffers, as for
+    /// [`Overlap`](crate::border::Overlap).
     strided: Vec<(Bound<'py, PyAny>, View, (usize, usize))>,
     /// Tensors that are stepped through a copy, with the copies.
     copies: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
@@ -412,7 +410,8 @@ impl<'py> StepBuilder<'_, 'py> {
     }
 
     /// A tensor in row-major order: itself, or a copy, which is copied back if the tensor is
-    /// written. `buffer` is as for [`Overlap`].
+    /// written. `buffer` is as for
+    /// [`Overlap`](crate::border::Overlap).
     fn in_rows(&mut self, tensor: &Bound<'py, PyAny>, view: View, buffer: usize) -> PyResult<View> {
         if view.is_row_major() {
             return Ok(view);
@@ -462,103 +461,6 @@ impl<'py> StepBuilder<'_, 'py> {
         tensor: &Bound<'py, PyAny>,
     ) -> PyResult<View> {
         self.exchange.view(tensor).map_err(|error| self.unfit(which, place, tensor, error))
-    }
-
-    /// Checks that no element of a tensor that is not contiguous is also an element of another
-    /// tensor. The copies themselves do not overlap, so this is for the copies back.
-    fn check_strided(&self, py: Python<'py>) -> PyResult<Result<(), Overlap>> {
-        for (i, (tensor, view, own)) in self.strided.iter().enumerate() {
-            let written = is_written(own.1);
-            for (number, slot) in self.slots.iter().enumerate() {
-                let states = slot.states.iter().flatten();
-                let all = [&slot.theta, &slot.grad].into_iter().chain(states);
-                for (other, buffer) in all.zip(0..) {
-                    if (written || is_written(buffer)) && view.meets(other) {
-                        return Ok(Err(Overlap([*own, (number, buffer)])));
-                    }
-                }
-            }
-            let meet = |(_, other, (_, buffer)): &&(_, View, (usize, usize))| {
-                (written || is_written(*buffer)) && view.meets(other)
-            };
-            let others: Vec<_> = self.strided[..i].iter().filter(meet).collect();
-            if written || !others.is_empty() {
-                let with = others.first().map_or(*own, |(_, _, other)| *other);
-                let others = others.into_iter().map(|(tensor, _, _)| tensor);
-                let tensors: Vec<_> = [tensor].into_iter().chain(others).collect();
-                let check = py.import("fused_adam.torch._overlap")?.getattr("are_apart")?;
-                if !check.call1((tensors,))?.is_truthy()? {
-                    return Ok(Err(Overlap([*own, with])));
-                }
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    /// Takes the step, and then updates the counters.
-    fn run(
-        self,
-        py: Python<'py>,
-        groups: &Bound<'py, PyList>,
-        rules: &[AnyRule],
-        options: StepOptions,
-        all_gather: Option<Py<PyAny>>,
-    ) -> PyResult<Report> {
-        let strided = self.check_strided(py)?;
-        let StepBuilder { slots, params, places, counters, copies, keep, .. } = self;
-        let overlap = |overlap| Self::overlap(groups, (&params, &places), &overlap);
-        strided.map_err(overlap)?;
-        let bytes = slots.iter().map(|slot| slot.theta.bytes()).sum();
-        let (mut raised, mut ranks) = (None, Vec::new());
-        let mut gather = |message: &[u8]| {
-            let messages = Python::attach(|py| match &all_gather {
-                Some(all_gather) => all_gather.call1(py, (message,))?.extract(py),
-                None => Ok((message.to_vec(), Vec::new())),
-            });
-            let messages = messages.map(|(messages, of): (Vec<u8>, Vec<usize>)| {
-                ranks = of;
-                messages
-            });
-            messages.map_err(|error| {
-                let reason = error.to_string();
-                raised = Some(error);
-                fused_adam::Error::AllGather { reason }
-            })
-        };
-        let report = py.detach(|| {
-            pool::run(bytes, of_torch(), |parallelism| {
-                let options = StepOptions { parallelism, ..options };
-                let step = |all: &mut dyn ExactSizeIterator<Item = ParamMut<'_>>| {
-                    if all_gather.is_some() {
-                        step_all_distributed(rules, &options, all, &mut gather)
-                    } else {
-                        step_all(rules, &options, all)
-                    }
-                };
-                // SAFETY: `params`, `keep` and `copies` keep all tensors alive. The caller of
-                // `step` must not use their memory in another thread meanwhile, as with torch's own
-                // optimizers.
-                unsafe { with_slices(slots, step) }
-            })
-        });
-        let report = report.map_err(overlap)?;
-        if let Some(error) = raised {
-            return Err(error);
-        }
-        let report = report.map_err(|error| error_for_torch(error.cause(), &ranks))?;
-        if !report.skipped {
-            for (tensor, copy) in copies {
-                tensor.call_method0("detach")?.call_method1("copy_", (copy,))?;
-            }
-            for (view, then) in counters {
-                view.set_number(then);
-            }
-            // Tells autograd that tensors that it saved for a backward pass have changed.
-            let graph = py.import("torch.autograd.graph")?;
-            graph.call_method1("increment_version", (PyList::new(py, params)?,))?;
-        }
-        drop(keep);
-        Ok(report)
     }
 }
 
