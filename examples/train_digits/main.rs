@@ -32,6 +32,7 @@ mod digits;
 mod network;
 mod plot;
 mod run;
+mod tensors;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,9 @@
 //! The network: 64 pixels → 96 leaky ReLUs → 10 classes, in one flat theta, with its backward pass.
 
-use fused_adam::Tensor;
-
 use crate::digits::{CLASSES, Digit, PIXELS, Rng};
 
-const HIDDEN: usize = 96;
+/// The number of hidden units.
+pub const HIDDEN: usize = 96;
 
 /// The number of elements of each of the two layers in theta: a row of biases, and one row of
 /// weights per input.
@@ -14,27 +13,6 @@ const SECOND: usize = (1 + HIDDEN) * CLASSES;
 /// The slope of a hidden unit for negative sums. With a slope of 0, units die: they never get a
 /// gradient again, and their m decays to subnormal numbers, which slow every step down.
 const LEAK: f32 = 0.1;
-
-/// The tensors of the network in the order of theta, and whether they are biases.
-pub const TENSORS: [(&str, usize, bool); 4] = [
-    ("first.bias", HIDDEN, true),
-    ("first.weight", PIXELS * HIDDEN, false),
-    ("second.bias", CLASSES, true),
-    ("second.weight", HIDDEN * CLASSES, false),
-];
-
-/// Each tensor with its part of theta and of the gradient.
-pub fn tensors<'a>(
-    mut theta: &'a mut [f32],
-    mut grad: &'a [f32],
-) -> impl Iterator<Item = Tensor<'a>> {
-    TENSORS.into_iter().map(move |(name, len, _)| {
-        let (tensor, rest) = std::mem::take(&mut theta).split_at_mut(len);
-        let (its_grad, grad_rest) = grad.split_at(len);
-        (theta, grad) = (rest, grad_rest);
-        Tensor::new(name, tensor, its_grad)
-    })
-}
 
 /// The two layers in theta. Row 0 has the biases, row i + 1 the weights of input i.
 fn layers(theta: &[f32]) -> (&[[f32; HIDDEN]], &[[f32; CLASSES]]) {

@@ -9,7 +9,8 @@ use fused_adam::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::digits::{Digit, Digits, Rng};
-use crate::network::{TENSORS, backpropagate, evaluate, initial_theta, tensors};
+use crate::network::{backpropagate, evaluate, initial_theta};
+use crate::tensors::{TENSORS, tensors};
 use crate::{Options, Result};
 
 pub const EPOCHS: usize = 30;

@@ -11,7 +11,7 @@ use super::pass::{step_of, step_of_tiles};
 use super::shard::{Position, Shard};
 use super::states::{Columns, States};
 use super::step_plan::StepPlan;
-use super::tensor::{Grad, TensorBuffers};
+use super::tensor::{Grad, TensorBuffers, common_methods};
 use crate::elements::column::DType;
 use crate::elements::{Element, Half};
 use crate::error::Error;
@@ -60,13 +60,6 @@ impl<'a> ParamMut<'a> {
         self
     }
 
-    /// Stores the new θ, which must be `f32`, also in `copy`, rounded to nearest.
-    #[must_use]
-    pub fn with_copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
-        self.buffers.copy = Some(H::column_mut(copy));
-        self
-    }
-
     /// Sets the seed of the random bits of this tensor. It is combined with the seed of
     /// [`Rounding::Stochastic`](crate::Rounding::Stochastic). Default: 0.
     #[must_use]
@@ -74,35 +67,9 @@ impl<'a> ParamMut<'a> {
         self.seed = seed;
         self
     }
-
-    /// Sets the index of the first element in the whole tensor, if this is a part of it, such as
-    /// one process's shard. It only affects stochastic rounding, whose random bits depend on the
-    /// index in the whole. Default: 0.
-    #[must_use]
-    pub fn with_offset(mut self, first: u64) -> Self {
-        self.buffers.position = Position { first, shard: None };
-        self
-    }
-
-    /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of the
-    /// whole tensor. It must have as many elements as θ. Each run of elements that follow each
-    /// other in the whole tensor is stepped on its own, so runs of less than some 100 elements are
-    /// slow.
-    #[must_use]
-    pub fn with_shard(mut self, shard: &'a Shard) -> Self {
-        self.buffers.position = Position { first: 0, shard: Some(shard) };
-        self
-    }
-
-    /// Leaves the gradient out of the norm, since another process of a
-    /// [distributed step](step_all_distributed) has the same gradient and adds it. Here it
-    /// then does not count for clipping or skipping either.
-    #[must_use]
-    pub fn without_norm(mut self) -> Self {
-        self.buffers.in_norm = false;
-        self
-    }
 }
+
+common_methods!(ParamMut);
 
 /// Takes a step on many tensors, in one parallel region, with states that the caller owns. The bits
 /// are those of [`Step`](crate::Step) on each tensor alone. It scales, clips and skips as

@@ -55,42 +55,52 @@ impl<'a> Tensor<'a> {
         let grad = Grad::Zero(G::column_mut(grad));
         Tensor { key: param.into(), buffers: TensorBuffers::new(theta, grad) }
     }
-
-    /// Stores the new θ, which must be `f32`, also in `copy`, rounded to nearest.
-    #[must_use]
-    pub fn with_copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
-        self.buffers.copy = Some(H::column_mut(copy));
-        self
-    }
-
-    /// Sets the index of the first element in the whole tensor, if this is a part of it, such as
-    /// one process's shard. It only affects stochastic rounding, whose random bits depend on the
-    /// index in the whole. Default: 0.
-    #[must_use]
-    pub fn with_offset(mut self, first: u64) -> Self {
-        self.buffers.position = Position { first, shard: None };
-        self
-    }
-
-    /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of the
-    /// whole tensor. It must have as many elements as the parameter. Each run of elements that
-    /// follow each other in the whole tensor is stepped on its own, so runs of less than some 100
-    /// elements are slow.
-    #[must_use]
-    pub fn with_shard(mut self, shard: &'a Shard) -> Self {
-        self.buffers.position = Position { first: 0, shard: Some(shard) };
-        self
-    }
-
-    /// Leaves the gradient out of the norm, since another process of a
-    /// [distributed step](super::Optimizer::step_distributed) has the same gradient and adds
-    /// it. Here it then does not count for clipping or skipping either.
-    #[must_use]
-    pub fn without_norm(mut self) -> Self {
-        self.buffers.in_norm = false;
-        self
-    }
 }
+
+/// The methods that [`Tensor`] and [`ParamMut`](super::ParamMut) have in common.
+macro_rules! common_methods {
+    ($Type:ident) => {
+        impl<'a> $Type<'a> {
+            /// Stores the new θ, which must be `f32`, also in `copy`, rounded to nearest.
+            #[must_use]
+            pub fn with_copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
+                self.buffers.copy = Some(H::column_mut(copy));
+                self
+            }
+
+            /// Sets the index of the first element in the whole tensor, if this is a part of it,
+            /// such as one process's shard. It only affects stochastic rounding, whose random bits
+            /// depend on the index in the whole. Default: 0.
+            #[must_use]
+            pub fn with_offset(mut self, first: u64) -> Self {
+                self.buffers.position = Position { first, shard: None };
+                self
+            }
+
+            /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of
+            /// the whole tensor. It must have as many elements as θ. Each run of elements that
+            /// follow each other in the whole tensor is stepped on its own, so runs of less than
+            /// some 100 elements are slow.
+            #[must_use]
+            pub fn with_shard(mut self, shard: &'a Shard) -> Self {
+                self.buffers.position = Position { first: 0, shard: Some(shard) };
+                self
+            }
+
+            /// Leaves the gradient out of the norm, since another process of a
+            /// [distributed step](crate::step_all_distributed) has the same gradient and adds it.
+            /// Here it then does not count for clipping or skipping either.
+            #[must_use]
+            pub fn without_norm(mut self) -> Self {
+                self.buffers.in_norm = false;
+                self
+            }
+        }
+    };
+}
+pub(super) use common_methods;
+
+common_methods!(Tensor);
 
 /// The buffers of one parameter in one step.
 #[derive(Debug)]

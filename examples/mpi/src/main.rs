@@ -35,7 +35,6 @@ mod checkpoint;
 mod digits;
 mod group;
 #[path = "../../train_digits/network.rs"]
-#[allow(dead_code)] // Its division into tensors is not needed here.
 mod network;
 
 use std::path::PathBuf;
