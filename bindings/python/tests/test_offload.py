@@ -22,10 +22,10 @@ import torch
 import torch.distributed
 
 import fused_adam.torch as fused
-import offload
+import offloading
 import workers
 from common import assert_same_bits
-from offload import DTYPES, HYPER, RESUMED, SAVED, STAGES, STEPS, WORLDS, scheduled
+from offloading import DTYPES, HYPER, RESUMED, SAVED, STAGES, STEPS, WORLDS, scheduled
 from processes import SIDES
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +42,7 @@ Ranks = dict[int, list[dict[str, Any]]]
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """What each rank found, by the number of processes."""
     folder = tmp_path_factory.mktemp("offload")
-    return {world: workers.spawn(offload.CHECKS, folder, world) for world in WORLDS}
+    return {world: workers.spawn(offloading.CHECKS, folder, world) for world in WORLDS}
 
 
 def of_fsdp2(ranks: Ranks, world: int) -> list[dict[Any, Any]]:
@@ -53,7 +53,7 @@ def of_fsdp2(ranks: Ranks, world: int) -> list[dict[Any, Any]]:
 
 def of_deepspeed(ranks: Ranks, world: int, check: str) -> list[dict[Any, Any]]:
     """What the ranks found in a check of DeepSpeed."""
-    if not offload.has_deepspeed():
+    if not offloading.has_deepspeed():
         pytest.skip("could not import 'deepspeed'")
     assert len(ranks[world]) == world
     return workers.results(workers.results(ranks[world], "deepspeed"), check)
@@ -157,7 +157,7 @@ def test_deepspeed_steps_flat_partitions(ranks: Ranks, world: int, stage: int, d
 def test_deepspeed_resumes(ranks: Ranks, world: int, stage: int, dtype: str):
     """From a checkpoint of ours, and to and from those of torch's AdamW."""
     for found in of_deepspeed(ranks, world, "_zero"):
-        for before, after in offload.resumed(world, dtype):
+        for before, after in offloading.resumed(world, dtype):
             whole = found[stage, dtype, before]["contents"]
             resumed = found[stage, dtype, before, after]
             if before == after:

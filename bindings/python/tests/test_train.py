@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+import digits
 import fused_adam.torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import digits  # noqa: E402
 
 RUNS = [
     ("AdamW", {"lr": 5e-3}),

@@ -71,7 +71,7 @@ def _process(
         )
         try:
             found[name] = check(rank, world, folder)
-        except Exception:
+        except BaseException:  # A panic is not an `Exception`.
             found[name] = traceback.format_exc()
         dist.destroy_process_group()
     torch.save(found, folder / f"{world}-{rank}.pt")
