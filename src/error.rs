@@ -42,6 +42,30 @@ pub enum Error {
         other: &'static str,
     },
 
+    /// The number of blocks of an 8-bit state is not that of the elements of `theta`.
+    #[error(
+        "`{name}` has {}, expected {expected} for {}",
+        count(*blocks, "block"),
+        count(*len, "element")
+    )]
+    Blocks {
+        /// The name of the state.
+        name: &'static str,
+        /// Its number of blocks.
+        blocks: usize,
+        /// The expected number of blocks.
+        expected: usize,
+        /// The length of `theta` in elements.
+        len: usize,
+    },
+
+    /// A part of a tensor with 8-bit states does not begin with one of the blocks of the tensor.
+    #[error("`offset` is {offset}, expected a multiple of 32 for states in 8 bits")]
+    Offset {
+        /// The index of the part's first element.
+        offset: u64,
+    },
+
     /// The elements of a buffer have a type that does not go with the other buffers.
     #[error("`{name}` is {given}, expected {expected}")]
     ElementType {

@@ -198,7 +198,8 @@ mod step;
 
 pub use bytemuck;
 pub use elements::rounding::Rounding;
-pub use elements::{Element, Half};
+pub use elements::block8::Block8;
+pub use elements::{Element, Half, StateElement};
 pub use error::Error;
 pub use half::{bf16, f16};
 pub use norm::GradNorm;

@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::{Element, Half, columns, to_odd};
+use super::{Element, Half, state_element, to_odd};
 use crate::simd::{F32Register, Isa, Real, Sealed, U32Lanes};
 
 impl Sealed for bf16 {}
@@ -21,9 +21,7 @@ impl Real for bf16 {
 }
 
 impl Element for bf16 {
-    type Float = f32;
     type DefaultState = bf16;
-    const NAME: &'static str = "bf16";
 
     fn from_float(x: f32) -> Self {
         bf16::from_f32(x)
@@ -53,9 +51,9 @@ impl Element for bf16 {
         // The lower half of any NaN is 0 here, so it stays NaN.
         I::F32::store_round_unordered(lanes.to_bits(), bytemuck::cast_slice_mut(to));
     }
-
-    columns!(Bf16);
 }
+
+state_element!(bf16, f32, Bf16, "bf16");
 
 impl Half for bf16 {}
 

@@ -1,4 +1,4 @@
-//! Slices whose element type is known at run time.
+//! Slices whose element type is known at run time, and states in 8 bits.
 //!
 //! The buffers of a step are the columns of a table. A row is one element of θ with its gradient
 //! and its states. A loop for fixed types gets the slices with [`Element::of`](super::Element::of).
@@ -7,24 +7,33 @@ use core::fmt;
 
 use half::{bf16, f16};
 
-/// An element type.
+use super::block8::{BLOCK, Blocks, BlocksMut, Code};
+
+/// An element type, or 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DType {
     F32,
     F64,
     Bf16,
     F16,
+    Block8,
 }
 
 impl DType {
-    /// The size of an element in bytes.
+    /// The size of an element in bytes. For 8-bit states, without the scale.
     #[inline]
     pub const fn bytes(self) -> usize {
         match self {
             DType::F64 => 8,
             DType::F32 => 4,
             DType::Bf16 | DType::F16 => 2,
+            DType::Block8 => 1,
         }
+    }
+
+    /// The number of elements that are stored together.
+    pub const fn block(self) -> usize {
+        if matches!(self, DType::Block8) { BLOCK } else { 1 }
     }
 
     /// The name of the type, such as `bf16`.
@@ -34,6 +43,7 @@ impl DType {
             DType::F64 => "f64",
             DType::Bf16 => "bf16",
             DType::F16 => "f16",
+            DType::Block8 => "8 bits",
         }
     }
 
@@ -44,21 +54,23 @@ impl DType {
     }
 }
 
-/// A shared slice of any element type.
+/// A shared slice of any element type, or a state in 8 bits.
 #[derive(Clone, Copy)]
 pub enum Column<'a> {
     F32(&'a [f32]),
     F64(&'a [f64]),
     Bf16(&'a [bf16]),
     F16(&'a [f16]),
+    Block8(Blocks<'a>),
 }
 
-/// A mutable slice of any element type.
+/// A mutable slice of any element type, or a state in 8 bits.
 pub enum ColumnMut<'a> {
     F32(&'a mut [f32]),
     F64(&'a mut [f64]),
     Bf16(&'a mut [bf16]),
     F16(&'a mut [f16]),
+    Block8(BlocksMut<'a>),
 }
 
 /// Prints the type and the length. The slice may be long.
@@ -75,7 +87,7 @@ impl fmt::Debug for ColumnMut<'_> {
     }
 }
 
-/// Evaluates an expression for a slice of any type.
+/// Evaluates an expression for a slice of any type: elements or blocks.
 macro_rules! each {
     ($column:expr, $slice:ident => $then:expr) => {
         match $column {
@@ -83,11 +95,12 @@ macro_rules! each {
             Column::F64($slice) => $then,
             Column::Bf16($slice) => $then,
             Column::F16($slice) => $then,
+            Column::Block8(Blocks { blocks: $slice, .. }) => $then,
         }
     };
 }
 
-/// Evaluates an expression for a mutable slice of any type.
+/// Evaluates an expression for a mutable slice of any type: elements or blocks.
 macro_rules! each_mut {
     ($column:expr, $slice:ident => $then:expr) => {
         match $column {
@@ -95,18 +108,7 @@ macro_rules! each_mut {
             ColumnMut::F64($slice) => $then,
             ColumnMut::Bf16($slice) => $then,
             ColumnMut::F16($slice) => $then,
-        }
-    };
-}
-
-/// Makes a column of the same element type from an expression of its slice.
-macro_rules! of_each {
-    ($type:ident, $column:expr, $slice:ident => $then:expr) => {
-        match $column {
-            $type::F32($slice) => $type::F32($then),
-            $type::F64($slice) => $type::F64($then),
-            $type::Bf16($slice) => $type::Bf16($then),
-            $type::F16($slice) => $type::F16($then),
+            ColumnMut::Block8(BlocksMut { blocks: $slice, .. }) => $then,
         }
     };
 }
@@ -131,6 +133,10 @@ macro_rules! halves_of_each {
                 let (first, rest) = slice.$split($mid);
                 ($type::F16(first), $type::F16(rest))
             }
+            $type::Block8(blocks) => {
+                let (first, rest) = blocks.split_at($mid);
+                ($type::Block8(first), $type::Block8(rest))
+            }
         }
     };
 }
@@ -138,6 +144,18 @@ macro_rules! halves_of_each {
 impl<'a> Column<'a> {
     #[inline]
     pub fn len(&self) -> usize {
+        match self {
+            Column::F32(slice) => slice.len(),
+            Column::F64(slice) => slice.len(),
+            Column::Bf16(slice) => slice.len(),
+            Column::F16(slice) => slice.len(),
+            Column::Block8(blocks) => blocks.len,
+        }
+    }
+
+    /// The number of slots of the slice: of elements, or of blocks.
+    #[inline]
+    pub fn slots(&self) -> usize {
         each!(self, slice => slice.len())
     }
 
@@ -148,6 +166,7 @@ impl<'a> Column<'a> {
             Column::F64(_) => DType::F64,
             Column::Bf16(_) => DType::Bf16,
             Column::F16(_) => DType::F16,
+            Column::Block8(_) => DType::Block8,
         }
     }
 
@@ -167,7 +186,7 @@ impl<'a> Column<'a> {
 impl<'a> ColumnMut<'a> {
     #[inline]
     pub fn len(&self) -> usize {
-        each_mut!(self, slice => slice.len())
+        self.as_ref().len()
     }
 
     #[inline]
@@ -183,13 +202,28 @@ impl<'a> ColumnMut<'a> {
             ColumnMut::F64(slice) => Column::F64(slice),
             ColumnMut::Bf16(slice) => Column::Bf16(slice),
             ColumnMut::F16(slice) => Column::F16(slice),
+            ColumnMut::Block8(blocks) => Column::Block8(blocks.as_ref()),
         }
     }
 
     /// The same slice, with a shorter lifetime.
     #[inline]
     pub fn reborrow(&mut self) -> ColumnMut<'_> {
-        of_each!(ColumnMut, self, slice => slice)
+        match self {
+            ColumnMut::F32(slice) => ColumnMut::F32(slice),
+            ColumnMut::F64(slice) => ColumnMut::F64(slice),
+            ColumnMut::Bf16(slice) => ColumnMut::Bf16(slice),
+            ColumnMut::F16(slice) => ColumnMut::F16(slice),
+            ColumnMut::Block8(blocks) => ColumnMut::Block8(blocks.reborrow()),
+        }
+    }
+
+    /// Sets the number of elements and the code of blocks. Columns of elements have neither.
+    #[inline]
+    pub fn describe(&mut self, len: usize, code: Code) {
+        if let ColumnMut::Block8(blocks) = self {
+            (blocks.len, blocks.code) = (len, code);
+        }
     }
 
     /// The first `mid` elements and the rest.

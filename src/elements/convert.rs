@@ -16,7 +16,9 @@ pub(crate) fn widen(engine: Engine, from: Column<'_>, to: &mut [f32]) {
     let (format, from) = match from {
         Column::Bf16(from) => (Format::Bf16, bytemuck::cast_slice(from)),
         Column::F16(from) => (Format::F16, bytemuck::cast_slice(from)),
-        Column::F32(_) | Column::F64(_) => unreachable!("it is computed with as it is"),
+        Column::F32(_) | Column::F64(_) | Column::Block8(_) => {
+            unreachable!("it does not have 16 bits")
+        }
     };
     convert(engine, Conversion::Widen { format, from, to });
 }
@@ -36,7 +38,9 @@ pub(crate) fn narrow(
             (Format::Bf16, half::bf16::MAX.to_f32(), bytemuck::cast_slice_mut(to))
         }
         ColumnMut::F16(to) => (Format::F16, half::f16::MAX.to_f32(), bytemuck::cast_slice_mut(to)),
-        ColumnMut::F32(_) | ColumnMut::F64(_) => unreachable!("it is stored as it is"),
+        ColumnMut::F32(_) | ColumnMut::F64(_) | ColumnMut::Block8(_) => {
+            unreachable!("it does not have 16 bits")
+        }
     };
     let most = if saturate { most } else { f32::INFINITY };
     convert(engine, Conversion::Narrow { format, most, from, to, random });

@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::{Element, Half, columns, to_odd};
+use super::{Element, Half, state_element, to_odd};
 use crate::simd::{F32Register, Isa, Real, Sealed, U32Lanes};
 
 impl Sealed for f16 {}
@@ -24,9 +24,7 @@ impl Real for f16 {
 }
 
 impl Element for f16 {
-    type Float = f32;
     type DefaultState = f32;
-    const NAME: &'static str = "f16";
 
     fn from_float(x: f32) -> Self {
         f16::from_f32(x)
@@ -45,9 +43,9 @@ impl Element for f16 {
     fn store<I: Isa>(lanes: I::F32, to: &mut [Self]) {
         I::F32::store_lower(nearest(lanes), bytemuck::cast_slice_mut(to));
     }
-
-    columns!(F16);
 }
+
+state_element!(f16, f32, F16, "f16");
 
 impl Half for f16 {}
 

@@ -1,14 +1,12 @@
 //! `f32` and `f64`, which are stored as they are computed.
 
-use super::{Element, columns};
+use super::{Element, state_element};
 use crate::simd::{Isa, Register};
 
 macro_rules! stored_as_computed {
-    ($float:ident, $variant:ident, $register:ident) => {
+    ($float:ident, $register:ident) => {
         impl Element for $float {
-            type Float = $float;
             type DefaultState = $float;
-            const NAME: &'static str = stringify!($float);
 
             #[inline(always)]
             fn from_float(x: Self) -> Self {
@@ -29,11 +27,11 @@ macro_rules! stored_as_computed {
             fn store<I: Isa>(lanes: I::$register, to: &mut [Self]) {
                 Register::store(lanes, to);
             }
-
-            columns!($variant);
         }
     };
 }
 
-stored_as_computed!(f32, F32, F32);
-stored_as_computed!(f64, F64, F64);
+stored_as_computed!(f32, F32);
+stored_as_computed!(f64, F64);
+state_element!(f32, f32, F32, "f32");
+state_element!(f64, f64, F64, "f64");

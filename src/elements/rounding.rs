@@ -11,7 +11,8 @@
 //!
 //! So the random bits do not depend on threads, chunks, splits or registers.
 
-use crate::simd::U32Lanes;
+use super::block8::{BLOCK, CUT};
+use crate::simd::{F32Register, U32Lanes};
 
 /// The rounding of θ and the states to 16 bits.
 ///
@@ -37,9 +38,22 @@ pub enum Rounding {
     },
 }
 
-/// The random bits of one step on a range of elements.
+impl Rounding {
+    /// The seed of stochastic rounding.
+    pub(crate) fn seed(self) -> Option<u64> {
+        match self {
+            Rounding::Nearest => None,
+            Rounding::Stochastic { seed } => Some(seed),
+        }
+    }
+}
+
+/// The random bits of one step on a range of elements: for 8-bit states, and for 16-bit buffers if
+/// they are rounded stochastically.
 #[derive(Clone, Copy)]
 pub(crate) struct Noise {
+    /// Whether 16-bit buffers are rounded stochastically.
+    pub(crate) halves: bool,
     pub(crate) seed: u64,
     pub(crate) t: u64,
     /// The index of the range's first element.
@@ -49,9 +63,18 @@ pub(crate) struct Noise {
 }
 
 impl Noise {
-    pub fn new(seed: u64, t: u64, first: u64) -> Self {
-        let [low, high] = halves(t);
-        Noise { seed, t, first, key: threefry(halves(seed), low, high) }
+    /// Those of step number `t` with this seed. Without a seed, 16-bit buffers are rounded to
+    /// nearest, and the seed of 8-bit states is 0. `own` is combined with the seed.
+    pub fn new(seed: Option<u64>, own: u64, t: u64, first: u64) -> Self {
+        let ([low, high], of_halves) = (halves(t), seed.is_some());
+        let seed = seed.unwrap_or(0) ^ own;
+        Noise { halves: of_halves, seed, t, first, key: threefry(halves(seed), low, high) }
+    }
+
+    /// The random bits of the blocks of a range, which starts with a block. They are drawn in place
+    /// of the elements' bits, and for other groups of buffers.
+    pub fn of_blocks(self) -> Self {
+        Noise { first: self.first / BLOCK as u64, ..self }
     }
 
     /// The random bits of a range that starts elsewhere.
@@ -81,6 +104,38 @@ impl Noise {
     #[inline(always)]
     fn key_of(&self, group: usize) -> [u32; 2] {
         [self.key[0], self.key[1].wrapping_add(group as u32)]
+    }
+}
+
+/// The group of buffers whose random bits two 8-bit states share: those with the numbers
+/// 2·`pair` and 2·`pair` + 1.
+#[inline(always)]
+pub(crate) fn group_of_states(pair: usize) -> usize {
+    (1 << 31) + pair
+}
+
+/// The random bits of one block of a pair of 8-bit states: two random words.
+///
+/// The bits of element i are in the word w₀ + i·w₁. Those of any two elements of the block are
+/// independent: this is the hash of Dietzfelbinger, "Universal hashing and k-wise independence via
+/// integer arithmetic without primes", 1996. The first state of the pair has the upper 18 bits of
+/// the word, and the second one the lower 18 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockBits(pub [u32; 2]);
+
+impl BlockBits {
+    /// The words of the elements from number `at` on.
+    #[inline(always)]
+    pub fn words<L: F32Register>(self, isa: L::Isa, at: usize) -> L::Bits {
+        let index = L::iota(isa).wrapping_add_scalar(at as u32);
+        let [first, step] = self.0.map(|word| index.splat(word));
+        index.wrapping_mul(step).wrapping_add(first)
+    }
+
+    /// The bits in a word of the first or the second state of the pair.
+    #[inline(always)]
+    pub fn of_state<W: U32Lanes>(word: W, state: usize) -> W {
+        if state.is_multiple_of(2) { word.shr(32 - CUT) } else { word.and_scalar((1 << CUT) - 1) }
     }
 }
 

@@ -13,7 +13,8 @@ pub(crate) struct Rows<'a, const N: usize> {
     pub state: [ColumnMut<'a>; N],
     /// A copy of the new θ, rounded to nearest.
     pub copy: Option<ColumnMut<'a>>,
-    /// The random bits, if the 16-bit columns are rounded stochastically. The copy is not.
+    /// The random bits, if the states are in 8 bits or the 16-bit columns are rounded stochastically.
+    /// The copy is not.
     pub noise: Option<Noise>,
 }
 
@@ -21,6 +22,12 @@ impl<const N: usize> Rows<'_, N> {
     #[inline]
     pub fn len(&self) -> usize {
         self.theta.len()
+    }
+
+    /// The rows may be cut at multiples of this number.
+    #[cfg(feature = "parallel")]
+    pub fn block(&self) -> usize {
+        self.state.first().map_or(1, |state| state.dtype().block())
     }
 
     /// The same rows, with a shorter lifetime.

@@ -155,6 +155,7 @@ impl GradNorm {
         match grad {
             Column::F32(grad) => self.add_singles(engine, grad),
             Column::F64(grad) => self.add_doubles(engine, grad),
+            Column::Block8(_) => unreachable!("gradients are not stored in 8 bits"),
             Column::Bf16(_) | Column::F16(_) => {
                 let (mut wide, mut rest) = ([0.0; TILE], grad);
                 while rest.len() > 0 {

@@ -11,7 +11,7 @@ use super::param::{GroupId, OptimizerId, Param, ParamId, StepBatch, Types};
 use super::pass::step_of;
 use super::step_plan::StepPlan;
 use super::tensor::{ParamKey, Tensor, TensorBuffers};
-use crate::elements::Element;
+use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::rules::{AdamW, Rule};
 use crate::step::Scalars;
@@ -123,7 +123,7 @@ impl<R: Rule> Optimizer<R> {
     /// # Errors
     ///
     /// As for [`add`](Self::add).
-    pub fn add_mixed<T: Element, G: Element<Float = T::Float>, S: Element<Float = T::Float>>(
+    pub fn add_mixed<T: Element, G: Element<Float = T::Float>, S: StateElement<Float = T::Float>>(
         &mut self,
         group: GroupId,
         name: &str,
@@ -347,7 +347,7 @@ impl<R: Rule> Optimizer<R> {
 
     /// The state of a parameter with this name, such as `m`. `None` for an unknown id or name,
     /// before the first gradient of the parameter, and if the state is not of type `S`.
-    pub fn state<S: Element>(&self, id: ParamId, name: &str) -> Option<&[S]> {
+    pub fn state<S: StateElement>(&self, id: ParamId, name: &str) -> Option<&[S]> {
         let states = self.param(id)?.states.as_ref()?;
         let i = states.declared().iter().position(|state| state.name() == name)?;
         S::of(states.get(i)?)

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::states::States;
 use super::tensor::TensorBuffers;
-use crate::elements::Element;
+use crate::elements::{Element, StateElement};
 use crate::elements::column::DType;
 use crate::error::Error;
 use crate::rules::Rule;
@@ -70,7 +70,7 @@ pub(super) struct Types {
 }
 
 impl Types {
-    pub fn of<T: Element, G: Element, S: Element>() -> Self {
+    pub fn of<T: Element, G: Element, S: StateElement>() -> Self {
         Types { theta: T::DTYPE, grad: G::DTYPE, state: S::DTYPE }
     }
 }
@@ -113,6 +113,9 @@ impl<R: Rule> Param<'_, R> {
         self.check_length("grad", grad.len())?;
         if let Some(shard) = buffers.position.shard {
             self.check_length("shard", usize::try_from(shard.len()).unwrap_or(usize::MAX))?;
+        }
+        if self.types.state == DType::Block8 {
+            buffers.position.check_blocks(self.len)?;
         }
         if let Some(copy) = &buffers.copy {
             if theta != DType::F32 {

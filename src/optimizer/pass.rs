@@ -15,7 +15,7 @@ use super::param::{Batch, Param, PassContext, StepBatch};
 #[cfg(feature = "parallel")]
 use super::pieces::{Grads, GradsPiece, Part, Piece, Steps};
 use super::tensor::{Grad, TensorBuffers};
-use crate::elements::Element;
+use crate::elements::{Element, StateElement};
 use crate::elements::column::{ColumnMut, DType};
 use crate::elements::rounding::Noise;
 use crate::elements::rows::{Rows, unzip};
@@ -137,10 +137,10 @@ pub(super) fn step_of<T, G, S, R>() -> StepBatch<R>
 where
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
     R: Rule,
 {
-    if const { is_fused::<T, G, S>() } { step_batch::<T, G, S, R> } else { step_of_tiles::<R>() }
+    if const { is_fused::<T, G, S>() } { step_batch::<T, G, S::Unpacked, R> } else { step_of_tiles::<R>() }
 }
 
 /// The code for all types without their own loop. It is that of `f32`, so that it is compiled once.
@@ -187,8 +187,11 @@ where
             param.t += 1;
             core::mem::swap(&mut param.scalars, &mut param.next_scalars);
             let state = states.columns_mut::<N>().expect("the states were checked");
+            let in_blocks = state.first().is_some_and(|state| state.dtype() == DType::Block8);
             let (buffers, seed) = match (buffers, context.seed, &context.largest_update) {
-                (TensorBuffers { theta, grad: Grad::Read(grad), copy, .. }, None, None) => {
+                (TensorBuffers { theta, grad: Grad::Read(grad), copy, .. }, None, None)
+                    if !in_blocks =>
+                {
                     step(Rows { theta, grad, state, copy, noise: None });
                     continue;
                 }
@@ -197,12 +200,12 @@ where
             // Other types are not rounded, so the position of an element does not matter.
             let is_rounded = buffers.theta.dtype().bytes() == 2
                 || state.iter().any(|state| state.dtype().bytes() == 2);
-            let Some(seed) = seed.filter(|_| is_rounded) else {
+            if !in_blocks && (seed.is_none() || !is_rounded) {
                 in_one_go(context, buffers, state, None, &step);
                 continue;
-            };
+            }
             let (mut buffers, mut state) = (buffers, state);
-            let noise = Noise::new(seed ^ param.seed, param.t, 0);
+            let noise = Noise::new(seed, param.seed, param.t, 0);
             // Each run of elements that follow each other in the whole tensor.
             loop {
                 let (first, run) = buffers.position.run(buffers.theta.len());
@@ -256,6 +259,7 @@ fn in_blocks<R, const N: usize>(
                 DType::F64 => largest_change::<f64, N>(&mut block, step),
                 DType::Bf16 => largest_change::<bf16, N>(&mut block, step),
                 DType::F16 => largest_change::<f16, N>(&mut block, step),
+                DType::Block8 => unreachable!("only states are stored in 8 bits"),
             };
             largest.fetch_max(change.to_bits(), Ordering::Relaxed);
         } else {

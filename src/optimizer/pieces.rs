@@ -41,13 +41,14 @@ impl PieceSize {
         }
     }
 
-    /// The number of rows in the next piece of a large tensor with `len` rows left.
-    fn rows(self, len: usize, element_bytes: usize) -> usize {
+    /// The number of rows in the next piece of a large tensor with `len` rows left. It is cut at a
+    /// multiple of `block`.
+    fn rows(self, len: usize, element_bytes: usize, block: usize) -> usize {
         let rows = match self {
             PieceSize::Bytes(bytes) => (bytes / element_bytes).max(1),
             PieceSize::Elements(elements) => elements,
         };
-        len.min(rows)
+        rows.checked_next_multiple_of(block).map_or(len, |rows| len.min(rows))
     }
 
     /// The number of tensors from the first on that make one piece, and whether that is a single
@@ -120,7 +121,8 @@ impl<'q, 's, 'a, R> Steps<'q, 's, 'a, R> {
         }
         let part = self.cut.take()?;
         let len = part.param.len;
-        let rows = size.rows(len, part.buffers.theta.dtype().bytes());
+        let block = part.param.types.state.block();
+        let rows = size.rows(len, part.buffers.theta.dtype().bytes(), block);
         let (part, rest) = part.split_at(rows);
         if rows < len {
             self.cut = Some(rest);
@@ -193,7 +195,7 @@ impl<'q, 'a> Grads<'q, 'a> {
             }
         }
         let grad = self.cut.take()?;
-        let rows = size.rows(grad.len(), grad.dtype().bytes());
+        let rows = size.rows(grad.len(), grad.dtype().bytes(), 1);
         let (part, rest) = grad.split_at(rows);
         if rest.len() > 0 {
             self.cut = Some(rest);

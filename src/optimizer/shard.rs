@@ -4,6 +4,7 @@
 use core::ops::Range;
 use core::slice;
 
+use crate::elements::block8::BLOCK;
 use crate::error::Error;
 
 /// Where some elements are in their whole tensor.
@@ -26,6 +27,25 @@ impl Position<'_> {
         let Some(shard) = self.shard else { return (self.first, rows) };
         let (first, run) = shard.run_at(self.first).unwrap_or((0, u64::MAX));
         (first, usize::try_from(run).map_or(rows, |run| run.min(rows)))
+    }
+}
+
+impl Position<'_> {
+    /// Checks that these rows can have states in 8 bits: each run of elements begins with a block
+    /// of the whole tensor, and is cut between blocks.
+    pub fn check_blocks(self, rows: usize) -> Result<(), Error> {
+        let (mut at, mut left) = (self, rows);
+        while left > 0 {
+            let (first, run) = at.run(left);
+            let cut = first.wrapping_add(run as u64);
+            for offset in [Some(first), (run < left).then_some(cut)].into_iter().flatten() {
+                if !offset.is_multiple_of(BLOCK as u64) {
+                    return Err(Error::Offset { offset });
+                }
+            }
+            (at, left) = (at.skip(run), left - run.max(1));
+        }
+        Ok(())
     }
 }
 

@@ -5,8 +5,9 @@ use core::ops::Range;
 use half::{bf16, f16};
 use smallvec::SmallVec;
 
+use crate::elements::block8::{Block8, Blocks, BlocksMut};
 use crate::elements::column::{Column, ColumnMut, DType};
-use crate::elements::{self, Element};
+use crate::elements::{self, Element, StateElement};
 use crate::error::Error;
 use crate::rules::{Rule, State};
 
@@ -17,7 +18,7 @@ pub(super) struct States<'s> {
     buffer: Buffer<'s>,
     declared: &'static [State],
     len: usize,
-    /// The distance from the start of one state to the start of the next, in elements.
+    /// The distance from the start of one state to the start of the next, in elements or blocks.
     stride: usize,
 }
 
@@ -29,6 +30,7 @@ enum Buffer<'s> {
     F64(Vec<f64>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
+    Block8(Vec<Block8>),
     Borrowed(Columns<'s>),
 }
 
@@ -44,23 +46,33 @@ impl<'s> States<'s> {
     ///
     /// [`Error::OutOfMemory`].
     pub fn new(of: DType, len: usize, rule: &impl Rule) -> Result<Self, Error> {
-        fn filled<E: Element>(stride: usize, initial: &[f64]) -> Result<Vec<E>, Error> {
-            let mut buffer = elements::filled(stride.saturating_mul(initial.len()), 0.0)?;
+        fn filled<S: StateElement>(
+            (len, stride): (usize, usize),
+            declared: &[State],
+            initial: &[f64],
+        ) -> Result<Vec<S>, Error> {
+            let mut buffer = elements::zeros(stride.saturating_mul(initial.len()))?;
             for (i, &value) in initial.iter().enumerate().filter(|(_, value)| **value != 0.0) {
-                buffer[i * stride..][..stride].fill(E::saturating_from_f64(value));
+                let state = S::filled(len, value, declared[i].code())?;
+                buffer[i * stride..][..state.len()].copy_from_slice(&state);
             }
             Ok(buffer)
         }
         let declared = rule.states();
         let initial: Vec<f64> = (0..declared.len()).map(|i| rule.initial_state(i)).collect();
         let initial = &initial[..];
-        let rounded_up = len.checked_next_multiple_of(64 / of.bytes()).unwrap_or(usize::MAX);
-        let stride = if declared.is_empty() { 0 } else { rounded_up };
+        let stride = match of {
+            _ if declared.is_empty() => 0,
+            DType::Block8 => Block8::slots(len),
+            _ => len.checked_next_multiple_of(64 / of.bytes()).unwrap_or(usize::MAX),
+        };
+        let sizes = (len, stride);
         let buffer = match of {
-            DType::F32 => Buffer::F32(filled(stride, initial)?),
-            DType::F64 => Buffer::F64(filled(stride, initial)?),
-            DType::Bf16 => Buffer::Bf16(filled(stride, initial)?),
-            DType::F16 => Buffer::F16(filled(stride, initial)?),
+            DType::F32 => Buffer::F32(filled(sizes, declared, initial)?),
+            DType::F64 => Buffer::F64(filled(sizes, declared, initial)?),
+            DType::Bf16 => Buffer::Bf16(filled(sizes, declared, initial)?),
+            DType::F16 => Buffer::F16(filled(sizes, declared, initial)?),
+            DType::Block8 => Buffer::Block8(filled(sizes, declared, initial)?),
         };
         Ok(States { buffer, declared, len, stride })
     }
@@ -75,12 +87,17 @@ impl<'s> States<'s> {
         fn column<E: Element>(buffer: &[E], range: Range<usize>) -> Column<'_> {
             E::column(&buffer[range])
         }
+        let code = self.declared.get(i)?.code();
         let range = i * self.stride..i * self.stride + self.len;
         (i < self.declared.len()).then(|| match &self.buffer {
             Buffer::F32(buffer) => column(buffer, range),
             Buffer::F64(buffer) => column(buffer, range),
             Buffer::Bf16(buffer) => column(buffer, range),
             Buffer::F16(buffer) => column(buffer, range),
+            Buffer::Block8(buffer) => {
+                let blocks = &buffer[i * self.stride..(i + 1) * self.stride];
+                Column::Block8(Blocks { blocks, len: self.len, code })
+            }
             Buffer::Borrowed(states) => states[i].as_ref(),
         })
     }
@@ -145,6 +162,12 @@ impl<'s> States<'s> {
             Buffer::F64(buffer) => reborrow(buffer, sizes, places),
             Buffer::Bf16(buffer) => reborrow(buffer, sizes, places),
             Buffer::F16(buffer) => reborrow(buffer, sizes, places),
+            Buffer::Block8(buffer) => {
+                let blocks = buffer.chunks_exact_mut(self.stride.max(1));
+                for ((place, state), blocks) in places.iter_mut().zip(self.declared).zip(blocks) {
+                    *place = ColumnMut::Block8(BlocksMut { blocks, len: self.len, code: state.code() });
+                }
+            }
             Buffer::Borrowed(states) => {
                 for (place, state) in places.iter_mut().zip(states) {
                     *place = state.reborrow();

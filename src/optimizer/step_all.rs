@@ -13,11 +13,13 @@ use super::states::{Columns, States};
 use super::step_plan::StepPlan;
 use super::tensor::{Grad, TensorBuffers, common_methods};
 use crate::elements::column::DType;
-use crate::elements::{Element, Half};
+use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;
 use crate::rules::Rule;
 use crate::step::select::for_each_fused;
-use crate::step::{Scalars, check_scalars, check_states, check_step_number, scalars_after};
+use crate::step::{
+    Scalars, check_scalars, check_state, check_states, check_step_number, scalars_after,
+};
 
 /// One tensor in a call of [`step_all`]: θ, its gradient, its states, its rule and its step number.
 #[derive(Debug)]
@@ -44,9 +46,9 @@ impl<'a> ParamMut<'a> {
     }
 
     /// Adds the next of the states that [`Rule::states`] names. All states of a tensor have one
-    /// element type.
+    /// type: an element type, or [`Block8`](crate::Block8) for 8 bits.
     #[must_use]
-    pub fn with_state<S: Element>(mut self, state: &'a mut [S]) -> Self {
+    pub fn with_state<S: StateElement>(mut self, state: &'a mut [S]) -> Self {
         self.states.push(S::column_mut(state));
         self
     }
@@ -164,7 +166,7 @@ fn step_borrowed<'a, R: Rule>(
     let mut params = Vec::with_capacity(tensors.size_hint().0);
     let mut all_buffers = Vec::with_capacity(tensors.size_hint().0);
     for (number, borrowed) in tensors.enumerate() {
-        let ParamMut { rule: group, t, seed, buffers, states, scalars } = borrowed;
+        let ParamMut { rule: group, t, seed, buffers, mut states, scalars } = borrowed;
         let named = |error: Error| error.of_tensor(number, alone);
         let unknown = Error::RuleIndex { rule: group, rules: rules.len() };
         let rule = rules.get(group).ok_or(unknown).map_err(named)?;
@@ -198,13 +200,18 @@ fn step_borrowed<'a, R: Rule>(
             seed,
         };
         param.check(&buffers).map_err(named)?;
-        for (name, borrowed) in declared.iter().map(|state| state.name()).zip(&states) {
-            param.check_length(name, borrowed.len()).map_err(named)?;
+        for (declared, borrowed) in declared.iter().zip(&mut states) {
+            let name = declared.name();
+            if borrowed.dtype() == DType::Block8 {
+                check_state(declared, borrowed, param.len).map_err(named)?;
+            } else {
+                param.check_length(name, borrowed.len()).map_err(named)?;
+            }
             let dtype = borrowed.dtype();
             if dtype != state || dtype.is_f64() != theta.is_f64() {
                 let expected = match theta {
                     DType::F64 => "f64",
-                    _ if state.is_f64() => "f32, bf16 or f16",
+                    _ if state.is_f64() => "f32, bf16, f16 or 8 bits",
                     _ => state.name(),
                 };
                 return Err(named(param.wrong_type(name, dtype.name(), expected)));
@@ -231,9 +238,9 @@ fn step_of_types<R: Rule>(types: Types) -> StepBatch<R> {
         ($([$theta:ident $grad:ident $state:ident])*) => {
             match (types.theta, types.grad, types.state) {
                 $((
-                    <$theta as Element>::DTYPE,
-                    <$grad as Element>::DTYPE,
-                    <$state as Element>::DTYPE,
+                    <$theta as StateElement>::DTYPE,
+                    <$grad as StateElement>::DTYPE,
+                    <$state as StateElement>::DTYPE,
                 ) => step_of::<$theta, $grad, $state, R>(),)*
                 _ => step_of_tiles::<R>(),
             }

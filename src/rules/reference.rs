@@ -11,6 +11,7 @@ use half::{bf16, f16};
 
 use super::Kernel;
 use super::parts::{Decay, Descent, Ema};
+use crate::elements::block8::Code;
 use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::rounding::Noise;
 use crate::elements::rows::Rows;
@@ -18,7 +19,7 @@ use crate::simd::Float;
 use crate::simd::saturating::Saturating;
 
 /// The number of rows that are loaded and stored together, so that the element type of a column is
-/// matched once for all of them.
+/// matched once for all of them. They are whole blocks of 8-bit states.
 const BLOCK: usize = 64;
 
 /// Takes a step on each row.
@@ -72,7 +73,8 @@ fn saturating<F: Float, K: Kernel<F, N>, const N: usize>(
 /// Clamps numbers to ±MAX of a 16-bit type. NaN stays NaN.
 fn clamp_to<F: Float>(dtype: DType, numbers: &mut [F]) {
     let most = match dtype {
-        DType::F32 | DType::F64 => return,
+        // Blocks are clamped when they are encoded.
+        DType::F32 | DType::F64 | DType::Block8 => return,
         DType::Bf16 => F::from_f64(bf16::MAX.into()),
         DType::F16 => F::from_f64(f16::MAX.into()),
     };
@@ -98,7 +100,63 @@ fn load<F: Float>(column: Column<'_>, start: usize, to: &mut [F]) {
         Column::F64(from) => each(&from[start..], to),
         Column::Bf16(from) => each(&from[start..], to),
         Column::F16(from) => each(&from[start..], to),
+        Column::Block8(from) => {
+            for (to, i) in to.iter_mut().zip(start..) {
+                let block = &from.blocks[i / 32];
+                *to = F::from_f64(decoded(block[i % 32], block[32], from.code).into());
+            }
+        }
     }
+}
+
+/// The number with this code, in a block with this byte of the scale.
+fn decoded(code: u8, scale: u8, of: Code) -> f32 {
+    let one = u32::from(scale) << 23;
+    let magnitude = if of.signed { code & 0x7F } else { code };
+    let sum = one.wrapping_add(u32::from(magnitude) << 18);
+    let x = f32::from_bits(sum) - f32::from_bits(one);
+    if of.signed && code >= 0x80 { f32::from_bits(x.to_bits() | 1 << 31) } else { x }
+}
+
+/// Encodes a block of a state. `bits` are the random bits of each of its elements.
+fn encode(block: &mut [u8; 33], of: Code, numbers: &[f32], bits: impl Fn(usize) -> u32) {
+    *block = [0; 33];
+    if numbers.iter().any(|x| !x.is_finite()) {
+        block[32] = 255;
+        return;
+    }
+    let (top, exponents) = if of.signed { (14.75, -120..=124) } else { (251.0, -120..=120) };
+    let magnitude = |x: f32| if of.signed { x.abs() } else { larger(x, 0.0) };
+    let largest = numbers.iter().map(|x| magnitude(*x)).fold(0.0, f32::max);
+    let fits = |exponent: &i32| f64::from(largest) <= top * 2.0_f64.powi(*exponent);
+    let (least, most) = (exponents.clone().find(fits), *exponents.end());
+    let scale = 2.0_f64.powi(least.unwrap_or(most));
+    block[32] = (least.unwrap_or(most) + 127) as u8;
+    for (i, x) in numbers.iter().enumerate() {
+        let a = smaller(magnitude(*x), (top * scale) as f32) * (1.0 / scale) as f32;
+        let (kept, cut) = ((a + 1.0).to_bits() >> 18, (a + 1.0).to_bits() & 0x3_FFFF);
+        let added = if of.nearest { 1 << 17 } else { bits(i) };
+        let mut code = kept - (127 << 5) + u32::from(cut + added >= 1 << 18);
+        if of.divisor && *x > 0.0 && code == 0 {
+            code = 1;
+        }
+        let sign = if of.signed && x.is_sign_negative() { 0x80 } else { 0 };
+        block[i] = sign | code as u8;
+    }
+}
+
+/// The 18 random bits of element `i` in an 8-bit state with this number, from 0.
+///
+/// The key is that of 16-bit buffers, but with 2^31 added to its second word, and the number of the
+/// pair of states. The counter is the index of the block in the whole tensor.
+fn block_bits(noise: Noise, i: usize, state: usize) -> u32 {
+    let halves = |x: u64| [x as u32, (x >> 32) as u32];
+    let [k0, k1] = threefry_2x32_13(halves(noise.seed), halves(noise.t));
+    let key = [k0, k1.wrapping_add(1 << 31).wrapping_add(state as u32 / 2)];
+    let index = noise.first.wrapping_add(i as u64);
+    let [first, step] = threefry_2x32_13(key, halves(index / 32));
+    let word = first.wrapping_add(((index % 32) as u32).wrapping_mul(step));
+    if state % 2 == 0 { word >> 14 } else { word & 0x3_FFFF }
 }
 
 /// Stores `from` as the elements from `start` on. 16-bit elements are rounded to nearest, ties to
@@ -110,7 +168,8 @@ fn store<F: Float>(
     random: Option<(Noise, usize)>,
 ) {
     let numbers = from.iter().map(|x| x.to_f64()).zip(start..);
-    let bits = |i| random.map(|(noise, buffer)| random_bits(noise, i, buffer));
+    let halves = random.filter(|(noise, _)| noise.halves);
+    let bits = |i| halves.map(|(noise, buffer)| random_bits(noise, i, buffer));
     match column {
         ColumnMut::F64(to) => numbers.for_each(|(x, i)| to[i] = x),
         ColumnMut::F32(to) => numbers.for_each(|(x, i)| to[i] = x as f32),
@@ -122,6 +181,18 @@ fn store<F: Float>(
             None => to[i] = f16::from_f32(x as f32),
             Some(random) => to[i] = f16_stochastic(x as f32, random),
         }),
+        ColumnMut::Block8(to) => {
+            let mut singles = [0.0; BLOCK];
+            for (single, x) in singles.iter_mut().zip(from) {
+                *single = x.to_f64() as f32;
+            }
+            let (noise, buffer) = random.expect("8-bit states have random bits");
+            for (number, numbers) in singles[..from.len()].chunks(32).enumerate() {
+                let first = start + 32 * number;
+                let bits = |i| block_bits(noise, first + i, buffer - 1);
+                encode(&mut to.blocks[first / 32], to.code, numbers, bits);
+            }
+        }
     }
 }
 

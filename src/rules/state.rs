@@ -1,5 +1,8 @@
 //! The properties of the states that a rule keeps.
 
+use crate::elements::block8::{Block8, Code};
+use crate::elements::codec;
+
 /// A state of a rule: a buffer of the same length as θ that each step reads and writes.
 ///
 /// ```
@@ -73,6 +76,34 @@ impl State {
     /// The name of this state in torch, such as `exp_avg`, if it has one.
     pub const fn torch_name(&self) -> Option<&'static str> {
         self.torch
+    }
+
+    /// How this state is stored in 8 bits: with a sign or not, above 0 if the update is divided by
+    /// it, and rounded to nearest if it is a running maximum.
+    pub(crate) const fn code(&self) -> Code {
+        let divisor = self.divisor && !self.signed;
+        Code { signed: self.signed, divisor, nearest: self.running_max }
+    }
+
+    /// Encodes elements of this state in 8 bits, rounded to nearest. There must be as many blocks as
+    /// [`StateElement::slots`](crate::StateElement::slots) says: further ones become 0, and elements
+    /// that do not fit are left out.
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, Rule};
+    ///
+    /// let (v, mut blocks, mut decoded) = (AdamW::default().states()[1], [[0; 33]; 2], [0.0; 40]);
+    /// v.encode(&[0.3; 40], &mut blocks);
+    /// v.decode(&blocks, &mut decoded);
+    /// assert!((decoded[39] - 0.3).abs() < 0.3 / 64.0);
+    /// ```
+    pub fn encode(&self, elements: &[f32], blocks: &mut [Block8]) {
+        codec::encode_nearest(&mut elements.iter().copied(), blocks, self.code());
+    }
+
+    /// Decodes elements of this state from 8 bits. Elements without a block do not change.
+    pub fn decode(&self, blocks: &[Block8], elements: &mut [f32]) {
+        codec::decode_all(blocks, self.code(), elements);
     }
 }
 

@@ -66,6 +66,14 @@ pub trait Float: Real + Lanes<Float = Self> + Neg<Output = Self> {
     /// The registers of this type in the instruction set `I`.
     #[doc(hidden)]
     type In<I: Isa>: Register<Float = Self, Isa = I>;
+
+    /// A register of `f32` as one of this type. Only `f32` has such registers.
+    #[doc(hidden)]
+    fn from_singles<I: Isa>(lanes: I::F32) -> Self::In<I>;
+
+    /// The opposite of [`from_singles`](Self::from_singles).
+    #[doc(hidden)]
+    fn to_singles<I: Isa>(lanes: Self::In<I>) -> I::F32;
 }
 
 /// One or more elements that are computed at once, one in each lane.
@@ -155,6 +163,15 @@ pub trait U32Lanes: Copy {
     /// Shifts each lane right by `by` < 32 bits, and fills up with zeros.
     fn shr(self, by: u32) -> Self;
 
+    /// The product in each lane, modulo 2^32.
+    fn wrapping_mul(self, other: Self) -> Self;
+
+    /// The larger one in each lane. The comparison is unsigned.
+    fn max(self, other: Self) -> Self;
+
+    /// The largest lane. The comparison is unsigned.
+    fn reduce_max(self) -> u32;
+
     /// `then` where a lane is less than `limit`, else `otherwise`. The comparison is unsigned.
     fn select_below(self, limit: u32, then: Self, otherwise: Self) -> Self;
 
@@ -203,7 +220,8 @@ pub trait Register: Lanes {
     fn surely_finite(self) -> bool;
 }
 
-/// A register of `f32` that can be converted to bits, and that can load and store 16-bit numbers.
+/// A register of `f32` that can be converted to bits, and that can load and store 8-bit and 16-bit
+/// numbers.
 ///
 /// A 16-bit number is in the lower or in the upper half of its lane. A `bf16` is the upper half of
 /// an `f32`.
@@ -239,6 +257,20 @@ pub trait F32Register: Register<Float = f32> {
     #[inline(always)]
     fn store_upper(bits: Self::Bits, to: &mut [u16]) {
         Self::store_lower(bits.shr(16), to);
+    }
+
+    /// Loads the first `LANES` of `from` to the lanes.
+    fn load_u8(isa: Self::Isa, from: &[u8]) -> Self::Bits;
+
+    /// Stores the lowest 8 bits of each lane in the first `LANES` of `to`. No lane may be above
+    /// 65535.
+    fn store_u8(bits: Self::Bits, to: &mut [u8]);
+
+    /// Stores the lowest 7 bits of each lane, and as the 8th bit the sign of `signs`, in the first
+    /// `LANES` of `to`. The 8th bit of each lane must be 0, and no lane may be above 65535.
+    #[inline(always)]
+    fn store_signed_u8(bits: Self::Bits, signs: Self, to: &mut [u8]) {
+        Self::store_u8(bits.or(signs.to_bits().shr(24).and_scalar(0x80)), to);
     }
 
     /// The same as [`load_upper`](Self::load_upper), but may use another order of lanes if that is

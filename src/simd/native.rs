@@ -248,6 +248,12 @@ pub trait NativeSimd: Simd {
     /// As many 16-bit numbers as a register has 32-bit lanes.
     type Halves: bytemuck::Pod;
 
+    /// As many registers as have 32 lanes of `f32` together.
+    type Block: Isa;
+
+    /// The token of [`Block`](Self::Block).
+    fn block(self) -> Self::Block;
+
     /// Widens each number to the lower half of a 32-bit lane. The upper halves are 0.
     fn widen(self, halves: Self::Halves) -> Self::u32s;
 
@@ -259,6 +265,30 @@ pub trait NativeSimd: Simd {
 
     /// The larger word in each lane.
     fn umax(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+
+    /// The product in each lane, modulo 2^32.
+    fn umul(self, a: Self::u32s, b: Self::u32s) -> Self::u32s;
+
+    /// The largest word of all lanes.
+    fn reduce_umax(self, a: Self::u32s) -> u32;
+
+    /// Widens the first bytes, as many as there are 32-bit lanes.
+    fn widen_bytes(self, bytes: &[u8]) -> Self::u32s;
+
+    /// Stores the lowest byte of each word of all registers. No word may be above 65535.
+    fn narrow_bytes(self, words: &[Self::u32s], bytes: &mut [u8]);
+
+    /// The same, with the upper bits of `signs` as the upper bits of the bytes, which must be 0.
+    #[inline(always)]
+    fn narrow_signed_bytes(self, words: &[Self::u32s], signs: &[Self::u32s], bytes: &mut [u8]) {
+        let lanes = size_of::<Self::u32s>() / 4;
+        let registers = words.iter().zip(signs);
+        for ((word, sign), bytes) in registers.zip(bytes.chunks_exact_mut(lanes)) {
+            let sign = self.wrapping_dyn_shr_u32s(*sign, self.splat_u32s(24));
+            let sign = self.and_u32s(sign, self.splat_u32s(0x80));
+            self.narrow_bytes(&[self.or_u32s(*word, sign)], bytes);
+        }
+    }
 
     /// `a` where a < b, else `b`.
     #[inline(always)]
@@ -356,7 +386,7 @@ impl<P: Simd, const U: usize> U32s<P, U> {
     }
 }
 
-impl<P: Simd, const U: usize> U32Lanes for U32s<P, U> {
+impl<P: NativeSimd, const U: usize> U32Lanes for U32s<P, U> {
     #[inline(always)]
     fn splat(self, x: u32) -> Self {
         U32s { of: [self.simd.splat_u32s(x); U], ..self }
@@ -386,6 +416,22 @@ impl<P: Simd, const U: usize> U32Lanes for U32s<P, U> {
     fn shr(self, by: u32) -> Self {
         let by = self.simd.splat_u32s(by);
         self.map(|a| self.simd.wrapping_dyn_shr_u32s(a, by))
+    }
+    #[inline(always)]
+    fn wrapping_mul(self, other: Self) -> Self {
+        self.zip(other, P::umul)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.zip(other, P::umax)
+    }
+    #[inline(always)]
+    fn reduce_max(self) -> u32 {
+        let mut max = self.of[0];
+        for a in &self.of[1..] {
+            max = self.simd.umax(max, *a);
+        }
+        self.simd.reduce_umax(max)
     }
     #[inline(always)]
     fn select_below(mut self, limit: u32, then: Self, otherwise: Self) -> Self {
@@ -502,6 +548,26 @@ impl<P: NativeSimd, const U: usize> F32Register for F32s<P, U> {
             let both = bits.simd.nearest_pair(pair[0], pair[1]);
             bytemuck::cast_slice_mut(elements).copy_from_slice(bytemuck::bytes_of(&both));
         }
+    }
+
+    #[inline(always)]
+    fn load_u8(Unrolled(simd): Unrolled<P, U>, from: &[u8]) -> U32s<P, U> {
+        let mut bits = U32s::zero(simd);
+        for (register, bytes) in bits.of.iter_mut().zip(from.chunks_exact(Self::LANES / U)) {
+            *register = simd.widen_bytes(bytes);
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn store_u8(bits: U32s<P, U>, to: &mut [u8]) {
+        bits.simd.narrow_bytes(&bits.of, &mut to[..Self::LANES]);
+    }
+
+    #[inline(always)]
+    fn store_signed_u8(bits: U32s<P, U>, signs: Self, to: &mut [u8]) {
+        let signs = signs.to_bits();
+        bits.simd.narrow_signed_bytes(&bits.of, &signs.of, &mut to[..Self::LANES]);
     }
 
     #[inline(always)]

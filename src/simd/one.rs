@@ -42,11 +42,29 @@ impl Real for f64 {
 impl Float for f32 {
     const ROOT: Self = (1_u64 << 63) as f32 * 2.0_f32.next_down();
     type In<I: Isa> = I::F32;
+
+    #[inline(always)]
+    fn from_singles<I: Isa>(lanes: I::F32) -> I::F32 {
+        lanes
+    }
+
+    #[inline(always)]
+    fn to_singles<I: Isa>(lanes: I::F32) -> I::F32 {
+        lanes
+    }
 }
 
 impl Float for f64 {
     const ROOT: Self = f64::from_bits((1023 + 511) << 52) * 2.0_f64.next_down();
     type In<I: Isa> = I::F64;
+
+    fn from_singles<I: Isa>(_: I::F32) -> I::F64 {
+        unreachable!("f64 is not combined with f32")
+    }
+
+    fn to_singles<I: Isa>(_: I::F64) -> I::F32 {
+        unreachable!("f64 is not combined with f32")
+    }
 }
 
 macro_rules! one_lane {
@@ -155,6 +173,16 @@ impl F32Register for f32 {
     fn store_lower(bits: u32, to: &mut [u16]) {
         to[0] = bits as u16;
     }
+
+    #[inline(always)]
+    fn load_u8(_: OneLane, from: &[u8]) -> u32 {
+        from[0].into()
+    }
+
+    #[inline(always)]
+    fn store_u8(bits: u32, to: &mut [u8]) {
+        to[0] = bits as u8;
+    }
 }
 
 impl U32Lanes for u32 {
@@ -185,6 +213,18 @@ impl U32Lanes for u32 {
     #[inline(always)]
     fn shr(self, by: u32) -> Self {
         self >> by
+    }
+    #[inline(always)]
+    fn wrapping_mul(self, other: Self) -> Self {
+        self.wrapping_mul(other)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Ord::max(self, other)
+    }
+    #[inline(always)]
+    fn reduce_max(self) -> u32 {
+        self
     }
     #[inline(always)]
     fn select_below(self, limit: u32, then: Self, otherwise: Self) -> Self {

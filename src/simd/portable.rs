@@ -158,6 +158,22 @@ impl F32Register for F32x8 {
         let halves: [u16; 8] = bytemuck::cast(i16x8::from_i32x8_truncate(bytemuck::cast(bits.0)));
         to[..Self::LANES].copy_from_slice(&halves);
     }
+
+    #[inline(always)]
+    fn load_u8(_: Portable, from: &[u8]) -> U32x8 {
+        let mut words = [0; 8];
+        for (word, byte) in words.iter_mut().zip(&from[..Self::LANES]) {
+            *word = u32::from(*byte);
+        }
+        U32x8(u32x8::new(words))
+    }
+
+    #[inline(always)]
+    fn store_u8(bits: U32x8, to: &mut [u8]) {
+        for (byte, word) in to[..Self::LANES].iter_mut().zip(bits.0.to_array()) {
+            *byte = word as u8;
+        }
+    }
 }
 
 impl U32Lanes for U32x8 {
@@ -194,6 +210,21 @@ impl U32Lanes for U32x8 {
     #[inline(always)]
     fn shr(self, by: u32) -> Self {
         U32x8(self.0 >> by)
+    }
+
+    #[inline(always)]
+    fn wrapping_mul(self, other: Self) -> Self {
+        U32x8(self.0 * other.0)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        U32x8(self.0.max(other.0))
+    }
+
+    #[inline(always)]
+    fn reduce_max(self) -> u32 {
+        self.0.reduce_max()
     }
 
     #[inline(always)]

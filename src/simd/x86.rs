@@ -1,9 +1,11 @@
 //! AVX2 and AVX-512: widening, narrowing, rounding and comparing, for which `pulp`'s trait `Simd`
 //! has no methods.
 
+use core::arch::x86_64::__m256i;
+
 use pulp::Simd;
 
-use super::native::NativeSimd;
+use super::native::{NativeSimd, Unrolled};
 
 /// The predicate of a comparison that is true where either operand is NaN.
 const UNORDERED: i32 = 3;
@@ -27,6 +29,12 @@ macro_rules! fast_min_max {
 
 impl NativeSimd for pulp::x86::V3 {
     type Halves = pulp::u16x8;
+    type Block = Unrolled<Self, 4>;
+
+    #[inline(always)]
+    fn block(self) -> Self::Block {
+        Unrolled(self)
+    }
 
     fast_min_max!();
 
@@ -55,6 +63,48 @@ impl NativeSimd for pulp::x86::V3 {
     #[inline(always)]
     fn umax(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
         bytemuck::cast(self.avx2._mm256_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn umul(self, a: pulp::u32x8, b: pulp::u32x8) -> pulp::u32x8 {
+        bytemuck::cast(self.avx2._mm256_mullo_epi32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn reduce_umax(self, a: pulp::u32x8) -> u32 {
+        let [low, high]: [pulp::u32x4; 2] = bytemuck::cast(a);
+        let (sse2, sse4_1) = (self.sse2, self.sse4_1);
+        let a = sse4_1._mm_max_epu32(bytemuck::cast(low), bytemuck::cast(high));
+        let a = sse4_1._mm_max_epu32(a, sse2._mm_shuffle_epi32::<0b01_00_11_10>(a));
+        let a = sse4_1._mm_max_epu32(a, sse2._mm_shuffle_epi32::<0b10_11_00_01>(a));
+        bytemuck::cast::<_, [u32; 4]>(a)[0]
+    }
+
+    #[inline(always)]
+    fn widen_bytes(self, bytes: &[u8]) -> pulp::u32x8 {
+        let eight: u64 = bytemuck::pod_read_unaligned(&bytes[..8]);
+        bytemuck::cast(self.avx2._mm256_cvtepu8_epi32(bytemuck::cast([eight, 0])))
+    }
+
+    #[inline(always)]
+    fn narrow_bytes(self, words: &[pulp::u32x8], bytes: &mut [u8]) {
+        for (words, bytes) in words.chunks(4).zip(bytes.chunks_mut(32)) {
+            store_bytes(self, lowest_bytes(self, words), bytes);
+        }
+    }
+
+    /// Packs the signs with saturation: a word below 0 becomes the least number.
+    #[inline(always)]
+    fn narrow_signed_bytes(self, words: &[pulp::u32x8], signs: &[pulp::u32x8], bytes: &mut [u8]) {
+        let (avx, avx2) = (self.avx, self.avx2);
+        let both = words.chunks(4).zip(signs.chunks(4));
+        for ((words, signs), bytes) in both.zip(bytes.chunks_mut(32)) {
+            let [a, b, c, d] = four(signs);
+            let (ab, cd) = (avx2._mm256_packs_epi32(a, b), avx2._mm256_packs_epi32(c, d));
+            let signs = avx2._mm256_packs_epi16(ab, cd);
+            let signs = avx2._mm256_and_si256(signs, avx._mm256_set1_epi8(i8::MIN));
+            store_bytes(self, avx2._mm256_or_si256(lowest_bytes(self, words), signs), bytes);
+        }
     }
 
     #[inline(always)]
@@ -97,8 +147,46 @@ impl NativeSimd for pulp::x86::V3 {
     }
 }
 
+/// Up to four registers, repeated to be four.
+#[inline(always)]
+fn four(words: &[pulp::u32x8]) -> [__m256i; 4] {
+    let last = words.len() - 1;
+    [
+        bytemuck::cast(words[0]),
+        bytemuck::cast(words[last.min(1)]),
+        bytemuck::cast(words[last.min(2)]),
+        bytemuck::cast(words[last.min(3)]),
+    ]
+}
+
+/// The lowest bytes of up to four registers. Packing works within the halves of a register, so they
+/// are in the order of [`store_bytes`].
+#[inline(always)]
+fn lowest_bytes(simd: pulp::x86::V3, words: &[pulp::u32x8]) -> __m256i {
+    let (avx, avx2) = (simd.avx, simd.avx2);
+    let ([a, b, c, d], lowest) = (four(words), avx._mm256_set1_epi16(0xFF));
+    let ab = avx2._mm256_and_si256(avx2._mm256_packus_epi32(a, b), lowest);
+    let cd = avx2._mm256_and_si256(avx2._mm256_packus_epi32(c, d), lowest);
+    avx2._mm256_packus_epi16(ab, cd)
+}
+
+/// Stores packed bytes in order.
+#[inline(always)]
+fn store_bytes(simd: pulp::x86::V3, packed: __m256i, bytes: &mut [u8]) {
+    let order = simd.avx._mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let ordered = simd.avx2._mm256_permutevar8x32_epi32(packed, order);
+    let len = bytes.len();
+    bytes.copy_from_slice(&bytemuck::bytes_of(&bytemuck::cast::<_, pulp::u32x8>(ordered))[..len]);
+}
+
 impl NativeSimd for pulp::x86::V4 {
     type Halves = pulp::u16x16;
+    type Block = Unrolled<Self, 2>;
+
+    #[inline(always)]
+    fn block(self) -> Self::Block {
+        Unrolled(self)
+    }
 
     fast_min_max!();
 
@@ -127,6 +215,30 @@ impl NativeSimd for pulp::x86::V4 {
     #[inline(always)]
     fn umax(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
         bytemuck::cast(self.avx512f._mm512_max_epu32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn umul(self, a: pulp::u32x16, b: pulp::u32x16) -> pulp::u32x16 {
+        bytemuck::cast(self.avx512f._mm512_mullo_epi32(bytemuck::cast(a), bytemuck::cast(b)))
+    }
+
+    #[inline(always)]
+    fn reduce_umax(self, a: pulp::u32x16) -> u32 {
+        self.avx512f._mm512_reduce_max_epu32(bytemuck::cast(a))
+    }
+
+    #[inline(always)]
+    fn widen_bytes(self, bytes: &[u8]) -> pulp::u32x16 {
+        let sixteen: [u64; 2] = bytemuck::pod_read_unaligned(&bytes[..16]);
+        bytemuck::cast(self.avx512f._mm512_cvtepu8_epi32(bytemuck::cast(sixteen)))
+    }
+
+    #[inline(always)]
+    fn narrow_bytes(self, words: &[pulp::u32x16], bytes: &mut [u8]) {
+        for (a, bytes) in words.iter().zip(bytes.chunks_exact_mut(16)) {
+            let narrow = self.avx512f._mm512_cvtepi32_epi8(bytemuck::cast(*a));
+            bytes.copy_from_slice(bytemuck::bytes_of(&bytemuck::cast::<_, [u64; 2]>(narrow)));
+        }
     }
 
     #[inline(always)]

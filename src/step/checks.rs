@@ -1,5 +1,7 @@
 //! The checks of the arguments of a step. All run before the first write.
 
+use crate::elements::block8::{self, BLOCK};
+use crate::elements::column::{ColumnMut, DType};
 use crate::error::Error;
 use crate::float_mode;
 use crate::rules::state::{State, names};
@@ -61,6 +63,37 @@ pub(crate) fn check_scalars(expected: &'static [&'static str], given: usize) -> 
         return Ok(());
     }
     Err(Error::Scalars { given, expected: expected.len(), names: expected })
+}
+
+/// Checks that a state has as many elements as θ, or as many blocks as they need, and sets what a
+/// column of blocks has to know.
+#[inline]
+pub(crate) fn check_state(
+    declared: &State,
+    state: &mut ColumnMut<'_>,
+    len: usize,
+) -> Result<(), Error> {
+    if state.dtype() == DType::Block8 {
+        check_blocks(declared.name(), state.as_ref().slots(), len)?;
+        state.describe(len, declared.code());
+        return Ok(());
+    }
+    check_length(declared.name(), state.len(), len)
+}
+
+/// Checks that so many blocks are those of so many elements.
+pub(crate) fn check_blocks(name: &'static str, blocks: usize, len: usize) -> Result<(), Error> {
+    let expected = block8::blocks(len);
+    if blocks == expected { Ok(()) } else { Err(Error::Blocks { name, blocks, expected, len }) }
+}
+
+/// Checks that a state in blocks begins with a block of the whole tensor.
+#[inline]
+pub(crate) fn check_offset(offset: u64, state: &ColumnMut<'_>) -> Result<(), Error> {
+    if state.dtype() == DType::Block8 && !offset.is_multiple_of(BLOCK as u64) {
+        return Err(Error::Offset { offset });
+    }
+    Ok(())
 }
 
 pub(super) fn check_length(name: &'static str, len: usize, expected: usize) -> Result<(), Error> {

@@ -57,10 +57,12 @@ impl Parallelism {
     fn chunk<const N: usize>(self, rows: &Rows<'_, N>) -> Option<usize> {
         match self {
             Parallelism::Serial => None,
-            Parallelism::Chunks(chunk) => Some(chunk.get()),
+            // Blocks of states in 8 bits are not cut.
+            Parallelism::Chunks(chunk) => chunk.get().checked_next_multiple_of(rows.block()),
             Parallelism::Auto => {
                 let bytes = rows.theta.dtype().bytes();
-                share::chunk_bytes(rows.len() * bytes).map(|chunk| chunk / bytes)
+                let chunk = share::chunk_bytes(rows.len() * bytes)?;
+                Some((chunk / bytes).next_multiple_of(rows.block()))
             }
         }
     }

@@ -1,11 +1,12 @@
 //! An owner of the states of one flat buffer.
 
 use super::{
-    Parallelism, Scalars, Step, advance_scalars, check_length_as, check_same_states, check_scalars,
-    check_states, next_step_number, scalars_after,
+    Parallelism, Scalars, Step, advance_scalars, check_blocks, check_length_as, check_same_states,
+    check_scalars, check_states, next_step_number, scalars_after,
 };
+use crate::elements::column::DType;
 use crate::elements::rounding::Rounding;
-use crate::elements::{self, Element, Half};
+use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;
 use crate::rules::{Rule, State};
 use crate::simd::dispatch::Backend;
@@ -27,7 +28,17 @@ use crate::step::grad_scale::GradScale;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 ///
-/// `S` is the element type of the states.
+/// `S` is the type of the states: an element type, or [`Block8`](crate::Block8) for 8 bits:
+///
+/// ```
+/// use fused_adam::{AdamW, Block8, Flat};
+///
+/// let (mut theta, grad) = (vec![0.5_f32; 1000], vec![1.0_f32; 1000]);
+/// let mut opt = Flat::<_, Block8>::new(AdamW::default(), theta.len())?;
+/// opt.step_mixed(&mut theta, &grad)?;
+/// assert_eq!(opt.state("m").map(size_of_val), Some(32 * 33));
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Flat<R, S> {
     rule: R,
@@ -45,7 +56,7 @@ pub struct Flat<R, S> {
     scale: GradScale,
 }
 
-impl<R: Rule, S: Element> Flat<R, S> {
+impl<R: Rule, S: StateElement> Flat<R, S> {
     /// Creates the states for `len` parameters, with the values before the first step: zeros,
     /// unless the rule sets another [initial value](Rule::initial_state). Steps allocate nothing
     /// more, except as [`Step`] says.
@@ -55,8 +66,9 @@ impl<R: Rule, S: Element> Flat<R, S> {
     /// [`Error::HyperParameter`] and [`Error::OutOfMemory`].
     pub fn new(rule: R, len: usize) -> Result<Self, Error> {
         rule.check()?;
-        let state = |i| elements::filled(len, rule.initial_state(i));
-        let state = (0..rule.states().len()).map(state).collect::<Result<_, _>>()?;
+        let states = rule.states().iter().enumerate();
+        let state = states.map(|(i, state)| S::filled(len, rule.initial_state(i), state.code()));
+        let state = state.collect::<Result<_, _>>()?;
         Self::resume(rule, 0, state)
     }
 
@@ -162,7 +174,10 @@ impl<R: Rule, S: Element> Flat<R, S> {
     /// # Errors
     ///
     /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
-    pub fn step(&mut self, theta: &mut [S], grad: &[S]) -> Result<(), Error> {
+    pub fn step(&mut self, theta: &mut [S], grad: &[S]) -> Result<(), Error>
+    where
+        S: Element,
+    {
         self.step_mixed(theta, grad)
     }
 
@@ -203,7 +218,7 @@ impl<R: Rule, S: Element> Flat<R, S> {
         copy: &mut [H],
     ) -> Result<(), Error>
     where
-        S: Element<Float = f32>,
+        S: StateElement<Float = f32>,
     {
         self.check_theta(theta.len())?;
         self.count(|step, state| step.run_on(theta, grad, state, Some(H::column_mut(copy))))
@@ -211,8 +226,13 @@ impl<R: Rule, S: Element> Flat<R, S> {
 
     /// Checks that `theta` is as long as the states, if there are any.
     fn check_theta(&self, len: usize) -> Result<(), Error> {
-        let expected = self.state.first().map_or(len, Vec::len);
-        check_length_as("theta", len, expected, "the states")
+        match (self.state.first(), self.declared.first()) {
+            (Some(state), Some(declared)) if S::DTYPE == DType::Block8 => {
+                check_blocks(declared.name(), state.len(), len)
+            }
+            (Some(state), _) => check_length_as("theta", len, state.len(), "the states"),
+            (None, _) => Ok(()),
+        }
     }
 
     /// Calls `run` to take the next step, and counts it.

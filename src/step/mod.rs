@@ -2,10 +2,12 @@
 //!
 //! The data flow, one file per stage: [`Step`], in this file, checks the slices and builds [`Rows`]
 //! from them. [`chunks`] cuts the rows for threads. [`select`] selects the loop for the element
-//! types. [`vector`] is that loop, and [`tiles`] is the loop for types without their own.
+//! types. [`vector`] is that loop, and [`tiles`] is the loop for types without their own. [`blocks`]
+//! is the loop for states in 8 bits.
 //! [`grad_scale`] scales and clips the gradient before the rule's arithmetic. [`flat`] owns the
 //! states of one buffer.
 
+mod blocks;
 mod checks;
 mod chunks;
 mod flat;
@@ -21,18 +23,18 @@ use core::marker::PhantomData;
 
 use smallvec::SmallVec;
 
-use crate::elements::column::{Column, ColumnMut};
+use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::rounding::{Noise, Rounding};
 use crate::elements::rows::Rows;
-use crate::elements::{Element, Half};
+use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;
 use crate::rules::state::{State, names};
 use crate::rules::{Kernel, KernelVisitor, Rule};
 use crate::simd::dispatch::{Backend, Engine};
 use checks::check_length;
 pub(crate) use checks::{
-    check_float_mode, check_length_as, check_same_states, check_scalars, check_states,
-    check_step_number, next_step_number,
+    check_blocks, check_float_mode, check_length_as, check_offset, check_same_states, check_scalars, check_state,
+    check_states, check_step_number, next_step_number,
 };
 use grad_scale::GradScale;
 
@@ -116,7 +118,8 @@ impl<'r, R: Rule> Step<'r, R> {
 
     /// Sets the index of the first element of `theta` in the whole tensor, for a step on a part of
     /// it. It only affects stochastic rounding, whose random bits depend on the index in the whole.
-    /// Default: 0.
+    /// With 8-bit states, a part has to begin with a block: the index is a multiple of 32. Default:
+    /// 0.
     pub fn with_offset(self, first: u64) -> Self {
         Step { offset: first, ..self }
     }
@@ -184,7 +187,8 @@ impl<'r, R: Rule> Step<'r, R> {
     /// - [`Error::HyperParameter`] for a hyper-parameter, the gradient scale or the clip value
     ///   outside its range;
     /// - [`Error::MissingState`] or [`Error::SuperfluousState`] for a wrong number of states;
-    /// - [`Error::Length`] for a slice whose length is not that of `theta`;
+    /// - [`Error::Length`] for a slice whose length is not that of `theta`, and [`Error::Blocks`]
+    ///   and [`Error::Offset`] for states in 8 bits;
     /// - [`Error::BackendNotAvailable`];
     /// - [`Error::Scalars`] for a wrong number of scalars;
     /// - [`Error::HyperParameter`] for a coefficient that the compute type cannot hold;
@@ -203,6 +207,9 @@ impl<'r, R: Rule> Step<'r, R> {
     /// combined with `f64`. `f32`, `bf16` and `f16` can be combined freely. 16-bit values are
     /// computed in `f32` and rounded as set by [`with_rounding`](Self::with_rounding).
     ///
+    /// States may also be [`Block8`], in 8 bits, for all types but `f64`. They are always rounded
+    /// stochastically, with the seed 0 unless the rounding has one.
+    ///
     /// ```
     /// use fused_adam::{AdamW, Rounding, Step, bf16};
     ///
@@ -219,7 +226,7 @@ impl<'r, R: Rule> Step<'r, R> {
     /// # Errors
     ///
     /// As for [`run`](Self::run).
-    pub fn run_mixed<T: Element, G: Element<Float = T::Float>, S: Element<Float = T::Float>>(
+    pub fn run_mixed<T: Element, G: Element<Float = T::Float>, S: StateElement<Float = T::Float>>(
         &self,
         theta: &mut [T],
         grad: &[G],
@@ -247,7 +254,7 @@ impl<'r, R: Rule> Step<'r, R> {
     /// # Errors
     ///
     /// As for [`run`](Self::run).
-    pub fn run_with_copy<G: Element<Float = f32>, S: Element<Float = f32>, H: Half>(
+    pub fn run_with_copy<G: Element<Float = f32>, S: StateElement<Float = f32>, H: Half>(
         &self,
         theta: &mut [f32],
         grad: &[G],
@@ -270,7 +277,7 @@ impl<'r, R: Rule> Step<'r, R> {
     where
         T: Element,
         G: Element<Float = T::Float>,
-        S: Element<Float = T::Float>,
+        S: StateElement<Float = T::Float>,
         B: AsMut<[S]>,
     {
         // A rule with more than four states needs an allocation.
@@ -289,7 +296,7 @@ impl<'r, R: Rule> Step<'r, R> {
         let (theta, grad) = (T::column_mut(theta), G::column(grad));
         // Types without their own loop share the code of `f32`, which uses tiles for them.
         if const { select::is_fused::<T, G, S>() } {
-            self.run_columns::<T, G, S>(theta, grad, state, copy)
+            self.run_columns::<T, G, S::Unpacked>(theta, grad, state, copy)
         } else {
             self.run_columns::<f32, f32, f32>(theta, grad, state, copy)
         }
@@ -317,16 +324,16 @@ impl<'r, R: Rule> Step<'r, R> {
         let states = rule.states();
         check_states(states, state.len())?;
         check_length("grad", grad.len(), len)?;
-        for (declared, state) in states.iter().zip(&*state) {
-            check_length(declared.name(), state.len(), len)?;
+        for (declared, state) in states.iter().zip(&mut *state) {
+            check_state(declared, state, len)?;
+            check_offset(self.offset, state)?;
         }
         if let Some(copy) = &copy {
             check_length("copy", copy.len(), len)?;
         }
-        let noise = match self.rounding {
-            Rounding::Nearest => None,
-            Rounding::Stochastic { seed } => Some(Noise::new(seed, t, self.offset)),
-        };
+        let in_blocks = state.first().is_some_and(|state| state.dtype() == DType::Block8);
+        let seed = self.rounding.seed();
+        let noise = (in_blocks || seed.is_some()).then(|| Noise::new(seed, 0, t, self.offset));
         let run = Run {
             engine: self.backend.resolve()?,
             parallelism: self.parallelism,

@@ -11,15 +11,18 @@
 //!
 //! All other combinations, and stochastic rounding, use [`tiles`](super::tiles), which convert
 //! through the stack. Tiles are slower while the data fits in cache, but add almost no code to the
-//! caller.
+//! caller. So do states in 8 bits, for which tiles have a loop of their own.
 
 use half::bf16;
 
+use super::blocks;
 use super::tiles;
 use super::vector::{self, Buffers};
-use crate::elements::Element;
+use crate::elements::{Element, StateElement};
+use crate::elements::column::DType;
 use crate::elements::rows::Rows;
 use crate::rules::{Kernel, reference};
+use crate::simd::Float;
 use crate::simd::dispatch::Engine;
 
 /// Calls the macro `$then` with the types of θ, g and the states that have their own loop. This is
@@ -34,11 +37,15 @@ macro_rules! for_each_fused {
 pub(crate) use for_each_fused;
 
 /// Whether θ of type `T`, g of type `G` and states of type `S` have their own loop.
-pub(crate) const fn is_fused<T: Element, G: Element, S: Element>() -> bool {
+pub(crate) const fn is_fused<T: Element, G: Element, S: StateElement>() -> bool {
     macro_rules! any {
         ($([$theta:ident $grad:ident $state:ident])*) => {
             matches!((T::DTYPE, G::DTYPE, S::DTYPE), $(
-                (<$theta as Element>::DTYPE, <$grad as Element>::DTYPE, <$state as Element>::DTYPE)
+                (
+                    <$theta as StateElement>::DTYPE,
+                    <$grad as StateElement>::DTYPE,
+                    <$state as StateElement>::DTYPE,
+                )
             )|*)
         };
     }
@@ -61,6 +68,9 @@ where
     if matches!(engine, Engine::Scalar) {
         return reference::step(kernel, rows);
     }
+    if rows.state.first().is_some_and(|state| state.dtype() == DType::Block8) {
+        return step_blocks::<T::Float, K, N>(engine, kernel, rows);
+    }
     if const { is_fused::<T, G, S>() } {
         match buffers::<T, G, S, N>(rows) {
             Ok(buffers) => vector::step(engine, kernel, buffers),
@@ -73,12 +83,31 @@ where
     }
 }
 
+/// Steps rows with 8-bit states. θ and g of the compute type are stepped in place, others in tiles.
+fn step_blocks<F, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
+where
+    F: Float + Element<Float = F>,
+    K: Kernel<F, N>,
+{
+    let in_place = rows.theta.dtype() == F::DTYPE && rows.grad.dtype() == F::DTYPE;
+    if const { F::DTYPE.is_f64() } {
+        unreachable!("f64 is not combined with 8-bit states");
+    } else if !in_place || rows.copy.is_some() {
+        tiles::step::<F, K, N>(engine, kernel, rows);
+    } else {
+        let Rows { theta, grad, state, noise, .. } = rows;
+        let (theta, grad) = (F::of_mut(theta).expect(COMPARED), F::of(grad).expect(COMPARED));
+        blocks::step(engine, kernel, blocks::Buffers::new(theta, grad, state, noise));
+    }
+}
+
 /// The rows as slices of these types, if they have these types and are rounded to nearest.
 #[inline(always)]
 fn buffers<'a, T: Element, G: Element, S: Element, const N: usize>(
     rows: Rows<'a, N>,
 ) -> Result<Buffers<'a, T, G, S, N>, Rows<'a, N>> {
-    let stochastic = rows.noise.is_some() && const { size_of::<T>() == 2 || size_of::<S>() == 2 };
+    let halves = rows.noise.is_some_and(|noise| noise.halves);
+    let stochastic = halves && const { size_of::<T>() == 2 || size_of::<S>() == 2 };
     let copy = rows.copy.as_ref().is_none_or(|copy| copy.dtype() == G::DTYPE);
     let mut others = rows.state.iter().map(|state| state.dtype());
     if stochastic

@@ -5,13 +5,16 @@
 //! A tile stays in the L1 cache, so this is still one pass over memory. Columns that are stored in
 //! the compute type are stepped in place. The conversions do not depend on the rule. They are
 //! compiled once for each instruction set, in this crate, so all combinations of types add no more
-//! code to the caller than `f32` alone.
+//! code to the caller than `f32` alone. States in 8 bits are not widened to the stack: the loop of
+//! [`blocks`](super::blocks) steps the tile.
 
 use core::ops::Range;
 
+use super::blocks;
 use super::vector::{self, Buffers};
-use crate::elements::Element;
-use crate::elements::column::{Column, ColumnMut};
+use crate::elements::{Element, StateElement};
+use crate::elements::block8::{BLOCK, Blocks};
+use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::convert::{self, RandomBits};
 use crate::elements::rows::Rows;
 use crate::rules::Kernel;
@@ -19,7 +22,7 @@ use crate::simd::Float;
 use crate::simd::dispatch::Engine;
 use crate::simd::native::prefetch_lines;
 
-/// The number of elements in a tile.
+/// The number of elements in a tile. It is whole blocks of 8-bit states.
 const TILE: usize = 512;
 
 /// A column of a tile in the compute type.
@@ -49,6 +52,8 @@ where
     let (mut for_theta, mut for_grad) = (Scratch::<F>::new(), Scratch::<F>::new());
     let mut for_state = [(); N].map(|()| Scratch::<F>::new());
     let mut random = [[0; TILE]; 2];
+    let halves = noise.filter(|noise| noise.halves);
+    let in_blocks = state.first().is_some_and(|state| state.dtype() == DType::Block8);
     for start in (0..len).step_by(TILE) {
         let rows = start..len.min(start + TILE);
         let next = rows.end..len.min(rows.end + TILE);
@@ -58,19 +63,25 @@ where
             prefetch(column.as_ref(), next.clone());
         }
 
-        let mut staged: [&mut [F]; N] = [(); N].map(|()| Default::default());
-        for ((staged, column), scratch) in staged.iter_mut().zip(&mut state).zip(&mut for_state) {
-            *staged = stage_mut(engine, column, rows.clone(), scratch);
+        let thetas = stage_mut(engine, &mut theta, rows.clone(), &mut for_theta);
+        let grads = stage(engine, grad, rows.clone(), &mut for_grad);
+        if in_blocks {
+            let state = state.each_mut().map(|column| {
+                column.reborrow().split_at(rows.end).0.split_at(rows.start).1
+            });
+            let noise = noise.map(|noise| noise.skip(start));
+            blocks::step(engine, kernel, blocks::Buffers::new(thetas, grads, state, noise));
+        } else {
+            let mut staged: [&mut [F]; N] = [(); N].map(|()| Default::default());
+            let columns = state.iter_mut().zip(&mut for_state);
+            for (staged, (column, scratch)) in staged.iter_mut().zip(columns) {
+                *staged = stage_mut(engine, column, rows.clone(), scratch);
+            }
+            let buffers = Buffers { theta: thetas, grad: grads, state: staged, copy: None };
+            vector::step(engine, kernel, buffers);
         }
-        let buffers = Buffers {
-            theta: stage_mut(engine, &mut theta, rows.clone(), &mut for_theta),
-            grad: stage(engine, grad, rows.clone(), &mut for_grad),
-            state: staged,
-            copy: None,
-        };
-        vector::step(engine, kernel, buffers);
 
-        if let Some(noise) = noise {
+        if let Some(noise) = halves {
             let words = random.each_mut().map(|words| &mut words[..rows.len()]);
             convert::draw(engine, noise, start, 0, words);
         }
@@ -84,13 +95,13 @@ where
         let columns = core::iter::once(&mut theta).chain(&mut state);
         let scratches = core::iter::once(&mut for_theta).chain(&mut for_state);
         for (buffer, (column, scratch)) in columns.zip(scratches).enumerate() {
-            if let (Some(noise), 4.., 0) = (noise, buffer, buffer % 4) {
+            if let (Some(noise), 4.., 0) = (halves, buffer, buffer % 4) {
                 let words = random.each_mut().map(|words| &mut words[..rows.len()]);
                 convert::draw(engine, noise, start, buffer / 4, words);
             }
             let words = &random[buffer % 4 / 2][..rows.len()];
             let bits = RandomBits { words, upper: !buffer.is_multiple_of(2) };
-            let bits = noise.map(|_| bits);
+            let bits = halves.map(|_| bits);
             if column.dtype().bytes() == 2 {
                 // θ is buffer 0, and the states follow.
                 let new = scratch.singles(rows.len());
@@ -151,5 +162,9 @@ fn prefetch(column: Column<'_>, rows: Range<usize>) {
         Column::F64(slice) => prefetch_lines(&slice[rows]),
         Column::Bf16(slice) => prefetch_lines(&slice[rows]),
         Column::F16(slice) => prefetch_lines(&slice[rows]),
+        Column::Block8(Blocks { blocks, .. }) => {
+            let blocks = &blocks[rows.start / BLOCK..rows.end.div_ceil(BLOCK)];
+            prefetch_lines(bytemuck::cast_slice::<_, u8>(blocks));
+        }
     }
 }

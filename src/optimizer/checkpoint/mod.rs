@@ -143,6 +143,7 @@ fn safetensors_dtype(of: DType) -> Dtype {
         DType::F64 => Dtype::F64,
         DType::Bf16 => Dtype::BF16,
         DType::F16 => Dtype::F16,
+        DType::Block8 => Dtype::U8,
     }
 }
 

@@ -1,0 +1,197 @@
+//! States in 8 bits: blocks of 32 elements, each with a code of 8 bits, and one scale. `kernels.md`
+//! specifies the format in *States in 8 bits*.
+//!
+//! An element x is stored as its distance from zero, a = |x| / scale, on a scale that is linear near
+//! zero and logarithmic above: the code is the upper bits of the `f32` number a + 1. So decoding
+//! takes an addition and a subtraction, and encoding a multiplication and an addition. All of them
+//! are exact, or are one IEEE 754 operation.
+//!
+//! This file has the format and one element of it. [`codec`](super::codec) has whole blocks in
+//! registers.
+
+use super::column::{Column, ColumnMut, DType};
+use super::StateElement;
+use crate::error::Error;
+use crate::simd::{Real, Sealed};
+
+/// 32 consecutive elements of a state in 8 bits: a code for each, then the byte of their scale.
+///
+/// A state of `len` elements is a slice of ⌈`len` / 32⌉ blocks: 33 bytes for 32 elements. Blocks of
+/// zeros are elements of 0. The unused codes of the last block are 0.
+///
+/// [`State::decode`](crate::State::decode) and [`State::encode`](crate::State::encode) convert from
+/// and to `f32`, since the meaning of a code depends on the state. `kernels.md` specifies the format
+/// in *States in 8 bits*.
+///
+/// ```
+/// use fused_adam::{AdamW, Block8, Step};
+///
+/// let (mut theta, grad) = (vec![0.5_f32; 1000], vec![1.0_f32; 1000]);
+/// let mut m: Vec<Block8> = vec![[0; 33]; 1000_usize.div_ceil(32)];
+/// let mut v = m.clone();
+/// Step::new(&AdamW::default(), 1).run_mixed(&mut theta, &grad, &mut [&mut m, &mut v])?;
+/// # Ok::<(), fused_adam::Error>(())
+/// ```
+pub type Block8 = [u8; BLOCK + 1];
+
+/// The number of elements in a block.
+pub(crate) const BLOCK: usize = 32;
+
+/// The version of the format, which checkpoints store.
+#[cfg(feature = "checkpoint")]
+pub(crate) const FORMAT: &str = "block8.1";
+
+/// The position of the byte of the scale.
+pub(crate) const SCALE: usize = BLOCK;
+
+/// The scale of a block with an infinity or NaN. All its codes are 0. They are decoded to NaN.
+pub(crate) const NOT_FINITE: u8 = 255;
+
+/// The number of bits of an `f32` that a code cuts off: it has the upper 5 bits of the mantissa.
+pub(crate) const CUT: u32 = 18;
+
+/// How the elements of a state are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Code {
+    /// The upper bit of a code is the sign. Otherwise it is one more bit of the exponent.
+    pub signed: bool,
+    /// Elements above 0 do not become 0. Only in states without signs.
+    pub divisor: bool,
+    /// Rounds to nearest, ties away from zero. Otherwise rounds stochastically.
+    pub nearest: bool,
+}
+
+impl Code {
+    /// The largest element that can be encoded, in units of the scale: 14.75 or 251.
+    pub const fn top_value(self) -> f32 {
+        if self.signed { 14.75 } else { 251.0 }
+    }
+
+    /// The byte of the largest scale. A larger one could make the top code infinite.
+    const fn largest_scale(self) -> u32 {
+        if self.signed { 127 + 124 } else { 127 + 120 }
+    }
+
+    /// The largest element that can be encoded at all.
+    pub fn largest(self) -> f32 {
+        self.top_value() * power_of_two(self.largest_scale())
+    }
+
+    /// The byte of the scale of a block: of the least power of two that makes its largest element
+    /// at most [`top_value`](Self::top_value), from 2^−120 on. The argument has the bits of the
+    /// largest |x|. `None` if no scale is large enough.
+    #[inline(always)]
+    pub fn scale(self, largest: u32) -> Option<u32> {
+        // The exponent of the quotient, rounded up.
+        let quotient = i64::from(largest) - i64::from(self.top_value().to_bits());
+        let byte = (((quotient + 0x7F_FFFF) >> 23).max(-120) + 127) as u32;
+        (byte <= self.largest_scale()).then_some(byte)
+    }
+}
+
+/// The power of two with this byte as its biased exponent.
+#[inline(always)]
+pub(crate) fn power_of_two(byte: u32) -> f32 {
+    f32::from_bits(byte << 23)
+}
+
+/// The number of blocks of so many elements.
+pub(crate) fn blocks(len: usize) -> usize {
+    len.div_ceil(BLOCK)
+}
+
+/// The elements of a state in blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks<'a> {
+    pub blocks: &'a [Block8],
+    /// The number of elements.
+    pub len: usize,
+    pub code: Code,
+}
+
+/// The same, mutable.
+#[derive(Debug)]
+pub struct BlocksMut<'a> {
+    pub blocks: &'a mut [Block8],
+    /// The number of elements.
+    pub len: usize,
+    pub code: Code,
+}
+
+impl<'a> Blocks<'a> {
+    /// The first `mid` elements and the rest. Cuts between blocks.
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        debug_assert!(mid.is_multiple_of(BLOCK) || mid == self.len);
+        let (first, rest) = self.blocks.split_at(blocks(mid));
+        let part = |blocks, len| Blocks { blocks, len, code: self.code };
+        (part(first, mid), part(rest, self.len - mid))
+    }
+}
+
+impl<'a> BlocksMut<'a> {
+    /// The same blocks, shared.
+    #[inline]
+    pub fn as_ref(&self) -> Blocks<'_> {
+        Blocks { blocks: self.blocks, len: self.len, code: self.code }
+    }
+
+    /// The same blocks, with a shorter lifetime.
+    #[inline]
+    pub fn reborrow(&mut self) -> BlocksMut<'_> {
+        BlocksMut { blocks: self.blocks, len: self.len, code: self.code }
+    }
+
+    /// The first `mid` elements and the rest. Cuts between blocks.
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        debug_assert!(mid.is_multiple_of(BLOCK) || mid == self.len);
+        let (first, rest) = self.blocks.split_at_mut(blocks(mid));
+        let (len, code) = (self.len, self.code);
+        (BlocksMut { blocks: first, len: mid, code }, BlocksMut { blocks: rest, len: len - mid, code })
+    }
+}
+
+impl Sealed for Block8 {}
+
+impl StateElement for Block8 {
+    type Float = f32;
+    type Unpacked = f32;
+    const NAME: &'static str = "8 bits";
+    const DTYPE: DType = DType::Block8;
+
+    fn slots(len: usize) -> usize {
+        blocks(len)
+    }
+
+    fn filled(len: usize, value: f64, code: Code) -> Result<Vec<Self>, Error> {
+        let mut all = super::zeros(blocks(len))?;
+        if value != 0.0 {
+            let value = f32::saturating_from_f64(value);
+            super::codec::encode_nearest(&mut core::iter::repeat_n(value, len), &mut all, code);
+        }
+        Ok(all)
+    }
+
+    fn column(slice: &[Self]) -> Column<'_> {
+        let (len, code) = (slice.len().saturating_mul(BLOCK), Code::default());
+        Column::Block8(Blocks { blocks: slice, len, code })
+    }
+
+    fn column_mut(slice: &mut [Self]) -> ColumnMut<'_> {
+        let (len, code) = (slice.len().saturating_mul(BLOCK), Code::default());
+        ColumnMut::Block8(BlocksMut { blocks: slice, len, code })
+    }
+
+    fn of(column: Column<'_>) -> Option<&[Self]> {
+        match column {
+            Column::Block8(Blocks { blocks, .. }) => Some(blocks),
+            _ => None,
+        }
+    }
+
+    fn of_mut(column: ColumnMut<'_>) -> Option<&mut [Self]> {
+        match column {
+            ColumnMut::Block8(BlocksMut { blocks, .. }) => Some(blocks),
+            _ => None,
+        }
+    }
+}
