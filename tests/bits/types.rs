@@ -1,9 +1,11 @@
 //! The combinations of element types, and the functions that take them.
 
-use fused_adam::{AnyRule, Backend, Element, Error, Flat, Half, Parallelism, Step, bf16, f16};
+use fused_adam::{
+    AnyRule, Backend, Block8, Element, Error, Flat, Half, Parallelism, Step, bf16, f16,
+};
 
 use crate::cases::Case;
-use crate::common::{Bits, Guarded};
+use crate::common::{Bits, Guarded, StateBits};
 use crate::properties::{
     bad_elements_stay_visible, equals_the_reference, expect, finite_states_stay_finite,
     owner_equals_slices, splits_do_not_show,
@@ -50,6 +52,7 @@ impl Types {
         C: CopyOf<T, f32, f32> + CopyOf<T, f32, bf16> + CopyOf<T, f32, f16>,
         C: CopyOf<T, bf16, f32> + CopyOf<T, bf16, bf16> + CopyOf<T, bf16, f16>,
         C: CopyOf<T, f16, f32> + CopyOf<T, f16, bf16> + CopyOf<T, f16, f16>,
+        C: CopyOf<T, f32, Block8> + CopyOf<T, bf16, Block8> + CopyOf<T, f16, Block8>,
     {
         Self::of_grad::<T, f32, C>(all);
         Self::of_grad::<T, bf16, C>(all);
@@ -60,18 +63,19 @@ impl Types {
     where
         T: Bits + Element<Float = f32>,
         G: Bits + Element<Float = f32>,
-        C: CopyOf<T, G, f32> + CopyOf<T, G, bf16> + CopyOf<T, G, f16>,
+        C: CopyOf<T, G, f32> + CopyOf<T, G, bf16> + CopyOf<T, G, f16> + CopyOf<T, G, Block8>,
     {
         Self::of::<T, G, f32, C>(all);
         Self::of::<T, G, bf16, C>(all);
         Self::of::<T, G, f16, C>(all);
+        Self::of::<T, G, Block8, C>(all);
     }
 
     fn of<T, G, S, C>(all: &mut Vec<Types>)
     where
         T: Bits,
         G: Bits + Element<Float = T::Float>,
-        S: Bits + Element<Float = T::Float>,
+        S: StateBits<Float = T::Float>,
         C: CopyOf<T, G, S>,
     {
         all.push(Types {
@@ -116,7 +120,7 @@ impl<T, G, S> CopyOf<T, G, S> for NoCopy
 where
     T: Bits,
     G: Bits + Element<Float = T::Float>,
-    S: Bits + Element<Float = T::Float>,
+    S: StateBits<Float = T::Float>,
 {
     fn name() -> String {
         String::new()
@@ -153,7 +157,7 @@ where
 impl<G, S, H> CopyOf<f32, G, S> for Guarded<H>
 where
     G: Bits + Element<Float = f32>,
-    S: Bits + Element<Float = f32>,
+    S: StateBits<Float = f32>,
     H: Bits + Half,
 {
     fn name() -> String {

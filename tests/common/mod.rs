@@ -6,7 +6,9 @@
 pub mod random_rule;
 pub mod rules;
 
-use fused_adam::{Adam, AdamW, Element, Real, bf16, f16};
+use fused_adam::{
+    Adam, AdamW, Block8, Element, Real, State, StateElement, bf16, bytemuck, f16,
+};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.
 pub struct Random(pub u64);
@@ -168,18 +170,116 @@ pub fn decoupled(rule: Adam) -> AdamW {
 }
 
 /// Bitwise equal. Two NaNs count as equal.
-pub fn same<E: Bits>(a: E, b: E) -> bool {
-    a.bits() == b.bits() || (a.to_f64().is_nan() && b.to_f64().is_nan())
+pub fn same<E: StateBits>(a: E, b: E) -> bool {
+    a.is(b)
 }
 
 /// The first place where two buffers differ.
-pub fn difference<E: Bits>(name: &str, got: &[E], expected: &[E]) -> Option<String> {
+pub fn difference<E: StateBits>(name: &str, got: &[E], expected: &[E]) -> Option<String> {
     if got.len() != expected.len() {
         return Some(format!("{name}: {} elements for {}", got.len(), expected.len()));
     }
     let i = got.iter().zip(expected).position(|(&a, &b)| !same(a, b))?;
-    let (a, b) = (got[i], expected[i]);
-    Some(format!("{name}[{i}] is {a:?} ({:#x}), not {b:?} ({:#x})", a.bits(), b.bits()))
+    Some(format!("{name}[{i}] is {}, not {}", got[i].shown(), expected[i].shown()))
+}
+
+/// A type that states are stored in: an element type, or a block of 32 elements in 8 bits.
+pub trait StateBits: StateElement {
+    /// Marks memory that must not be written.
+    const MARK: Self;
+    /// The number of elements that are stored together.
+    const BLOCK: usize;
+    /// Bitwise equal. Two NaNs count as equal, but not two blocks whose bytes differ.
+    fn is(self, other: Self) -> bool;
+    fn shown(self) -> String;
+    /// A state of `len` elements. They are at least 0 if the state has no signs, and if a number
+    /// below 0 would change what is tested.
+    fn state(numbers: Numbers, of: &State, random: &mut Random, len: usize) -> Vec<Self>;
+    /// The first `len` elements.
+    fn elements(from: &[Self], of: &State, len: usize) -> Vec<f64>;
+    /// Makes element `i` infinite or NaN, and those that are stored with it.
+    fn spoil(state: &mut [Self], i: usize, value: f64);
+}
+
+impl<E: Bits> StateBits for E {
+    const MARK: Self = E::CANARY;
+    const BLOCK: usize = 1;
+
+    fn is(self, other: Self) -> bool {
+        self.bits() == other.bits() || (self.to_f64().is_nan() && other.to_f64().is_nan())
+    }
+
+    fn shown(self) -> String {
+        format!("{self:?} ({:#x})", self.bits())
+    }
+
+    fn state(numbers: Numbers, of: &State, random: &mut Random, len: usize) -> Vec<Self> {
+        let mut state: Vec<E> = numbers.fill(random, len);
+        if matches!(numbers, Numbers::Large) && !of.is_signed() {
+            state.iter_mut().for_each(|x| *x = E::from_f64(x.to_f64().abs()));
+        }
+        state
+    }
+
+    fn elements(from: &[Self], _: &State, len: usize) -> Vec<f64> {
+        from[..len].iter().map(|x| x.to_f64()).collect()
+    }
+
+    fn spoil(state: &mut [Self], i: usize, value: f64) {
+        state[i] = E::from_f64(value);
+    }
+}
+
+/// The byte of the scale of a block that is not finite.
+const NOT_FINITE: u8 = 255;
+
+impl StateBits for Block8 {
+    const MARK: Self = [0xA5; 33];
+    const BLOCK: usize = 32;
+
+    fn is(self, other: Self) -> bool {
+        self == other
+    }
+
+    fn shown(self) -> String {
+        format!("the codes {:?} with the scale {}", &self[..32], self[32])
+    }
+
+    /// Encoded numbers, zeros as before the first step, and from `Wild` also any codes.
+    fn state(numbers: Numbers, of: &State, random: &mut Random, len: usize) -> Vec<Self> {
+        let mut state = vec![[0; 33]; len.div_ceil(32)];
+        for (number, block) in state.iter_mut().enumerate() {
+            let len = 32.min(len - 32 * number);
+            match (numbers, random.below(8)) {
+                (_, 0) => {}
+                (Numbers::Wild, 1..4) => {
+                    block[..len].fill_with(|| random.bits() as u8);
+                    block[32] = (7 + random.below(if of.is_signed() { 245 } else { 241 })) as u8;
+                }
+                (Numbers::Wild, 4) => block[32] = NOT_FINITE,
+                _ => {
+                    let mut elements: Vec<f32> = numbers.fill(random, len);
+                    for x in &mut elements {
+                        *x = if x.is_finite() { *x } else { 1.0 };
+                        *x = if of.is_signed() { *x } else { x.abs() };
+                    }
+                    of.encode(&elements, core::slice::from_mut(block));
+                }
+            }
+        }
+        state
+    }
+
+    fn elements(from: &[Self], of: &State, len: usize) -> Vec<f64> {
+        let mut elements = vec![0.0; len];
+        of.decode(from, &mut elements);
+        elements.into_iter().map(f64::from).collect()
+    }
+
+    fn spoil(state: &mut [Self], i: usize, _: f64) {
+        state[i / 32] = [0; 33];
+        state[i / 32][32] = NOT_FINITE;
+    }
 }
 
 /// The distribution of the numbers in a buffer.
@@ -226,11 +326,12 @@ pub struct Guarded<E> {
 
 const GUARD: usize = 80;
 
-impl<E: Bits> Guarded<E> {
+impl<E: StateBits> Guarded<E> {
     /// Stores `values`, `offset` elements after a 64-byte boundary.
     pub fn new(values: &[E], offset: usize) -> Self {
-        let line = 64 / size_of::<E>();
-        let mut memory = vec![E::CANARY; values.len() + 2 * GUARD + 2 * line];
+        // Of blocks, each 64th one begins at a boundary.
+        let line = if E::BLOCK > 1 { 64 } else { 64 / size_of::<E>() };
+        let mut memory = vec![E::MARK; values.len() + 2 * GUARD + 2 * line];
         let start = GUARD + memory[GUARD..].as_ptr().align_offset(64) + offset % line;
         memory[start..start + values.len()].copy_from_slice(values);
         Guarded { memory, start, len: values.len() }
@@ -247,7 +348,7 @@ impl<E: Bits> Guarded<E> {
     /// Whether nothing outside the buffer was written.
     pub fn intact(&self) -> bool {
         let (before, rest) = self.memory.split_at(self.start);
-        let canary = |e: &E| e.bits() == E::CANARY.bits();
+        let canary = |e: &E| bytemuck::bytes_of(e) == bytemuck::bytes_of(&E::MARK);
         before.iter().chain(&rest[self.len..]).all(canary)
     }
 }

@@ -5,6 +5,7 @@ mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;
 mod distributed;
+mod eight_bits;
 mod equality;
 mod errors;
 mod gradients;

@@ -6,7 +6,9 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::border::{Overlap, OwnedView, StepTensor, View, held, with_slices};
+use crate::border::{
+    Kind, Overlap, OwnedView, StepTensor, View, decode, encode, held, shape_of_blocks, with_slices,
+};
 use crate::pool;
 use crate::rules::{by_name, changed, refused};
 
@@ -100,7 +102,7 @@ impl Rule {
                 names.len()
             )));
         }
-        let (theta, grad) = (named("theta", theta)?, named("grad", grad)?);
+        let (theta, grad) = (floats("theta", theta)?, floats("grad", grad)?);
         let states = names.iter().zip(states.iter()).map(|(name, state)| named(name, &state));
         let states: Vec<_> = states.collect::<PyResult<_>>()?;
         let mut slot = StepTensor { t, offset, ..StepTensor::of(theta.view, grad.view) };
@@ -112,6 +114,15 @@ impl Rule {
         for (name, view) in all.zip(views) {
             if *name != "grad" && !view.is_writable() {
                 return Err(PyValueError::new_err(format!("{name} is read-only")));
+            }
+            if view.kind == Kind::U8 {
+                check_blocks(name, &view, slot.theta.len())?;
+                if !slot.theta.is_row_major() {
+                    return Err(PyValueError::new_err(format!(
+                        "theta is not in row-major order, expected it for {name} in 8 bits"
+                    )));
+                }
+                continue;
             }
             if view.len() != slot.theta.len() {
                 return Err(PyValueError::new_err(format!(
@@ -132,7 +143,7 @@ impl Rule {
                 )));
             }
         }
-        let scalars = scalars.map(held).transpose()?;
+        let scalars = scalars.map(|scalars| floats("scalars", scalars)).transpose()?;
         if let Some(scalars) = &scalars {
             slot.scalars = Some(self.next_scalars(t, &scalars.view, &slot)?);
         }
@@ -165,6 +176,41 @@ impl Rule {
         Ok(())
     }
 
+    /// Encodes elements of a state in 8 bits, rounded to nearest.
+    fn encode_state(
+        &self,
+        state: &str,
+        elements: &Bound<'_, PyAny>,
+        blocks: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let state = self.state(state)?;
+        let (elements, blocks) = (named("elements", elements)?, named("blocks", blocks)?);
+        check_pair(&elements.view, &blocks.view)?;
+        writable("blocks", &blocks.view)?;
+        let (from, to) = (elements.view, blocks.view);
+        // SAFETY: `elements` and `blocks` keep the arrays alive until this returns. The caller must
+        // not use them in another Python thread meanwhile.
+        let done = blocks.py().detach(|| in_default_mode(|| unsafe { encode(state, &from, &to) }));
+        apart(done)
+    }
+
+    /// Decodes elements of a state from 8 bits.
+    fn decode_state(
+        &self,
+        state: &str,
+        blocks: &Bound<'_, PyAny>,
+        elements: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let state = self.state(state)?;
+        let (elements, blocks) = (named("elements", elements)?, named("blocks", blocks)?);
+        check_pair(&elements.view, &blocks.view)?;
+        writable("elements", &elements.view)?;
+        let (from, to) = (blocks.view, elements.view);
+        // SAFETY: as in `encode_state`.
+        let done = blocks.py().detach(|| in_default_mode(|| unsafe { decode(state, &from, &to) }));
+        apart(done)
+    }
+
     /// For `pickle` and `copy`: the arguments of the constructor.
     fn __getnewargs_ex__<'py>(
         &self,
@@ -193,6 +239,57 @@ fn named<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>>
     })
 }
 
+/// The memory of an array of floats. An error begins with the array's name.
+fn floats<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
+    let owned = named(name, array)?;
+    if owned.view.kind == Kind::U8 {
+        return Err(PyTypeError::new_err(format!(
+            "{name} is of type uint8, expected float32, float64, bfloat16 or float16"
+        )));
+    }
+    Ok(owned)
+}
+
+/// Checks that a state of bytes has the blocks of this many elements.
+fn check_blocks(name: &str, view: &View, elements: usize) -> PyResult<()> {
+    let [blocks, bytes] = shape_of_blocks(elements);
+    if view.kind != Kind::U8 || !view.is_shaped_as_blocks(elements) || !view.is_row_major() {
+        return Err(PyValueError::new_err(format!(
+            "{name} is an array of {} elements of {}, expected a contiguous one of uint8 and shape \
+             ({blocks}, {bytes}) for {elements} elements in 8 bits",
+            view.len(),
+            view.kind.name()
+        )));
+    }
+    Ok(())
+}
+
+/// Checks the arrays of a conversion.
+fn check_pair(elements: &View, blocks: &View) -> PyResult<()> {
+    if elements.kind != Kind::F32 || !elements.is_row_major() {
+        return Err(PyTypeError::new_err(format!(
+            "elements is an array of {}, expected a contiguous one of f32",
+            elements.kind.name()
+        )));
+    }
+    check_blocks("blocks", blocks, elements.len())
+}
+
+fn writable(name: &str, view: &View) -> PyResult<()> {
+    if view.is_writable() {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!("{name} is read-only")))
+}
+
+/// The error for a conversion that was not done.
+fn apart(done: bool) -> PyResult<()> {
+    if done {
+        return Ok(());
+    }
+    Err(PyValueError::new_err("elements and blocks overlap in memory, expected them to be apart"))
+}
+
 /// The error for arrays that overlap. `names` are those of the states.
 fn overlaps(Overlap([first, second]): &Overlap, names: &[&str]) -> PyErr {
     let name = |&(_, buffer): &(usize, usize)| match buffer {
@@ -208,6 +305,18 @@ fn overlaps(Overlap([first, second]): &Overlap, names: &[&str]) -> PyErr {
 }
 
 impl Rule {
+    /// A state by its name.
+    fn state(&self, name: &str) -> PyResult<&State> {
+        let found = self.0.states().iter().find(|state| state.name() == name);
+        found.ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "{} has no state {name:?}, expected one of {:?}",
+                self.0.name(),
+                self.states()
+            ))
+        })
+    }
+
     /// The scalars after a step, from those before it in an array.
     fn next_scalars(&self, t: u64, array: &View, slot: &StepTensor) -> PyResult<Vec<f64>> {
         let Some(mut scalars) = array.doubles() else {

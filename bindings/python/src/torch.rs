@@ -20,7 +20,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyType};
 
 use self::dtensor::DTensors;
 use self::messages::{Place, Which, shape};
-use crate::border::{Exchange, StepTensor, View, refuse_negated};
+use crate::border::{Exchange, Kind, StepTensor, View, refuse_negated, shape_of_blocks};
 use crate::rules::{of_group, text_for_torch};
 
 /// The names of the entries of a state.
@@ -267,8 +267,13 @@ impl<'py> StepBuilder<'_, 'py> {
                 return Ok(false);
             };
             let which = Which::State(name);
-            let state = self.local(&which, place, &state)?.unwrap_or(state);
-            let view = self.tensor(&which, place, &state, &theta)?;
+            let local = if self.is_local(place, &state) {
+                None
+            } else {
+                self.local(&which, place, &state)?
+            };
+            let state = local.unwrap_or(state);
+            let view = self.state(&which, place, &state, &theta)?;
             if view.len() == 1 {
                 refuse_negated(|| which.of(place), &state)?;
             }
@@ -280,21 +285,30 @@ impl<'py> StepBuilder<'_, 'py> {
             }
             *to = Some((state, view));
         }
-        let (mut seed, mut shard) = (0, None);
-        if self.seeded {
-            shard = self.shard(place)?;
+        let in_blocks = self.are_in_blocks(place, &states, names)?;
+        // States in 8 bits are always rounded stochastically.
+        let seeded = self.seeded || in_blocks;
+        let (mut seed, mut shard, mut first) = (0, None, 0);
+        if seeded {
+            if in_blocks {
+                first = self.first_of_shard(place)?;
+            } else {
+                shard = self.shard(place)?;
+            }
             let own = state.get_item(intern!(param.py(), "seed"))?;
             let Some(own) = own.and_then(|own| own.extract().ok()) else { return Ok(false) };
-            seed = own;
+            // Blocks begin with the shard, so its elements have other random bits than in the whole.
+            seed = own ^ u64::wrapping_mul(first, 0x9E37_79B9_7F4A_7C15);
         }
-        let Some(t) = self.step_number(rule, place, state)? else { return Ok(false) };
+        let Some(t) = self.step_number(rule, seeded, place, state)? else { return Ok(false) };
         let scalars = self.scalars(rule, number, t, state, scalars)?;
 
-        let mut others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
-        // The elements of a shard are counted in row-major order.
+        let others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
+        let mut others = others.filter(|view| view.kind != Kind::U8);
+        // The elements of a shard, and those of blocks, are counted in row-major order.
         let alike = theta.is_dense()
             && others.all(|view| view.is_laid_out_as(&theta))
-            && (shard.is_none() || theta.is_row_major());
+            && (shard.is_none() && !in_blocks || theta.is_row_major());
         let in_norm = match &self.counts {
             Some(counts) => counts.call1((place.param,))?.is_truthy()?,
             None => true,
@@ -333,11 +347,12 @@ impl<'py> StepBuilder<'_, 'py> {
     fn step_number(
         &mut self,
         rule: &AnyRule,
+        seeded: bool,
         place: &Place<'_, 'py>,
         state: &Bound<'py, PyDict>,
     ) -> PyResult<Option<u64>> {
         let py = place.param.py();
-        if matches!(rule, AnyRule::Sgd(_)) && !self.seeded {
+        if matches!(rule, AnyRule::Sgd(_)) && !seeded {
             // torch stores no step number here. It only matters whether it is the first step.
             let fresh = self.fresh.contains(&(place.param.as_ptr() as usize));
             return Ok(Some(if fresh { 1 } else { 2 }));
@@ -427,7 +442,7 @@ impl<'py> StepBuilder<'_, 'py> {
         Ok(view)
     }
 
-    /// A gradient or a state, with the shape and a type that go with θ.
+    /// A gradient, with the shape and a type that go with θ.
     fn tensor(
         &self,
         which: &Which,
@@ -436,6 +451,79 @@ impl<'py> StepBuilder<'_, 'py> {
         theta: &View,
     ) -> PyResult<View> {
         let view = self.view(which, place, tensor)?;
+        self.check(which, place, tensor, &view, theta)?;
+        Ok(view)
+    }
+
+    /// A state: as a gradient, or the blocks of a state in 8 bits.
+    fn state(
+        &self,
+        which: &Which,
+        place: &Place<'_, 'py>,
+        tensor: &Bound<'py, PyAny>,
+        theta: &View,
+    ) -> PyResult<View> {
+        let view = self.exchange.view_of_state(tensor);
+        let view = view.map_err(|error| self.unfit(which, place, tensor, error))?;
+        if view.kind != Kind::U8 {
+            self.check(which, place, tensor, &view, theta)?;
+            return Ok(view);
+        }
+        let what = || which.of(place);
+        if theta.kind.is_f64() {
+            return Err(PyTypeError::new_err(format!(
+                "{} is torch.uint8, and the parameter torch.float64, expected a parameter of \
+                 torch.float32, torch.bfloat16 or torch.float16 for a state in 8 bits",
+                what()
+            )));
+        }
+        if !view.is_shaped_as_blocks(theta.len()) {
+            let [blocks, bytes] = shape_of_blocks(theta.len());
+            return Err(PyValueError::new_err(format!(
+                "{} has shape {}, expected ({blocks}, {bytes}) for a state in 8 bits",
+                what(),
+                shape(tensor)
+            )));
+        }
+        if !view.is_row_major() {
+            return Err(PyValueError::new_err(format!(
+                "{} is not contiguous, expected a contiguous tensor for a state in 8 bits",
+                what()
+            )));
+        }
+        Ok(view)
+    }
+
+    /// Whether the states are in 8 bits: all of them, or none.
+    fn are_in_blocks(
+        &self,
+        place: &Place<'_, 'py>,
+        states: &[Option<(Bound<'py, PyAny>, View)>],
+        names: &Keys<'py>,
+    ) -> PyResult<bool> {
+        let mut all = states.iter().flatten().zip(names).map(|((_, view), (name, _))| (view, name));
+        let Some((view, first)) = all.next() else { return Ok(false) };
+        let in_blocks = view.kind == Kind::U8;
+        if let Some((other, name)) = all.find(|(other, _)| (other.kind == Kind::U8) != in_blocks) {
+            return Err(PyTypeError::new_err(format!(
+                "{} is {}, and {first} {}, expected torch.uint8 for both or for neither",
+                Which::State(name).of(place),
+                other.kind.torch_name(),
+                view.kind.torch_name()
+            )));
+        }
+        Ok(in_blocks)
+    }
+
+    /// Checks that a tensor has the shape and a type that go with θ.
+    fn check(
+        &self,
+        which: &Which,
+        place: &Place<'_, 'py>,
+        tensor: &Bound<'py, PyAny>,
+        view: &View,
+        theta: &View,
+    ) -> PyResult<()> {
         if !view.is_shaped_as(theta) {
             return Err(PyValueError::new_err(format!(
                 "{} has shape {}, expected that of its parameter",
@@ -451,7 +539,7 @@ impl<'py> StepBuilder<'_, 'py> {
                 theta.kind.torch_name()
             )));
         }
-        Ok(view)
+        Ok(())
     }
 
     fn view(

@@ -6,11 +6,15 @@
 //! the one that it replaces, synced to disk, and renamed: after a crash, the path holds either the
 //! old or the new file. States are written and read without an intermediate copy.
 //!
+//! States in 8 bits are stored as blocks, or as `f32` in torch's layout. A file with one of these
+//! can be loaded into an optimizer with the other.
+//!
 //! Files are not trusted. The header may not be longer than the file, nor than [`LONGEST_HEADER`].
 //! The tensors must cover the file without gaps. Reading the header takes some tens of times its
 //! length in memory at worst. Apart from that, memory is allocated only for parameters that are
 //! registered.
 
+mod blocks;
 mod reader;
 mod writer;
 
@@ -117,6 +121,9 @@ struct ParamDescription {
     name: String,
     group: usize,
     theta: String,
+    /// The format of 8-bit states. Absent for states of elements.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
     t: u64,
     /// The scalars of the rule, by name. Absent if the rule has none, or before the first step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::{
     CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, MOST_STEPS,
-    ParamDescription, Result, TORCH_KEY, VERSION, Version, is_torchs, little_endian,
+    ParamDescription, Result, TORCH_KEY, VERSION, Version, blocks, is_torchs, little_endian,
     safetensors_dtype,
 };
-use crate::elements::Element;
-use crate::elements::column::DType;
+use crate::elements::block8::{Block8, FORMAT};
+use crate::elements::column::{ColumnMut, DType};
+use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::optimizer::owner::Optimizer;
 use crate::optimizer::param::Param;
@@ -89,6 +90,9 @@ impl CheckpointReader {
     /// rule after `load`. The loss scale is replaced too: it is removed if the file has none. The
     /// file does not hold `options` and the learning-rate schedule: set these in your program.
     ///
+    /// States of `f32` in the file become states in 8 bits, rounded to nearest, for a parameter that
+    /// was registered with those, and the other way round.
+    ///
     /// If the optimizer already has states, they are replaced after all new ones have been read. A
     /// new optimizer needs no second copy in memory.
     ///
@@ -120,6 +124,13 @@ impl CheckpointReader {
             let what = |of| format!("{of} of `{}`", own.name);
             self.fits(&what("the group"), param.group, own.group)?;
             self.fits(&what("the type"), &*param.theta, own.types.theta.name())?;
+            if let Some(format) = &param.state {
+                self.fits(&what("the format of the states"), &**format, FORMAT)?;
+                if !matches!(own.types.state, DType::Block8 | DType::F32) {
+                    let (what, found) = (what("the type of the states"), DType::Block8.name());
+                    return Err(self.mismatch(what, found.into(), own.types.state.name().into()));
+                }
+            }
             if places[id].replace(param).is_some() {
                 return Err(self.format(format!("has the parameter `{}` twice", own.name)));
             }
@@ -136,18 +147,22 @@ impl CheckpointReader {
                 .map(|state| format!("{}.{}", own.name, state.name()))
                 .collect();
             let any = names.iter().any(|name| self.metadata.info(name).is_some());
+            let stored = stored_type(own.types.state, place.state.is_some());
             if place.t > 0 || any {
                 for name in &names {
-                    self.info(name, own.types.state, own.len)?;
+                    self.info(name, stored, own.len)?;
                 }
             }
             let scalars = self.scalars(place, rule)?;
-            read.push((place.t, place.t > 0 || any, rule, scalars));
+            read.push((place.t, (place.t > 0 || any).then_some(stored), rule, scalars));
         }
         let mut states = Vec::with_capacity(read.len());
-        for (own, (t, has_states, rule, scalars)) in opt.params.iter().zip(read) {
+        for (own, (t, stored, rule, scalars)) in opt.params.iter().zip(read) {
             let name = |state: &State| format!("{}.{}", own.name, state.name());
-            let new = if has_states { Some(self.states(own, rule, name)?) } else { None };
+            let new = match stored {
+                Some(stored) => Some(self.states(own, rule, stored, name)?),
+                None => None,
+            };
             states.push((t, new, scalars));
         }
         for (own, (t, new, scalars)) in opt.params.iter_mut().zip(states) {
@@ -166,7 +181,8 @@ impl CheckpointReader {
     /// elements. The number of steps becomes the largest of the parameters' step counts. Parameters
     /// that are not in the file count as not stepped. At least one must be in the file, unless the
     /// file is empty or was written by [`Optimizer::torch_checkpoint`]. Rules and options are not
-    /// in the file, and do not change.
+    /// in the file, and do not change. For parameters with 8-bit states, `f32` states are rounded to
+    /// nearest.
     ///
     /// # Errors
     ///
@@ -195,10 +211,11 @@ impl CheckpointReader {
                 return Err(self.mismatch(what, found, rule.name().to_owned()));
             }
             let t = self.step_number(&step)?;
+            let stored = stored_type(own.types.state, false);
             for state in rule.states() {
-                self.info(&name(state), own.types.state, own.len)?;
+                self.info(&name(state), stored, own.len)?;
             }
-            states.push((t, Some(self.states(own, rule, name)?)));
+            states.push((t, Some(self.states(own, rule, stored, name)?)));
         }
         if !any {
             return Err(self.format("has no tensor `<param>.step` of a parameter".to_owned()));
@@ -259,7 +276,11 @@ impl CheckpointReader {
         }
         // If this product overflowed, the header would have been rejected.
         let found: usize = info.shape.iter().product();
-        self.fits(&format!("the length of `{name}`"), found, len)?;
+        let expected = match of {
+            DType::Block8 => Block8::slots(len).saturating_mul(size_of::<Block8>()),
+            _ => len,
+        };
+        self.fits(&format!("the length of `{name}`"), found, expected)?;
         Ok(self.data + info.data_offsets.0 as u64)
     }
 
@@ -283,19 +304,30 @@ impl CheckpointReader {
         Ok(scalars)
     }
 
-    /// Reads the states of a parameter. They have been checked.
+    /// Reads the states of a parameter, which the file has in the type `stored`. They have been
+    /// checked.
     fn states<R: Rule>(
         &mut self,
         param: &Param<'_, R>,
         rule: &R,
+        stored: DType,
         name: impl Fn(&State) -> String,
     ) -> Result<States<'static>> {
         let states = States::new(param.types.state, param.len, rule);
         let mut states = states.map_err(|source| self.invalid(source))?;
         for (i, state) in rule.states().iter().enumerate() {
-            let start = self.info(&name(state), param.types.state, param.len)?;
-            if let Some(slice) = states.get_mut(i) {
-                self.read_at(start, slice.bytes_mut())?;
+            let start = self.info(&name(state), stored, param.len)?;
+            match states.get_mut(i) {
+                Some(ColumnMut::Block8(to)) if stored == DType::F32 => {
+                    self.seek(start)?;
+                    blocks::encode(to, |bytes| self.read_next(bytes))?;
+                }
+                Some(ColumnMut::F32(to)) if stored == DType::Block8 => {
+                    self.seek(start)?;
+                    blocks::decode_to(to, state.code(), |bytes| self.read_next(bytes))?;
+                }
+                Some(slice) => self.read_at(start, slice.bytes_mut())?,
+                None => (),
             }
         }
         Ok(states)
@@ -331,8 +363,20 @@ impl CheckpointReader {
     }
 
     fn read_at(&mut self, start: u64, into: &mut [u8]) -> Result<()> {
-        let read = self.file.seek(SeekFrom::Start(start)).and_then(|_| self.file.read_exact(into));
-        read.map_err(|source| CheckpointError::Io { path: self.path.clone(), source })
+        self.seek(start)?;
+        self.read_next(into)
+    }
+
+    fn seek(&mut self, start: u64) -> Result<()> {
+        self.file.seek(SeekFrom::Start(start)).map(drop).map_err(|source| self.io(source))
+    }
+
+    fn read_next(&mut self, into: &mut [u8]) -> Result<()> {
+        self.file.read_exact(into).map_err(|source| self.io(source))
+    }
+
+    fn io(&self, source: io::Error) -> CheckpointError {
+        CheckpointError::Io { path: self.path.clone(), source }
     }
 
     fn fits<T: PartialEq + ToString>(&self, what: &str, found: T, expected: T) -> Result<()> {
@@ -352,6 +396,16 @@ impl CheckpointReader {
 
     fn invalid(&self, source: Error) -> CheckpointError {
         CheckpointError::Invalid { path: self.path.clone(), source }
+    }
+}
+
+/// The type of the states in a file, for a parameter with states of type `own`: blocks, or else
+/// elements, which are `f32` if they are to be encoded or if blocks are to be decoded.
+fn stored_type(own: DType, in_blocks: bool) -> DType {
+    match own {
+        _ if in_blocks => DType::Block8,
+        DType::Block8 => DType::F32,
+        own => own,
     }
 }
 

@@ -13,10 +13,12 @@ use tempfile::NamedTempFile;
 
 use super::{
     CheckpointError, Description, GroupDescription, KEY, LONGEST_HEADER, MOST_STEPS,
-    ParamDescription, Result, TORCH_KEY, VERSION, is_torchs, little_endian, safetensors_dtype,
+    ParamDescription, Result, TORCH_KEY, VERSION, blocks, is_torchs, little_endian,
+    safetensors_dtype,
 };
 use crate::elements::Element;
-use crate::elements::column::Column;
+use crate::elements::block8::{Block8, Blocks, FORMAT};
+use crate::elements::column::{Column, DType};
 use crate::error::Error;
 use crate::optimizer::grad_scaler::GradScaler;
 use crate::optimizer::owner::{Optimizer, hash};
@@ -47,6 +49,8 @@ struct Saved<'a> {
 enum Bytes<'a> {
     Of(&'a [u8]),
     Number(Vec<u8>),
+    /// An 8-bit state that is decoded.
+    Decoded(Blocks<'a>),
 }
 
 /// Prints the names of the tensors.
@@ -58,10 +62,19 @@ impl fmt::Debug for CheckpointWriter<'_> {
 }
 
 impl Bytes<'_> {
-    fn get(&self) -> &[u8] {
+    fn len(&self) -> usize {
         match self {
-            Bytes::Of(bytes) => bytes,
-            Bytes::Number(bytes) => bytes,
+            Bytes::Of(bytes) => bytes.len(),
+            Bytes::Number(bytes) => bytes.len(),
+            Bytes::Decoded(state) => size_of::<f32>() * state.len,
+        }
+    }
+
+    fn write(&self, writer: &mut impl Write) -> io::Result<()> {
+        match self {
+            Bytes::Of(bytes) => writer.write_all(bytes),
+            Bytes::Number(bytes) => writer.write_all(bytes),
+            Bytes::Decoded(state) => blocks::decode(*state, |bytes| writer.write_all(bytes)),
         }
     }
 }
@@ -95,6 +108,7 @@ impl<R: Rule + Serialize> Optimizer<R> {
             name: param.name.clone(),
             group: param.group,
             theta: param.types.theta.name().to_owned(),
+            state: (param.types.state == DType::Block8).then(|| FORMAT.to_owned()),
             t: param.t,
             scalars: self.scalars_of(param),
         };
@@ -113,7 +127,7 @@ impl<R: Rule + Serialize> Optimizer<R> {
         let metadata = json.map(|json| HashMap::from([(KEY.to_owned(), json)]));
         let mut writer = CheckpointWriter::new(metadata, self.valid());
         for param in &self.params {
-            writer.add_states(self, param, State::name);
+            writer.add_states(self, param, State::name, false);
         }
         writer
     }
@@ -143,7 +157,8 @@ impl<R: Rule> Optimizer<R> {
     /// Collects the states in torch's layout, for the rules that torch has (Adam, AdamW, RAdam):
     /// `<param>.exp_avg`, `<param>.exp_avg_sq`, with AMSGrad `<param>.max_exp_avg_sq`, and
     /// `<param>.step`, an `f32`, or an `f64` if the `f32` is not exact. As in torch, parameters
-    /// without a step are left out, and so are the parameters of other rules.
+    /// without a step are left out, and so are the parameters of other rules. States in 8 bits are
+    /// decoded, and written as `f32`.
     pub fn torch_checkpoint(&self) -> CheckpointWriter<'_> {
         let metadata = [("format", "pt"), (TORCH_KEY, "1")].map(|(k, v)| (k.into(), v.into()));
         let mut writer = CheckpointWriter::new(Ok(HashMap::from(metadata)), self.valid());
@@ -159,7 +174,8 @@ impl<R: Rule> Optimizer<R> {
                 let expected = "less than 9e15 to be written as torch does";
                 writer.valid = Err(Error::StepNumber { t: param.t, expected });
             }
-            writer.add_states(self, param, |state| state.torch_name().unwrap_or(state.name()));
+            let name = |state: &State| state.torch_name().unwrap_or(state.name());
+            writer.add_states(self, param, name, true);
         }
         writer
     }
@@ -168,7 +184,11 @@ impl<R: Rule> Optimizer<R> {
 impl<'a> Saved<'a> {
     fn new(name: String, slice: Column<'a>) -> Self {
         let dtype = safetensors_dtype(slice.dtype());
-        Saved { name, shape: vec![slice.len()], dtype, bytes: Bytes::Of(slice.bytes()) }
+        let shape = match slice {
+            Column::Block8(state) => vec![state.blocks.len(), size_of::<Block8>()],
+            slice => vec![slice.len()],
+        };
+        Saved { name, shape, dtype, bytes: Bytes::Of(slice.bytes()) }
     }
 
     /// As `f32`, like torch, or as `f64` if the `f32` is not exact.
@@ -190,16 +210,22 @@ impl<'a> CheckpointWriter<'a> {
         CheckpointWriter { metadata, tensors: Vec::new(), taken: HashSet::new(), valid }
     }
 
-    /// Adds the states of a parameter. For states that do not exist yet, it reserves the names.
+    /// Adds the states of a parameter, 8-bit states as blocks or `decoded`. For states that do not
+    /// exist yet, it reserves the names.
     fn add_states<R: Rule>(
         &mut self,
         opt: &Optimizer<R>,
         param: &'a Param<'_, R>,
         called: impl Fn(&State) -> &'static str,
+        decoded: bool,
     ) {
         for (i, state) in opt.groups[param.group].states().iter().enumerate() {
             let name = format!("{}.{}", param.name, called(state));
             match param.states.as_ref().and_then(|states| states.get(i)) {
+                Some(Column::Block8(state)) if decoded => {
+                    let (shape, bytes) = (vec![state.len], Bytes::Decoded(state));
+                    self.tensors.push(Saved { name, shape, dtype: Dtype::F32, bytes });
+                }
                 Some(slice) => self.tensors.push(Saved::new(name, slice)),
                 None => _ = self.taken.insert(name),
             }
@@ -267,7 +293,7 @@ impl<'a> CheckpointWriter<'a> {
         let written = writer
             .write_all(&(header.len() as u64).to_le_bytes())
             .and_then(|()| writer.write_all(&header))
-            .and_then(|()| self.tensors.iter().try_for_each(|t| writer.write_all(t.bytes.get())))
+            .and_then(|()| self.tensors.iter().try_for_each(|t| t.bytes.write(&mut writer)))
             .and_then(|()| writer.flush());
         drop(writer);
         written.and_then(|()| file.as_file().sync_all()).map_err(failed)?;
@@ -346,7 +372,7 @@ fn header(metadata: HashMap<String, String>, tensors: &[Saved<'_>]) -> io::Resul
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
         let start = end;
-        end += tensor.bytes.get().len();
+        end += tensor.bytes.len();
         let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
         (tensor.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
     });

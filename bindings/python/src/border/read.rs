@@ -53,6 +53,7 @@ impl DlTensor {
             (2, 64, 1) => Kind::F64,
             (2, 16, 1) => Kind::F16,
             (4, 16, 1) => Kind::Bf16,
+            (1, 8, 1) => Kind::U8,
             _ => {
                 return Err(PyTypeError::new_err(format!(
                     "an array is of DLPack's type {} with {} bits, expected f32, f64, bf16 or f16",
@@ -118,8 +119,13 @@ impl Exchange {
         Ok(table.view_object.map(|view_object| Exchange { view_object, of }))
     }
 
-    /// The memory of a tensor of this type or a subtype.
+    /// The memory of a tensor of floats, of this type or a subtype.
     pub fn view(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
+        self.view_of_state(tensor)?.of_floats()
+    }
+
+    /// The memory of a tensor of floats, or of one of bytes, which a state may be.
+    pub fn view_of_state(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
         let py = tensor.py();
         let of = self.of.bind(py).as_type_ptr();
         // SAFETY: both are types. (`isinstance` would trust an object's own `__class__`.)
@@ -187,7 +193,7 @@ pub struct OwnedView<'py> {
 }
 
 /// Reads any array: of NumPy, of torch, or of a library that supports DLPack or the buffer
-/// protocol.
+/// protocol. Its elements are floats, or bytes as in a state in 8 bits.
 pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
     if let Ok(capsule) = array.getattr(pyo3::intern!(array.py(), "__array_struct__")) {
         static GENERIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -247,6 +253,7 @@ fn view_of_numpy(array: &Bound<'_, PyAny>, capsule: &Bound<'_, PyAny>) -> PyResu
         (b'f', 4) => Kind::F32,
         (b'f', 8) => Kind::F64,
         (b'f', 2) => Kind::F16,
+        (b'u', 1) => Kind::U8,
         (b'V', 2) if dtype()? == "bfloat16" => Kind::Bf16,
         _ => {
             return Err(PyTypeError::new_err(format!(

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use fused_adam::{Element, ParamMut, Shard, bf16, bytemuck, f16};
+use fused_adam::{Block8, Element, ParamMut, Shard, State, bf16, bytemuck, f16};
 
 use super::view::{Kind, View};
 
@@ -111,6 +111,37 @@ pub unsafe fn with_slices<T>(
     Ok(work(&mut slots.iter().map(|slot| unsafe { slot.reborrow() })))
 }
 
+/// Encodes contiguous elements of a state of `f32` in 8 bits. `blocks` is contiguous and has their
+/// blocks. Returns false, and does nothing, if they overlap.
+///
+/// # Safety
+///
+/// The objects of the views stay alive until this returns, and nothing else changes `elements` or
+/// uses `blocks` meanwhile.
+pub unsafe fn encode(state: &State, elements: &View, blocks: &View) -> bool {
+    if elements.meets(blocks) {
+        return false;
+    }
+    // SAFETY: the contract of this function, and they do not overlap.
+    unsafe { state.encode(elements.slice::<f32>(), blocks.blocks_mut()) };
+    true
+}
+
+/// Decodes a state in 8 bits to contiguous elements of `f32`, as [`encode`].
+///
+/// # Safety
+///
+/// The objects of the views stay alive until this returns, and nothing else changes `blocks` or
+/// uses `elements` meanwhile.
+pub unsafe fn decode(state: &State, blocks: &View, elements: &View) -> bool {
+    if elements.meets(blocks) {
+        return false;
+    }
+    // SAFETY: the contract of this function, and they do not overlap.
+    unsafe { state.decode(blocks.blocks(), elements.slice_mut::<f32>()) };
+    true
+}
+
 impl StepTensor {
     /// The first step of the first rule, without states.
     pub fn of(theta: View, grad: View) -> Self {
@@ -139,6 +170,7 @@ impl StepTensor {
                 Kind::F64 => self.lend_theta::<f64>(),
                 Kind::Bf16 => self.lend_theta::<bf16>(),
                 Kind::F16 => self.lend_theta::<f16>(),
+                Kind::U8 => unreachable!("a parameter is of floats"),
             }
         }
     }
@@ -156,6 +188,7 @@ impl StepTensor {
                 Kind::F64 => ParamMut::new(rule, t, theta, self.grad.slice::<f64>()),
                 Kind::Bf16 => ParamMut::new(rule, t, theta, self.grad.slice::<bf16>()),
                 Kind::F16 => ParamMut::new(rule, t, theta, self.grad.slice::<f16>()),
+                Kind::U8 => unreachable!("a gradient is of floats"),
             };
             for state in self.states.iter().flatten() {
                 borrowed = match state.kind {
@@ -163,6 +196,7 @@ impl StepTensor {
                     Kind::F64 => borrowed.with_state(state.slice_mut::<f64>()),
                     Kind::Bf16 => borrowed.with_state(state.slice_mut::<bf16>()),
                     Kind::F16 => borrowed.with_state(state.slice_mut::<f16>()),
+                    Kind::U8 => borrowed.with_state(state.blocks_mut()),
                 };
             }
             if let Some(scalars) = &self.scalars {
@@ -201,5 +235,30 @@ impl View {
         }
         // SAFETY: the contract; the alignment and the size were checked when the view was read.
         unsafe { std::slice::from_raw_parts(self.data.cast(), self.len) }
+    }
+
+    /// # Safety
+    ///
+    /// The memory is valid for `'a`, has type `U8`, and nothing else uses it.
+    unsafe fn blocks_mut<'a>(&self) -> &'a mut [Block8] {
+        let blocks = self.len / size_of::<Block8>();
+        if blocks == 0 {
+            return &mut [];
+        }
+        // SAFETY: the contract; the size was checked when the view was read, and bytes have no
+        // alignment.
+        unsafe { std::slice::from_raw_parts_mut(self.data.cast(), blocks) }
+    }
+
+    /// # Safety
+    ///
+    /// The memory is valid for `'a`, has type `U8`, and nothing writes to it meanwhile.
+    unsafe fn blocks<'a>(&self) -> &'a [Block8] {
+        let blocks = self.len / size_of::<Block8>();
+        if blocks == 0 {
+            return &[];
+        }
+        // SAFETY: as for `blocks_mut`.
+        unsafe { std::slice::from_raw_parts(self.data.cast(), blocks) }
     }
 }

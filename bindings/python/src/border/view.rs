@@ -1,7 +1,7 @@
 //! The location, type and order of an array's elements.
 
-use fused_adam::{Element, bf16, f16};
-use pyo3::exceptions::PyValueError;
+use fused_adam::{Block8, StateElement, bf16, f16};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 /// An element type.
@@ -11,6 +11,8 @@ pub enum Kind {
     F64,
     Bf16,
     F16,
+    /// The bytes of a state in 8 bits. Nothing else is of this type.
+    U8,
 }
 
 impl Kind {
@@ -20,6 +22,7 @@ impl Kind {
             Kind::F64 => f64::NAME,
             Kind::Bf16 => bf16::NAME,
             Kind::F16 => f16::NAME,
+            Kind::U8 => "uint8",
         }
     }
 
@@ -30,6 +33,7 @@ impl Kind {
             Kind::F64 => "torch.float64",
             Kind::Bf16 => "torch.bfloat16",
             Kind::F16 => "torch.float16",
+            Kind::U8 => "torch.uint8",
         }
     }
 
@@ -42,6 +46,7 @@ impl Kind {
             Kind::F64 => 8,
             Kind::F32 => 4,
             Kind::Bf16 | Kind::F16 => 2,
+            Kind::U8 => 1,
         }
     }
 }
@@ -109,6 +114,23 @@ impl View {
         self.len == other.len && self.shape == other.shape
     }
 
+    /// The view, if its elements are numbers and not the bytes of a state in 8 bits.
+    pub fn of_floats(self) -> PyResult<Self> {
+        if self.kind == Kind::U8 {
+            return Err(PyTypeError::new_err(
+                "an array is of type uint8, expected float32, float64, bfloat16 or float16",
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Whether it has the shape of a state in 8 bits of this many elements.
+    pub fn is_shaped_as_blocks(&self, elements: usize) -> bool {
+        let shape = shape_of_blocks(elements);
+        self.len == shape.iter().product::<usize>()
+            && self.shape == hash_of(&shape.map(|n| n as i64))
+    }
+
     /// Whether the address ranges of two views overlap.
     pub fn meets(&self, other: &View) -> bool {
         self.len > 0
@@ -137,7 +159,7 @@ impl View {
             Kind::F32 => Some(f64::from(unsafe { *self.data.cast::<f32>() })),
             // SAFETY: as above.
             Kind::F64 => Some(unsafe { *self.data.cast::<f64>() }),
-            Kind::Bf16 | Kind::F16 => None,
+            Kind::Bf16 | Kind::F16 | Kind::U8 => None,
         }
     }
 
@@ -216,6 +238,11 @@ impl View {
         };
         Ok(View { data, len, kind, shape: hash_of(shape), extent, layout, writable })
     }
+}
+
+/// The shape of a state in 8 bits of this many elements: the number of blocks, and their bytes.
+pub fn shape_of_blocks(elements: usize) -> [usize; 2] {
+    [Block8::slots(elements), size_of::<Block8>()]
 }
 
 /// The FNV-1a hash (Fowler, Noll and Vo) of some numbers.

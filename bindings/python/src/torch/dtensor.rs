@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyType, PyTypeMethods};
 
 use super::StepBuilder;
 use super::messages::{Place, Which};
+use crate::border::Kind;
 
 /// Python's classes, once the program has imported `DTensor`.
 pub(super) struct DTensors<'py> {
@@ -27,6 +28,9 @@ type Equal = HashMap<[usize; 2], [Py<PyAny>; 2]>;
 
 /// The pairs of recent steps. A comparison takes as long as reading a tensor.
 static EQUAL: LazyLock<Mutex<Equal>> = LazyLock::new(Mutex::default);
+
+/// Ranges of indices in each dimension, each with its start and its end.
+type Ranges = Vec<Vec<(u64, u64)>>;
 
 /// The number of pairs at which all are forgotten.
 const MOST_PAIRS: usize = 1 << 16;
@@ -87,6 +91,13 @@ impl<'py> DTensors<'py> {
 }
 
 impl<'py> StepBuilder<'_, 'py> {
+    /// Whether a state of a `DTensor` is that of its shard: states in 8 bits are plain tensors.
+    pub(super) fn is_local(&self, place: &Place<'_, 'py>, state: &Bound<'py, PyAny>) -> bool {
+        self.is_dtensor(place.param)
+            && !self.is_dtensor(state)
+            && self.exchange.view_of_state(state).is_ok_and(|view| view.kind == Kind::U8)
+    }
+
     fn is_dtensor(&self, tensor: &Bound<'py, PyAny>) -> bool {
         self.dtensor.as_ref().is_some_and(|dtensor| dtensor.is_one(tensor))
     }
@@ -158,15 +169,27 @@ impl<'py> StepBuilder<'_, 'py> {
         )))
     }
 
-    /// The elements of the whole tensor that this process has, for the random bits. None if all.
-    pub(super) fn shard(&self, place: &Place<'_, 'py>) -> PyResult<Option<Shard>> {
+    /// The shape of the whole tensor, and the indices that this process has in each dimension. None
+    /// if the tensor is not a `DTensor`.
+    fn ranges(&self, place: &Place<'_, 'py>) -> PyResult<Option<(Vec<u64>, Ranges)>> {
         if !self.is_dtensor(place.param) {
             return Ok(None);
         }
-        let ranges_of =
-            place.param.py().import("fused_adam.torch._dtensor")?.getattr("ranges_of")?;
-        let found = ranges_of.call1((place.param,))?;
-        let (shape, ranges): (Vec<u64>, Vec<Vec<(u64, u64)>>) = found.extract()?;
+        let module = place.param.py().import("fused_adam.torch._dtensor")?;
+        module.getattr("ranges_of")?.call1((place.param,))?.extract().map(Some)
+    }
+
+    /// The index in the whole tensor of the first element that this process has. 0 if it has none.
+    pub(super) fn first_of_shard(&self, place: &Place<'_, 'py>) -> PyResult<u64> {
+        let Some((shape, ranges)) = self.ranges(place)? else { return Ok(0) };
+        let of_dimension = ranges.iter().map(|ranges| Some(ranges.first()?.0));
+        let Some(first) = of_dimension.collect::<Option<Vec<u64>>>() else { return Ok(0) };
+        Ok(first.iter().zip(&shape).fold(0, |index, (first, size)| index * size + first))
+    }
+
+    /// The elements of the whole tensor that this process has, for the random bits. None if all.
+    pub(super) fn shard(&self, place: &Place<'_, 'py>) -> PyResult<Option<Shard>> {
+        let Some((shape, ranges)) = self.ranges(place)? else { return Ok(None) };
         let of_dimension = |ranges: Vec<(u64, u64)>| ranges.into_iter().map(|(a, b)| a..b);
         let ranges: Vec<Vec<Range<u64>>> =
             ranges.into_iter().map(|ranges| of_dimension(ranges).collect()).collect();
