@@ -8,7 +8,8 @@
 //!
 //! The default rule is AdamW, and the default element type is `f32`. You can set the types of θ, g
 //! and the states: one type such as `bf16` for all of them, `f32/bf16/f32`, or with a copy of θ
-//! `f32/bf16/f32+bf16`. Other types than `f32` are only available with AdamW.
+//! `f32/bf16/f32+bf16`. `8bit` is for states in 8 bits: their rows are followed by `f32 states`,
+//! the same step with states of `f32`. Other types than `f32` are only available with AdamW.
 //!
 //! All measurements of one size alternate in many rounds, on the same buffers. Each time is the
 //! median over the rounds. Each ratio is the median of the ratios of each round, so a drift of the
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use fused_adam::{AdamW, AnyRule, Backend, Parallelism, Rounding, Rule, Step, bf16, f16};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
-use support::{Buffers, LimitLoop, RULES, Stepped, Units, WithCopy, median, rule, time};
+use support::{Buffers, In8Bits, LimitLoop, RULES, Stepped, Units, WithCopy, median, rule, time};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -77,7 +78,7 @@ struct Options {
 
 /// The available combinations of element types. Those other than `f32` are only available with
 /// AdamW, because it takes minutes to compile every rule with every combination.
-const TYPES: [(&str, Measure); 9] = [
+const TYPES: [(&str, Measure); 11] = [
     ("f32", ON_F32),
     ("f64", measure::<Buffers<f64, f64, f64>, AdamW>),
     ("bf16", measure::<Buffers<bf16, bf16, bf16>, AdamW>),
@@ -87,6 +88,8 @@ const TYPES: [(&str, Measure); 9] = [
     ("f32/f32/bf16", measure::<Buffers<f32, f32, bf16>, AdamW>),
     ("f32/bf16/bf16", measure::<Buffers<f32, bf16, bf16>, AdamW>),
     ("f32/bf16/f32+bf16", measure::<WithCopy<bf16, f32, bf16>, AdamW>),
+    ("f32/f32/8bit", measure::<In8Bits<f32, f32>, AdamW>),
+    ("bf16/bf16/8bit", measure::<In8Bits<bf16, bf16>, AdamW>),
 ];
 
 /// A rule that can be measured.
@@ -212,10 +215,11 @@ fn backends() -> Vec<Backend> {
     [Backend::Scalar, Backend::Wide].into_iter().chain(named).chain(native).collect()
 }
 
-/// Subject is measured: a rule, or the memory limit.
+/// What is measured: the memory limit, a rule, or a rule with `f32` states.
 enum Subject<R> {
     Limit(LimitLoop),
     Rule(R),
+    WithF32States(R),
 }
 
 fn run<B: Stepped, R: Rule>(
@@ -234,8 +238,12 @@ fn run<B: Stepped, R: Rule>(
         Step::new(rule, 100).with_backend(backend).with_parallelism(parallelism).with_rounding(how)
     }
     let done = match what {
-        Subject::Limit(rule) => buffers.step(&step(rule, backend, parallelism, how)),
+        Subject::Limit(rule) => buffers.limit(&step(rule, backend, parallelism, how)),
         Subject::Rule(rule) => buffers.step(&step(rule, backend, parallelism, how)),
+        Subject::WithF32States(rule) => {
+            let step = step(rule, backend, parallelism, how);
+            buffers.with_f32_states(&step).expect("these types are compared with them")
+        }
     };
     done.expect("a valid step");
 }
@@ -257,12 +265,16 @@ fn measure<B: Stepped, R: Measured>(
     let mut entries = Vec::new();
     for threads in if threads > 1 { vec![1, threads] } else { vec![1] } {
         let parallelism = if threads == 1 { Parallelism::Serial } else { Parallelism::Auto };
-        let limit = Subject::Limit(LimitLoop(states));
+        let limit = Subject::Limit(LimitLoop(B::limit_states(states)));
         entries.push(("limit".to_string(), threads, limit, Backend::Auto, parallelism));
         let wanted = options.backend.map_or_else(backends, |backend| vec![backend]);
         for backend in wanted {
             let what = Subject::Rule(rule);
             entries.push((backend.to_string(), threads, what, backend, parallelism));
+        }
+        if buffers.with_f32_states(&Step::new(&rule, 100)).is_some() {
+            let what = Subject::WithF32States(rule);
+            entries.push(("f32 states".into(), threads, what, Backend::Auto, parallelism));
         }
     }
 
@@ -272,7 +284,7 @@ fn measure<B: Stepped, R: Measured>(
         for ((_, _, what, backend, parallelism), times) in entries.iter().zip(&mut times) {
             let how = match what {
                 Subject::Limit(_) => Rounding::Nearest,
-                Subject::Rule(_) => options.rounding,
+                Subject::Rule(_) | Subject::WithF32States(_) => options.rounding,
             };
             times.push(time(elements, || run(what, &mut buffers, *backend, *parallelism, how)));
         }
@@ -295,7 +307,10 @@ fn measure<B: Stepped, R: Measured>(
             types: options.types,
             threads,
             elements,
-            bytes_per_element: B::bytes_per_element(states),
+            bytes_per_element: match &*backend {
+                "f32 states" => B::bytes_per_element(states) + 6 * states,
+                _ => B::bytes_per_element(states),
+            },
             ns_per_element: median(times[i].clone()),
             limit_share: share(&times[limit]),
             units_share: (backend != "limit" && threads == 1).then(|| share(&units)),
@@ -312,7 +327,7 @@ fn print_table(options: &Options, report: &[Row]) {
     println!("of units: speed relative to one f32 square root and one division per element");
     println!();
     println!(
-        "{:<25} {:>10}  {:<8} {:>7} {:>5} {:>10} {:>8} {:>9} {:>9}",
+        "{:<25} {:>10}  {:<10} {:>7} {:>5} {:>10} {:>8} {:>9} {:>9}",
         "rule",
         "elements",
         "backend",
@@ -329,7 +344,7 @@ fn print_table(options: &Options, report: &[Row]) {
         }
         let units = row.units_share.map_or(String::new(), |share| format!("{share:.2}"));
         println!(
-            "{:<25} {:>10}  {:<8} {:>7} {:>5} {:>10.3} {:>8.1} {:>9.3} {:>9}",
+            "{:<25} {:>10}  {:<10} {:>7} {:>5} {:>10.3} {:>8.1} {:>9.3} {:>9}",
             row.rule,
             row.elements,
             row.backend,

@@ -109,6 +109,29 @@
 //! # Ok::<(), fused_adam::Error>(())
 //! ```
 //!
+//! # States in 8 bits
+//!
+//! The states of `f32`, [`bf16`] and [`struct@f16`] parameters can also be [`Block8`]: 33 bytes for
+//! 32 elements, so 2.06 bytes a parameter for m and v instead of 8. A step decodes, computes in
+//! `f32`, and encodes in the same pass. The rounding is stochastic, so the averages follow those
+//! in `f32`: rounded to nearest, they would stall.
+//!
+//! ```
+//! use fused_adam::{AdamW, Block8, GroupId, Optimizer, Tensor};
+//! # let (mut w, grad) = (vec![0.5_f32; 6000], vec![1.0_f32; 6000]);
+//!
+//! let mut opt = Optimizer::new(AdamW::default())?;
+//! opt.add_mixed::<f32, f32, Block8>(GroupId::default(), "w", w.len())?;
+//! opt.step([Tensor::new("w", &mut w, &grad)])?;
+//! # Ok::<(), fused_adam::Error>(())
+//! ```
+//!
+//! - [`Optimizer::add_8bit`] leaves small parameters in `f32`, as other libraries do.
+//! - Parts of a tensor begin with a block: at a multiple of 32. Other offsets are an error.
+//! - Checkpoints store the blocks, and resume to the bit. `f32` states can be loaded as 8-bit
+//!   states, and the other way round.
+//! - An infinite or NaN gradient makes a whole block NaN. Use `skip_nonfinite` or a loss scale.
+//!
 //! # Defaults for 16-bit parameters
 //!
 //! `f16` has too narrow a range for a mean square, so states are `f32` wherever you have not chosen
@@ -136,7 +159,7 @@
 //!
 //! - A [`Rule`] is an optimizer's update rule with its hyper-parameters: one of the crate's, an
 //!   [`AnyRule`], or [one of your own](rules).
-//! - An [`Element`] is the type that a buffer stores.
+//! - An [`Element`] is the type that a buffer stores, and a [`StateElement`] the type of a state.
 //! - A [`Backend`] selects the instructions, and so how many elements are computed at once.
 //! - A [`Parallelism`] selects the threads.
 //! - A [`Kernel`] is the arithmetic of a rule on one element, with the coefficients of one step.
@@ -197,8 +220,8 @@ mod optimizer;
 mod step;
 
 pub use bytemuck;
-pub use elements::rounding::Rounding;
 pub use elements::block8::Block8;
+pub use elements::rounding::Rounding;
 pub use elements::{Element, Half, StateElement};
 pub use error::Error;
 pub use half::{bf16, f16};

@@ -13,7 +13,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use fused_adam::{
-    AnyRule, Element, Error, Float, Half, Kernel, KernelVisitor, Lanes, Rule, State, Step,
+    AnyRule, Block8, Element, Error, Float, Half, Kernel, KernelVisitor, Lanes, Rule, State, Step,
+    bf16,
 };
 
 /// The memory limit of a rule with this many states, measured with a copy loop with the same
@@ -149,6 +150,21 @@ pub trait Stepped {
     fn new(len: usize, states: usize) -> Self;
 
     fn step<R: Rule>(&mut self, step: &Step<'_, R>) -> Result<(), Error>;
+
+    /// A step of [`LimitLoop`] with this many states has the traffic of a rule with `states`.
+    fn limit_states(states: usize) -> usize {
+        states
+    }
+
+    /// Takes a step of [`LimitLoop`].
+    fn limit(&mut self, step: &Step<'_, LimitLoop>) -> Result<(), Error> {
+        self.step(step)
+    }
+
+    /// Takes the step with `f32` states instead, for types that are compared with those.
+    fn with_f32_states<R: Rule>(&mut self, _: &Step<'_, R>) -> Option<Result<(), Error>> {
+        None
+    }
 }
 
 /// θ, g and the states.
@@ -193,6 +209,53 @@ where
             [a, b, c] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b, c]),
             [a, b, c, d, ..] => step.run_mixed(&mut self.theta, &self.grad, &mut [a, b, c, d]),
         }
+    }
+}
+
+/// θ and g with states in 8 bits. Also the same states in `f32`, to compare with, and in `bf16` for
+/// the memory limit: one of them has the traffic of two states in 8 bits.
+pub struct In8Bits<T, G> {
+    buffers: Buffers<T, G, f32>,
+    limit: Vec<bf16>,
+    blocks: Vec<Vec<Block8>>,
+}
+
+impl<T, G> Stepped for In8Bits<T, G>
+where
+    T: Element<Float = f32>,
+    G: Element<Float = f32>,
+{
+    fn bytes_per_element(states: usize) -> usize {
+        2 * size_of::<T>() + size_of::<G>() + 2 * states
+    }
+
+    fn new(len: usize, states: usize) -> Self {
+        let buffers = Buffers::filled(len, states);
+        let v = State::non_negative("v");
+        let blocks = |state: &Vec<f32>| {
+            let mut blocks = vec![[0; 33]; len.div_ceil(32)];
+            v.encode(state, &mut blocks);
+            blocks
+        };
+        let blocks = buffers.state.iter().map(blocks).collect();
+        In8Bits { buffers, limit: filled(len, 0.01), blocks }
+    }
+
+    fn step<R: Rule>(&mut self, step: &Step<'_, R>) -> Result<(), Error> {
+        let mut state: Vec<&mut [Block8]> = self.blocks.iter_mut().map(|s| &mut s[..]).collect();
+        step.run_mixed(&mut self.buffers.theta, &self.buffers.grad, &mut state)
+    }
+
+    fn limit_states(states: usize) -> usize {
+        states.div_ceil(2).min(1)
+    }
+
+    fn limit(&mut self, step: &Step<'_, LimitLoop>) -> Result<(), Error> {
+        step.run_mixed(&mut self.buffers.theta, &self.buffers.grad, &mut [&mut self.limit])
+    }
+
+    fn with_f32_states<R: Rule>(&mut self, step: &Step<'_, R>) -> Option<Result<(), Error>> {
+        Some(self.buffers.step(step))
     }
 }
 

@@ -1,16 +1,16 @@
 //! States in 8 bits: blocks of 32 elements, each with a code of 8 bits, and one scale. `kernels.md`
 //! specifies the format in *States in 8 bits*.
 //!
-//! An element x is stored as its distance from zero, a = |x| / scale, on a scale that is linear near
-//! zero and logarithmic above: the code is the upper bits of the `f32` number a + 1. So decoding
-//! takes an addition and a subtraction, and encoding a multiplication and an addition. All of them
-//! are exact, or are one IEEE 754 operation.
+//! An element x is stored as a = |x| / scale, on a scale that is linear near zero and logarithmic
+//! above: the code is the upper bits of the `f32` number a + 1. So decoding takes an addition and a
+//! subtraction, and encoding a multiplication and an addition. All of them are exact, or are one
+//! IEEE 754 operation.
 //!
 //! This file has the format and one element of it. [`codec`](super::codec) has whole blocks in
 //! registers.
 
-use super::column::{Column, ColumnMut, DType};
 use super::StateElement;
+use super::column::{Column, ColumnMut, DType};
 use crate::error::Error;
 use crate::simd::{Real, Sealed};
 
@@ -20,8 +20,8 @@ use crate::simd::{Real, Sealed};
 /// zeros are elements of 0. The unused codes of the last block are 0.
 ///
 /// [`State::decode`](crate::State::decode) and [`State::encode`](crate::State::encode) convert from
-/// and to `f32`, since the meaning of a code depends on the state. `kernels.md` specifies the format
-/// in *States in 8 bits*.
+/// and to `f32`, since the meaning of a code depends on the state. `kernels.md` specifies the
+/// format in *States in 8 bits*.
 ///
 /// ```
 /// use fused_adam::{AdamW, Block8, Step};
@@ -100,53 +100,77 @@ pub(crate) fn blocks(len: usize) -> usize {
     len.div_ceil(BLOCK)
 }
 
-/// The elements of a state in blocks.
+/// The elements of a state in blocks. It has the size of a slice and a word, so that a
+/// [`Column`] is not larger than without it.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks<'a> {
     pub blocks: &'a [Block8],
-    /// The number of elements.
-    pub len: usize,
     pub code: Code,
+    /// The number of elements of the last block that do not exist.
+    unused: u8,
 }
 
 /// The same, mutable.
 #[derive(Debug)]
 pub struct BlocksMut<'a> {
     pub blocks: &'a mut [Block8],
-    /// The number of elements.
-    pub len: usize,
     pub code: Code,
+    unused: u8,
+}
+
+/// The number of elements of the last block that do not exist, if `len` of them do.
+fn unused(blocks: usize, len: usize) -> u8 {
+    (blocks.wrapping_mul(BLOCK).wrapping_sub(len) % BLOCK) as u8
 }
 
 impl<'a> Blocks<'a> {
+    /// The blocks of `len` elements.
+    pub fn new(blocks: &'a [Block8], len: usize, code: Code) -> Self {
+        Blocks { blocks, code, unused: unused(blocks.len(), len) }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.blocks.len().saturating_mul(BLOCK) - usize::from(self.unused)
+    }
+
     /// The first `mid` elements and the rest. Cuts between blocks.
     pub fn split_at(self, mid: usize) -> (Self, Self) {
-        debug_assert!(mid.is_multiple_of(BLOCK) || mid == self.len);
         let (first, rest) = self.blocks.split_at(blocks(mid));
-        let part = |blocks, len| Blocks { blocks, len, code: self.code };
-        (part(first, mid), part(rest, self.len - mid))
+        let len = self.len() - mid;
+        (Blocks::new(first, mid, self.code), Blocks::new(rest, len, self.code))
     }
 }
 
 impl<'a> BlocksMut<'a> {
+    /// The blocks of `len` elements.
+    pub fn new(blocks: &'a mut [Block8], len: usize, code: Code) -> Self {
+        let unused = unused(blocks.len(), len);
+        BlocksMut { blocks, code, unused }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
     /// The same blocks, shared.
     #[inline]
     pub fn as_ref(&self) -> Blocks<'_> {
-        Blocks { blocks: self.blocks, len: self.len, code: self.code }
+        Blocks { blocks: self.blocks, code: self.code, unused: self.unused }
     }
 
     /// The same blocks, with a shorter lifetime.
     #[inline]
     pub fn reborrow(&mut self) -> BlocksMut<'_> {
-        BlocksMut { blocks: self.blocks, len: self.len, code: self.code }
+        BlocksMut { blocks: self.blocks, code: self.code, unused: self.unused }
     }
 
     /// The first `mid` elements and the rest. Cuts between blocks.
     pub fn split_at(self, mid: usize) -> (Self, Self) {
-        debug_assert!(mid.is_multiple_of(BLOCK) || mid == self.len);
+        let len = self.len() - mid;
         let (first, rest) = self.blocks.split_at_mut(blocks(mid));
-        let (len, code) = (self.len, self.code);
-        (BlocksMut { blocks: first, len: mid, code }, BlocksMut { blocks: rest, len: len - mid, code })
+        (BlocksMut::new(first, mid, self.code), BlocksMut::new(rest, len, self.code))
     }
 }
 
@@ -172,13 +196,11 @@ impl StateElement for Block8 {
     }
 
     fn column(slice: &[Self]) -> Column<'_> {
-        let (len, code) = (slice.len().saturating_mul(BLOCK), Code::default());
-        Column::Block8(Blocks { blocks: slice, len, code })
+        Column::Block8(Blocks { blocks: slice, code: Code::default(), unused: 0 })
     }
 
     fn column_mut(slice: &mut [Self]) -> ColumnMut<'_> {
-        let (len, code) = (slice.len().saturating_mul(BLOCK), Code::default());
-        ColumnMut::Block8(BlocksMut { blocks: slice, len, code })
+        ColumnMut::Block8(BlocksMut { blocks: slice, code: Code::default(), unused: 0 })
     }
 
     fn of(column: Column<'_>) -> Option<&[Self]> {

@@ -149,7 +149,7 @@ impl<'a> Column<'a> {
             Column::F64(slice) => slice.len(),
             Column::Bf16(slice) => slice.len(),
             Column::F16(slice) => slice.len(),
-            Column::Block8(blocks) => blocks.len,
+            Column::Block8(blocks) => blocks.len(),
         }
     }
 
@@ -222,7 +222,7 @@ impl<'a> ColumnMut<'a> {
     #[inline]
     pub fn describe(&mut self, len: usize, code: Code) {
         if let ColumnMut::Block8(blocks) = self {
-            (blocks.len, blocks.code) = (len, code);
+            *blocks = BlocksMut::new(core::mem::take(&mut blocks.blocks), len, code);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rounding to 16 bits, and the random bits of stochastic rounding.
+//! Rounding to 16 bits, and the random bits of stochastic rounding, also for 8-bit states.
 //!
 //! The random bits come from a counter-based generator, Threefry-2x32 with 13 rounds (Salmon,
 //! Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011). For each key it is
@@ -9,6 +9,9 @@
 //!   each further group of four buffers, 1 is added to the key's second word.
 //! - Each of the four buffers of a group uses its own 16 of the 64 bits of output.
 //!
+//! Eight-bit states have the generator's output for each block of 32 elements, under other keys.
+//! See [`BlockBits`].
+//!
 //! So the random bits do not depend on threads, chunks, splits or registers.
 
 use super::block8::{BLOCK, CUT};
@@ -17,7 +20,9 @@ use crate::simd::{F32Register, U32Lanes};
 /// The rounding of θ and the states to 16 bits.
 ///
 /// It applies to buffers of [`bf16`](half::bf16) and [`f16`](half::f16). `f32` and `f64` are stored
-/// as they are computed. A 16-bit copy of θ is always rounded to nearest.
+/// as they are computed. A 16-bit copy of θ is always rounded to nearest. States in 8 bits are
+/// always rounded stochastically: with the seed of [`Stochastic`](Self::Stochastic), or with the
+/// seed 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

@@ -13,8 +13,8 @@ pub(crate) struct Rows<'a, const N: usize> {
     pub state: [ColumnMut<'a>; N],
     /// A copy of the new θ, rounded to nearest.
     pub copy: Option<ColumnMut<'a>>,
-    /// The random bits, if the states are in 8 bits or the 16-bit columns are rounded stochastically.
-    /// The copy is not.
+    /// The random bits, if the states are in 8 bits or the 16-bit columns are rounded
+    /// stochastically. The copy is not.
     pub noise: Option<Noise>,
 }
 

@@ -33,8 +33,9 @@ pub struct StepOptions {
     /// The threads that the step runs on. With `Parallelism::Chunks`, small tensors share a chunk.
     /// Default: [`Parallelism::Auto`].
     pub parallelism: Parallelism,
-    /// The rounding of values that are stored in 16 bits. The seed is combined with the name of
-    /// each parameter: see [`Optimizer::seed`]. Default: [`Rounding::Nearest`].
+    /// The rounding of values that are stored in 16 bits, and the seed of states in 8 bits. The
+    /// seed is combined with the name of each parameter: see [`Optimizer::seed`]. Default:
+    /// [`Rounding::Nearest`].
     pub rounding: Rounding,
 }
 

@@ -11,6 +11,7 @@ use super::param::{GroupId, OptimizerId, Param, ParamId, StepBatch, Types};
 use super::pass::step_of;
 use super::step_plan::StepPlan;
 use super::tensor::{ParamKey, Tensor, TensorBuffers};
+use crate::elements::block8::Block8;
 use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::rules::{AdamW, Rule};
@@ -123,13 +124,38 @@ impl<R: Rule> Optimizer<R> {
     /// # Errors
     ///
     /// As for [`add`](Self::add).
-    pub fn add_mixed<T: Element, G: Element<Float = T::Float>, S: StateElement<Float = T::Float>>(
+    pub fn add_mixed<
+        T: Element,
+        G: Element<Float = T::Float>,
+        S: StateElement<Float = T::Float>,
+    >(
         &mut self,
         group: GroupId,
         name: &str,
         len: usize,
     ) -> Result<ParamId, Error> {
         self.register(group, name, len, Types::of::<T, G, S>(), step_of::<T, G, S, R>())
+    }
+
+    /// Registers a parameter of `len` elements of type `T`, with gradients of type `G` and states
+    /// in 8 bits; or, if it has less than `least` elements, with states of `f32`: they take little
+    /// memory, and small tensors such as biases are sensitive. A usual value is 4096, as in
+    /// bitsandbytes. With 0 all parameters have states in 8 bits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add`](Self::add).
+    pub fn add_8bit<T: Element<Float = f32>, G: Element<Float = f32>>(
+        &mut self,
+        group: GroupId,
+        name: &str,
+        len: usize,
+        least: usize,
+    ) -> Result<ParamId, Error> {
+        if len < least {
+            return self.add_mixed::<T, G, f32>(group, name, len);
+        }
+        self.add_mixed::<T, G, Block8>(group, name, len)
     }
 
     fn register(
@@ -176,7 +202,7 @@ impl<R: Rule> Optimizer<R> {
     ///
     /// - [`Error::UnknownParam`] and [`Error::GivenTwice`];
     /// - [`Error::TensorLength`] and [`Error::TensorType`] for a buffer that does not fit its
-    ///   parameter;
+    ///   parameter, and [`Error::Offset`] for a part that states in 8 bits do not allow;
     /// - the errors of [`Step::run`](crate::Step::run) for each group;
     /// - [`Error::LossScale`] if the loss scale cannot shrink and a gradient is not finite;
     /// - [`Error::NonfiniteNorm`] if the norm is to be clipped, is infinite or NaN, and the step is

@@ -4,8 +4,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::states::States;
 use super::tensor::TensorBuffers;
-use crate::elements::{Element, StateElement};
 use crate::elements::column::DType;
+use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::rules::Rule;
 use crate::simd::dispatch::Engine;

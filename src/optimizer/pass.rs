@@ -15,10 +15,10 @@ use super::param::{Batch, Param, PassContext, StepBatch};
 #[cfg(feature = "parallel")]
 use super::pieces::{Grads, GradsPiece, Part, Piece, Steps};
 use super::tensor::{Grad, TensorBuffers};
-use crate::elements::{Element, StateElement};
 use crate::elements::column::{ColumnMut, DType};
 use crate::elements::rounding::Noise;
 use crate::elements::rows::{Rows, unzip};
+use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::norm::GradNorm;
 use crate::rules::{Kernel, KernelVisitor, Rule};
@@ -140,7 +140,11 @@ where
     S: StateElement<Float = T::Float>,
     R: Rule,
 {
-    if const { is_fused::<T, G, S>() } { step_batch::<T, G, S::Unpacked, R> } else { step_of_tiles::<R>() }
+    if const { is_fused::<T, G, S>() } {
+        step_batch::<T, G, S::Unpacked, R>
+    } else {
+        step_of_tiles::<R>()
+    }
 }
 
 /// The code for all types without their own loop. It is that of `f32`, so that it is compiled once.

@@ -96,7 +96,7 @@ impl<'s> States<'s> {
             Buffer::F16(buffer) => column(buffer, range),
             Buffer::Block8(buffer) => {
                 let blocks = &buffer[i * self.stride..(i + 1) * self.stride];
-                Column::Block8(Blocks { blocks, len: self.len, code })
+                Column::Block8(Blocks::new(blocks, self.len, code))
             }
             Buffer::Borrowed(states) => states[i].as_ref(),
         })
@@ -165,7 +165,7 @@ impl<'s> States<'s> {
             Buffer::Block8(buffer) => {
                 let blocks = buffer.chunks_exact_mut(self.stride.max(1));
                 for ((place, state), blocks) in places.iter_mut().zip(self.declared).zip(blocks) {
-                    *place = ColumnMut::Block8(BlocksMut { blocks, len: self.len, code: state.code() });
+                    *place = ColumnMut::Block8(BlocksMut::new(blocks, self.len, state.code()));
                 }
             }
             Buffer::Borrowed(states) => {

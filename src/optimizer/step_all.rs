@@ -63,7 +63,8 @@ impl<'a> ParamMut<'a> {
     }
 
     /// Sets the seed of the random bits of this tensor. It is combined with the seed of
-    /// [`Rounding::Stochastic`](crate::Rounding::Stochastic). Default: 0.
+    /// [`Rounding::Stochastic`](crate::Rounding::Stochastic). Give each tensor another one, also
+    /// for states in 8 bits: tensors with the same seed have the same random bits. Default: 0.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -99,6 +100,7 @@ common_methods!(ParamMut);
 /// - [`Error::RuleIndex`] for a rule number that is not in `rules`;
 /// - [`Error::StepNumber`] for `t` = 0;
 /// - [`Error::MissingState`], [`Error::SuperfluousState`] and [`Error::Scalars`];
+/// - [`Error::Blocks`] for a wrong number of blocks of a state in 8 bits;
 /// - the errors of [`Optimizer::step`](super::Optimizer::step).
 pub fn step_all<'a, R: Rule>(
     rules: &[R],

@@ -70,7 +70,8 @@ macro_rules! common_methods {
 
             /// Sets the index of the first element in the whole tensor, if this is a part of it,
             /// such as one process's shard. It only affects stochastic rounding, whose random bits
-            /// depend on the index in the whole. Default: 0.
+            /// depend on the index in the whole. With states in 8 bits it is a multiple of 32, so
+            /// that the part begins with a block of the whole. Default: 0.
             #[must_use]
             pub fn with_offset(mut self, first: u64) -> Self {
                 self.buffers.position = Position { first, shard: None };
@@ -80,7 +81,8 @@ macro_rules! common_methods {
             /// The same as [`with_offset`](Self::with_offset), for a shard that is not one range of
             /// the whole tensor. It must have as many elements as θ. Each run of elements that
             /// follow each other in the whole tensor is stepped on its own, so runs of less than
-            /// some 100 elements are slow.
+            /// some 100 elements are slow. With states in 8 bits, all runs begin and end at
+            /// multiples of 32.
             #[must_use]
             pub fn with_shard(mut self, shard: &'a Shard) -> Self {
                 self.buffers.position = Position { first: 0, shard: Some(shard) };

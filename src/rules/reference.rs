@@ -156,7 +156,7 @@ fn block_bits(noise: Noise, i: usize, state: usize) -> u32 {
     let index = noise.first.wrapping_add(i as u64);
     let [first, step] = threefry_2x32_13(key, halves(index / 32));
     let word = first.wrapping_add(((index % 32) as u32).wrapping_mul(step));
-    if state % 2 == 0 { word >> 14 } else { word & 0x3_FFFF }
+    if state.is_multiple_of(2) { word >> 14 } else { word & 0x3_FFFF }
 }
 
 /// Stores `from` as the elements from `start` on. 16-bit elements are rounded to nearest, ties to

@@ -1,4 +1,4 @@
-//! The properties of the states that a rule keeps.
+//! The properties of the states that a rule keeps, and their encoding in 8 bits.
 
 use crate::elements::block8::{Block8, Code};
 use crate::elements::codec;
@@ -85,9 +85,9 @@ impl State {
         Code { signed: self.signed, divisor, nearest: self.running_max }
     }
 
-    /// Encodes elements of this state in 8 bits, rounded to nearest. There must be as many blocks as
-    /// [`StateElement::slots`](crate::StateElement::slots) says: further ones become 0, and elements
-    /// that do not fit are left out.
+    /// Encodes elements of this state in 8 bits, rounded to nearest. There must be as many blocks
+    /// as [`StateElement::slots`](crate::StateElement::slots) says: further ones become 0, and
+    /// elements that do not fit are left out.
     ///
     /// ```
     /// use fused_adam::{AdamW, Rule};

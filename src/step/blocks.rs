@@ -14,12 +14,12 @@
 //! this for one tile after the other. On a native backend a block is one (unrolled) register.
 //! A last block that is not whole is left to the reference too.
 
+use crate::elements::Element;
 use crate::elements::block8::{BLOCK, Block8, BlocksMut, Code};
 use crate::elements::codec;
 use crate::elements::column::ColumnMut;
 use crate::elements::rounding::{BlockBits, Noise, group_of_states};
 use crate::elements::rows::Rows;
-use crate::elements::Element;
 use crate::rules::{Kernel, reference};
 use crate::simd::dispatch::{Engine, WithSimd};
 use crate::simd::native::NativeSimd;
@@ -87,8 +87,8 @@ where
     }
 }
 
-/// Evaluates a statement for each state. The compiler does not unroll a loop with such a large body,
-/// and would then keep the states in memory.
+/// Evaluates a statement for each state. The compiler does not unroll a loop with such a large
+/// body, and would then keep the states in memory.
 macro_rules! each_state {
     ($N:ident, $i:ident => $body:block) => {
         each_state!($N, $i => $body, 0 1 2 3);
@@ -160,10 +160,10 @@ fn draw<I: Isa, const P: usize, const N: usize>(
 ) {
     let lanes = const { BLOCK / P };
     let noise = noise.of_blocks();
-    for pair in 0..N.div_ceil(2) {
+    for (pair, words) in words.iter_mut().enumerate().take(N.div_ceil(2)) {
         for at in (0..BLOCK).step_by(lanes) {
             let both = noise.words(I::F32::iota(isa), first + at, group_of_states(pair));
-            for (word, to) in both.into_iter().zip(&mut words[pair]) {
+            for (word, to) in both.into_iter().zip(&mut *words) {
                 I::F32::from_bits(word).store(bytemuck::cast_slice_mut(&mut to[at..at + lanes]));
             }
         }
@@ -219,8 +219,8 @@ where
     let mut words = codec::nearest::<I::F32, P>(isa);
     each_state!(N, i => {
         if i % 2 == 0 {
-            for part in 0..P {
-                words[part] = random[i / 2].words::<I::F32>(isa, part * lanes);
+            for (part, words) in words.iter_mut().enumerate() {
+                *words = random[i / 2].words::<I::F32>(isa, part * lanes);
             }
         }
         let mut bits = codec::nearest::<I::F32, P>(isa);
@@ -252,7 +252,7 @@ fn by_reference<F, K, const N: usize>(
     let mut codes = codes.into_iter();
     let state = block.map(|block| {
         let code = codes.next().unwrap_or_default();
-        ColumnMut::Block8(BlocksMut { blocks: block, len, code })
+        ColumnMut::Block8(BlocksMut::new(block, len, code))
     });
     let (theta, grad) = (F::column_mut(theta), F::column(grad));
     reference::step(kernel, Rows { theta, grad, state, copy: None, noise: Some(noise) });

@@ -2,8 +2,8 @@
 //!
 //! The data flow, one file per stage: [`Step`], in this file, checks the slices and builds [`Rows`]
 //! from them. [`chunks`] cuts the rows for threads. [`select`] selects the loop for the element
-//! types. [`vector`] is that loop, and [`tiles`] is the loop for types without their own. [`blocks`]
-//! is the loop for states in 8 bits.
+//! types. [`vector`] is that loop, and [`tiles`] is the loop for types without their own.
+//! [`blocks`] is the loop for states in 8 bits.
 //! [`grad_scale`] scales and clips the gradient before the rule's arithmetic. [`flat`] owns the
 //! states of one buffer.
 
@@ -33,8 +33,8 @@ use crate::rules::{Kernel, KernelVisitor, Rule};
 use crate::simd::dispatch::{Backend, Engine};
 use checks::check_length;
 pub(crate) use checks::{
-    check_blocks, check_float_mode, check_length_as, check_offset, check_same_states, check_scalars, check_state,
-    check_states, check_step_number, next_step_number,
+    check_blocks, check_float_mode, check_length_as, check_offset, check_same_states,
+    check_scalars, check_state, check_states, check_step_number, next_step_number,
 };
 use grad_scale::GradScale;
 
@@ -207,8 +207,8 @@ impl<'r, R: Rule> Step<'r, R> {
     /// combined with `f64`. `f32`, `bf16` and `f16` can be combined freely. 16-bit values are
     /// computed in `f32` and rounded as set by [`with_rounding`](Self::with_rounding).
     ///
-    /// States may also be [`Block8`], in 8 bits, for all types but `f64`. They are always rounded
-    /// stochastically, with the seed 0 unless the rounding has one.
+    /// For all types but `f64`, the states may also be in 8 bits: [`Block8`](crate::Block8). They
+    /// are always rounded stochastically, with the seed 0 unless the rounding has one.
     ///
     /// ```
     /// use fused_adam::{AdamW, Rounding, Step, bf16};
@@ -226,7 +226,11 @@ impl<'r, R: Rule> Step<'r, R> {
     /// # Errors
     ///
     /// As for [`run`](Self::run).
-    pub fn run_mixed<T: Element, G: Element<Float = T::Float>, S: StateElement<Float = T::Float>>(
+    pub fn run_mixed<
+        T: Element,
+        G: Element<Float = T::Float>,
+        S: StateElement<Float = T::Float>,
+    >(
         &self,
         theta: &mut [T],
         grad: &[G],

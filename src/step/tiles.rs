@@ -12,11 +12,11 @@ use core::ops::Range;
 
 use super::blocks;
 use super::vector::{self, Buffers};
-use crate::elements::{Element, StateElement};
 use crate::elements::block8::{BLOCK, Blocks};
 use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::convert::{self, RandomBits};
 use crate::elements::rows::Rows;
+use crate::elements::{Element, StateElement};
 use crate::rules::Kernel;
 use crate::simd::Float;
 use crate::simd::dispatch::Engine;
@@ -66,9 +66,9 @@ where
         let thetas = stage_mut(engine, &mut theta, rows.clone(), &mut for_theta);
         let grads = stage(engine, grad, rows.clone(), &mut for_grad);
         if in_blocks {
-            let state = state.each_mut().map(|column| {
-                column.reborrow().split_at(rows.end).0.split_at(rows.start).1
-            });
+            let state = state
+                .each_mut()
+                .map(|column| column.reborrow().split_at(rows.end).0.split_at(rows.start).1);
             let noise = noise.map(|noise| noise.skip(start));
             blocks::step(engine, kernel, blocks::Buffers::new(thetas, grads, state, noise));
         } else {

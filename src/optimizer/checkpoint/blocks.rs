@@ -16,8 +16,8 @@ pub(super) fn decode(
 ) -> io::Result<()> {
     let mut buffer = [0.0; CHUNK];
     let mut rest = state;
-    while rest.len > 0 {
-        let len = rest.len.min(CHUNK);
+    while rest.len() > 0 {
+        let len = rest.len().min(CHUNK);
         let (now, after) = rest.split_at(len);
         codec::decode_all(now.blocks, now.code, &mut buffer[..len]);
         write(bytemuck::cast_slice(&buffer[..len]))?;
@@ -48,8 +48,8 @@ pub(super) fn encode<E>(
 ) -> Result<(), E> {
     let mut buffer = [0.0_f32; CHUNK];
     let mut rest = state;
-    while rest.len > 0 {
-        let len = rest.len.min(CHUNK);
+    while rest.len() > 0 {
+        let len = rest.len().min(CHUNK);
         let (now, after) = rest.split_at(len);
         read(bytemuck::cast_slice_mut(&mut buffer[..len]))?;
         codec::encode_nearest(&mut buffer[..len].iter().copied(), now.blocks, now.code);

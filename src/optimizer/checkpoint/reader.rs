@@ -90,8 +90,8 @@ impl CheckpointReader {
     /// rule after `load`. The loss scale is replaced too: it is removed if the file has none. The
     /// file does not hold `options` and the learning-rate schedule: set these in your program.
     ///
-    /// States of `f32` in the file become states in 8 bits, rounded to nearest, for a parameter that
-    /// was registered with those, and the other way round.
+    /// States of `f32` in the file become states in 8 bits, rounded to nearest, for a parameter
+    /// that was registered with those, and the other way round.
     ///
     /// If the optimizer already has states, they are replaced after all new ones have been read. A
     /// new optimizer needs no second copy in memory.
@@ -181,8 +181,8 @@ impl CheckpointReader {
     /// elements. The number of steps becomes the largest of the parameters' step counts. Parameters
     /// that are not in the file count as not stepped. At least one must be in the file, unless the
     /// file is empty or was written by [`Optimizer::torch_checkpoint`]. Rules and options are not
-    /// in the file, and do not change. For parameters with 8-bit states, `f32` states are rounded to
-    /// nearest.
+    /// in the file, and do not change. For parameters with 8-bit states, `f32` states are rounded
+    /// to nearest.
     ///
     /// # Errors
     ///

@@ -66,7 +66,7 @@ impl Bytes<'_> {
         match self {
             Bytes::Of(bytes) => bytes.len(),
             Bytes::Number(bytes) => bytes.len(),
-            Bytes::Decoded(state) => size_of::<f32>() * state.len,
+            Bytes::Decoded(state) => size_of::<f32>() * state.len(),
         }
     }
 
@@ -223,7 +223,7 @@ impl<'a> CheckpointWriter<'a> {
             let name = format!("{}.{}", param.name, called(state));
             match param.states.as_ref().and_then(|states| states.get(i)) {
                 Some(Column::Block8(state)) if decoded => {
-                    let (shape, bytes) = (vec![state.len], Bytes::Decoded(state));
+                    let (shape, bytes) = (vec![state.len()], Bytes::Decoded(state));
                     self.tensors.push(Saved { name, shape, dtype: Dtype::F32, bytes });
                 }
                 Some(slice) => self.tensors.push(Saved::new(name, slice)),
