@@ -15,6 +15,7 @@ use super::param::{Batch, Param, PassContext, StepBatch};
 #[cfg(feature = "parallel")]
 use super::pieces::{Grads, GradsPiece, Part, Piece, Steps};
 use super::tensor::{Grad, TensorBuffers};
+use crate::elements::block8::Block8;
 use crate::elements::column::{ColumnMut, DType};
 use crate::elements::rounding::Noise;
 use crate::elements::rows::{Rows, unzip};
@@ -24,7 +25,7 @@ use crate::norm::GradNorm;
 use crate::rules::{Kernel, KernelVisitor, Rule};
 use crate::simd::dispatch::Engine;
 use crate::simd::{Lanes, Real};
-use crate::step::select::{is_fused, step_rows};
+use crate::step::select::{is_8bit, is_fused, step_rows};
 #[cfg(feature = "parallel")]
 use crate::threads::share::{Queue, share};
 
@@ -140,8 +141,10 @@ where
     S: StateElement<Float = T::Float>,
     R: Rule,
 {
-    if const { is_fused::<T, G, S>() } {
-        step_batch::<T, G, S::Unpacked, R>
+    if const { is_8bit::<S>() } {
+        step_of_blocks::<R>()
+    } else if const { is_fused::<T, G, S>() } {
+        step_batch::<T, G, S, R>
     } else {
         step_of_tiles::<R>()
     }
@@ -153,13 +156,18 @@ pub(super) fn step_of_tiles<R: Rule>() -> StepBatch<R> {
     step_batch::<f32, f32, f32, R>
 }
 
+/// The code for all types with 8-bit states.
+pub(super) fn step_of_blocks<R: Rule>() -> StepBatch<R> {
+    step_batch::<f32, f32, Block8, R>
+}
+
 /// Steps a batch with the code for these types. Tensors of other types that can be combined with
 /// them are accepted too, and use tiles.
 fn step_batch<T, G, S, R>(batch: Batch<'_, '_, '_, '_, R>) -> Result<(), Error>
 where
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
     R: Rule,
 {
     let Some(Param { group, t, next_scalars, .. }) = batch.params.first() else { return Ok(()) };
@@ -178,7 +186,7 @@ where
     R: Rule,
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
 {
     fn visit<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
         let Batch { context, params, buffers } = self.batch;
@@ -191,10 +199,10 @@ where
             param.t += 1;
             core::mem::swap(&mut param.scalars, &mut param.next_scalars);
             let state = states.columns_mut::<N>().expect("the states were checked");
-            let in_blocks = state.first().is_some_and(|state| state.dtype() == DType::Block8);
+            let in_8bit = const { is_8bit::<S>() };
             let (buffers, seed) = match (buffers, context.seed, &context.largest_update) {
                 (TensorBuffers { theta, grad: Grad::Read(grad), copy, .. }, None, None)
-                    if !in_blocks =>
+                    if !in_8bit =>
                 {
                     step(Rows { theta, grad, state, copy, noise: None });
                     continue;
@@ -204,7 +212,7 @@ where
             // Other types are not rounded, so the position of an element does not matter.
             let is_rounded = buffers.theta.dtype().bytes() == 2
                 || state.iter().any(|state| state.dtype().bytes() == 2);
-            if !in_blocks && (seed.is_none() || !is_rounded) {
+            if !in_8bit && (seed.is_none() || !is_rounded) {
                 in_one_go(context, buffers, state, None, &step);
                 continue;
             }

@@ -7,7 +7,7 @@ use half::bf16;
 use super::message::{self, AllGather};
 use super::options::{Report, StepOptions};
 use super::param::{Param, StepBatch, Types};
-use super::pass::{step_of, step_of_tiles};
+use super::pass::{step_of, step_of_blocks, step_of_tiles};
 use super::shard::{Position, Shard};
 use super::states::{Columns, States};
 use super::step_plan::StepPlan;
@@ -239,6 +239,7 @@ fn step_of_types<R: Rule>(types: Types) -> StepBatch<R> {
     macro_rules! choose {
         ($([$theta:ident $grad:ident $state:ident])*) => {
             match (types.theta, types.grad, types.state) {
+                (_, _, DType::Block8) => step_of_blocks::<R>(),
                 $((
                     <$theta as StateElement>::DTYPE,
                     <$grad as StateElement>::DTYPE,

@@ -23,7 +23,8 @@ use core::marker::PhantomData;
 
 use smallvec::SmallVec;
 
-use crate::elements::column::{Column, ColumnMut, DType};
+use crate::elements::block8::Block8;
+use crate::elements::column::{Column, ColumnMut};
 use crate::elements::rounding::{Noise, Rounding};
 use crate::elements::rows::Rows;
 use crate::elements::{Element, Half, StateElement};
@@ -298,9 +299,12 @@ impl<'r, R: Rule> Step<'r, R> {
             }
         };
         let (theta, grad) = (T::column_mut(theta), G::column(grad));
-        // Types without their own loop share the code of `f32`, which uses tiles for them.
-        if const { select::is_fused::<T, G, S>() } {
-            self.run_columns::<T, G, S::Unpacked>(theta, grad, state, copy)
+        // Types without their own loop share the code of `f32`, which uses tiles for them. So do
+        // those with 8-bit states.
+        if const { select::is_8bit::<S>() } {
+            self.run_columns::<f32, f32, Block8>(theta, grad, state, copy)
+        } else if const { select::is_fused::<T, G, S>() } {
+            self.run_columns::<T, G, S>(theta, grad, state, copy)
         } else {
             self.run_columns::<f32, f32, f32>(theta, grad, state, copy)
         }
@@ -318,7 +322,7 @@ impl<'r, R: Rule> Step<'r, R> {
     where
         T: Element,
         G: Element<Float = T::Float>,
-        S: Element<Float = T::Float>,
+        S: StateElement<Float = T::Float>,
     {
         let (rule, t, len) = (self.rule, self.t, theta.len());
         check_float_mode()?;
@@ -335,9 +339,9 @@ impl<'r, R: Rule> Step<'r, R> {
         if let Some(copy) = &copy {
             check_length("copy", copy.len(), len)?;
         }
-        let in_blocks = state.first().is_some_and(|state| state.dtype() == DType::Block8);
+        let in_8bit = const { select::is_8bit::<S>() };
         let seed = self.rounding.seed();
-        let noise = (in_blocks || seed.is_some()).then(|| Noise::new(seed, 0, t, self.offset));
+        let noise = (in_8bit || seed.is_some()).then(|| Noise::new(seed, 0, t, self.offset));
         let run = Run {
             engine: self.backend.resolve()?,
             parallelism: self.parallelism,
@@ -379,7 +383,7 @@ impl<T, G, S> KernelVisitor<T::Float> for Run<'_, '_, (T, G, S)>
 where
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
 {
     #[inline]
     fn visit<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {

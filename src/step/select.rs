@@ -52,6 +52,11 @@ pub(crate) const fn is_fused<T: Element, G: Element, S: StateElement>() -> bool 
     for_each_fused!(any)
 }
 
+/// Whether states of type `S` are in 8 bits.
+pub(crate) const fn is_8bit<S: StateElement>() -> bool {
+    matches!(S::DTYPE, DType::Block8)
+}
+
 /// Steps all rows on this thread: with the loop of the types `T`, `G` and `S` if it exists and
 /// these are the types of the rows, otherwise with tiles.
 ///
@@ -62,24 +67,23 @@ pub(crate) fn step_rows<T, G, S, K, const N: usize>(engine: Engine, kernel: &K, 
 where
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
     K: Kernel<T::Float, N>,
 {
     if matches!(engine, Engine::Scalar) {
         return reference::step(kernel, rows);
     }
-    if rows.state.first().is_some_and(|state| state.dtype() == DType::Block8) {
-        return step_blocks::<T::Float, K, N>(engine, kernel, rows);
-    }
-    if const { is_fused::<T, G, S>() } {
-        match buffers::<T, G, S, N>(rows) {
+    if const { is_8bit::<S>() } {
+        step_blocks::<T::Float, K, N>(engine, kernel, rows);
+    } else if const { is_fused::<T, G, S>() } {
+        match buffers::<T, G, S::Unpacked, N>(rows) {
             Ok(buffers) => vector::step(engine, kernel, buffers),
             // `f64` is not combined with other types, so its tiles need not be compiled.
             Err(_) if const { T::DTYPE.is_f64() } => unreachable!("{COMPARED}"),
-            Err(rows) => tiles::step::<T::Float, _, N>(engine, kernel, rows),
+            Err(rows) => tiles::step::<T::Float, _, false, N>(engine, kernel, rows),
         }
     } else {
-        tiles::step::<T::Float, _, N>(engine, kernel, rows);
+        tiles::step::<T::Float, _, false, N>(engine, kernel, rows);
     }
 }
 
@@ -90,10 +94,8 @@ where
     K: Kernel<F, N>,
 {
     let in_place = rows.theta.dtype() == F::DTYPE && rows.grad.dtype() == F::DTYPE;
-    if const { F::DTYPE.is_f64() } {
-        unreachable!("f64 is not combined with 8-bit states");
-    } else if !in_place || rows.copy.is_some() {
-        tiles::step::<F, K, N>(engine, kernel, rows);
+    if !in_place || rows.copy.is_some() {
+        tiles::step::<F, K, true, N>(engine, kernel, rows);
     } else {
         let Rows { theta, grad, state, noise, .. } = rows;
         let (theta, grad) = (F::of_mut(theta).expect(COMPARED), F::of(grad).expect(COMPARED));

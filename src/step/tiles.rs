@@ -13,7 +13,7 @@ use core::ops::Range;
 use super::blocks;
 use super::vector::{self, Buffers};
 use crate::elements::block8::{BLOCK, Blocks};
-use crate::elements::column::{Column, ColumnMut, DType};
+use crate::elements::column::{Column, ColumnMut};
 use crate::elements::convert::{self, RandomBits};
 use crate::elements::rows::Rows;
 use crate::elements::{Element, StateElement};
@@ -40,10 +40,14 @@ impl<F: Float> Scratch<F> {
     }
 }
 
-/// Steps all rows on this thread. `F` is the compute type of all columns.
+/// Steps all rows on this thread. `F` is the compute type of all columns. `BLOCKS` says that the
+/// states are in 8 bits, so that the loop for them is only compiled where it is used.
 #[inline(never)]
-pub(super) fn step<F, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
-where
+pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
+    engine: Engine,
+    kernel: &K,
+    rows: Rows<'_, N>,
+) where
     F: Float + Element<Float = F>,
     K: Kernel<F, N>,
 {
@@ -53,7 +57,6 @@ where
     let mut for_state = [(); N].map(|()| Scratch::<F>::new());
     let mut random = [[0; TILE]; 2];
     let halves = noise.filter(|noise| noise.halves);
-    let in_blocks = state.first().is_some_and(|state| state.dtype() == DType::Block8);
     for start in (0..len).step_by(TILE) {
         let rows = start..len.min(start + TILE);
         let next = rows.end..len.min(rows.end + TILE);
@@ -65,7 +68,7 @@ where
 
         let thetas = stage_mut(engine, &mut theta, rows.clone(), &mut for_theta);
         let grads = stage(engine, grad, rows.clone(), &mut for_grad);
-        if in_blocks {
+        if BLOCKS {
             let state = state
                 .each_mut()
                 .map(|column| column.reborrow().split_at(rows.end).0.split_at(rows.start).1);
