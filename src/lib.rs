@@ -96,6 +96,8 @@
 //! - [`Step::run_mixed`] takes buffers of different types.
 //! - [`Step::run_with_copy`] updates `f32` master weights, and writes the new θ a second time in 16
 //!   bits, in the same pass.
+//! - [`Step::run_split`] updates master weights that are split in `bf16` parameters and a
+//!   [`Correction`] of 8 or 16 bits: 3 or 4 bytes, instead of 6 for `f32` and a copy.
 //! - [`Rounding`] to 16 bits is to nearest or stochastic. The random bits depend only on the seed,
 //!   the step number, the element and the buffer.
 //!
@@ -222,6 +224,7 @@ mod step;
 pub use bytemuck;
 pub use elements::block8::Block8;
 pub use elements::rounding::Rounding;
+pub use elements::split::Correction;
 pub use elements::{Element, Half, StateElement};
 pub use error::Error;
 pub use half::{bf16, f16};

@@ -2,8 +2,10 @@
 //!
 //! They do not depend on the rule, so they are compiled once for each instruction set.
 
+use super::block8::BLOCK;
 use super::column::{Column, ColumnMut};
-use super::rounding::Noise;
+use super::rounding::{BlockBits, GROUP_OF_CORRECTION, Noise};
+use super::split::{self, Correction};
 use super::{bf16, f16};
 use crate::simd::dispatch::{Engine, WithSimd};
 use crate::simd::native::{NativeSimd, Unrolled};
@@ -58,6 +60,37 @@ pub(crate) fn draw(
     convert(engine, Conversion::Draw { noise, start, group, first, second });
 }
 
+/// Joins `bf16` numbers and their correction to `f32` numbers. All slices have the same length.
+pub(crate) fn join(engine: Engine, theta: &[u16], correction: &Correction<'_>, to: &mut [f32]) {
+    let conversion = match correction {
+        Correction::Bits16(low) => Conversion::Join { theta, low, to },
+        Correction::Bits8(low) => Conversion::Join8 { theta, low, to },
+    };
+    convert(engine, conversion);
+}
+
+/// Splits `from` in `bf16` numbers and a correction. One of 8 bits is rounded stochastically if
+/// there are random words, by their upper 8 bits, else to nearest. All slices have the same length.
+pub(crate) fn split(
+    engine: Engine,
+    from: &[f32],
+    theta: &mut [u16],
+    correction: Correction<'_>,
+    words: Option<&[u32]>,
+) {
+    let conversion = match correction {
+        Correction::Bits16(low) => Conversion::Split { from, theta, low },
+        Correction::Bits8(low) => Conversion::Split8 { from, theta, low, words },
+    };
+    convert(engine, conversion);
+}
+
+/// Computes the random word of each element of a correction of 8 bits, from element `start` of the
+/// range on.
+pub(crate) fn draw_by_blocks(engine: Engine, noise: Noise, start: usize, to: &mut [u32]) {
+    convert(engine, Conversion::DrawByBlocks { noise, start, to });
+}
+
 /// Sixteen random bits for each element: one half of each word.
 #[derive(Clone, Copy)]
 pub(crate) struct RandomBits<'a> {
@@ -105,6 +138,32 @@ enum Conversion<'a> {
         first: &'a mut [u32],
         second: &'a mut [u32],
     },
+    DrawByBlocks {
+        noise: Noise,
+        start: usize,
+        to: &'a mut [u32],
+    },
+    Join {
+        theta: &'a [u16],
+        low: &'a [u16],
+        to: &'a mut [f32],
+    },
+    Join8 {
+        theta: &'a [u16],
+        low: &'a [u8],
+        to: &'a mut [f32],
+    },
+    Split {
+        from: &'a [f32],
+        theta: &'a mut [u16],
+        low: &'a mut [u16],
+    },
+    Split8 {
+        from: &'a [f32],
+        theta: &'a mut [u16],
+        low: &'a mut [u8],
+        words: Option<&'a [u32]>,
+    },
 }
 
 /// Converts whole registers, then the remaining elements one by one.
@@ -135,8 +194,8 @@ impl Conversion<'_> {
         let lanes = const { <I::F32 as Register>::LANES };
         match self {
             Conversion::Widen { format, from, to } => {
-                let (from, from_rest) = split(from, lanes);
-                let (to, to_rest) = split_mut(to, lanes);
+                let (from, from_rest) = whole(from, lanes);
+                let (to, to_rest) = whole_mut(to, lanes);
                 let both = from.chunks_exact(lanes).zip(to.chunks_exact_mut(lanes));
                 match format {
                     Format::Bf16 => {
@@ -153,8 +212,8 @@ impl Conversion<'_> {
                 Conversion::Widen { format, from: from_rest, to: to_rest }
             }
             Conversion::Narrow { format, most, from, to, random } => {
-                let (from, from_rest) = split(from, lanes);
-                let (to, to_rest) = split_mut(to, lanes);
+                let (from, from_rest) = whole(from, lanes);
+                let (to, to_rest) = whole_mut(to, lanes);
                 let both = from.chunks_exact(lanes).zip(to.chunks_exact_mut(lanes));
                 match (format, random) {
                     (Format::Bf16, None) => {
@@ -186,17 +245,108 @@ impl Conversion<'_> {
                 Conversion::Narrow { format, most, from: from_rest, to: to_rest, random }
             }
             Conversion::Draw { noise, start, group, first, second } => {
-                let (first, first_rest) = split_mut(first, lanes);
-                let (second, second_rest) = split_mut(second, lanes);
-                let whole = first.len();
+                let (first, first_rest) = whole_mut(first, lanes);
+                let (second, second_rest) = whole_mut(second, lanes);
+                let count = first.len();
                 let both = first.chunks_exact_mut(lanes).zip(second.chunks_exact_mut(lanes));
                 for (at, (first, second)) in (start..).step_by(lanes).zip(both) {
                     let [a, b] = noise.words(I::F32::iota(isa), at, group);
                     I::F32::from_bits(a).store(bytemuck::cast_slice_mut(first));
                     I::F32::from_bits(b).store(bytemuck::cast_slice_mut(second));
                 }
-                let start = start + whole;
+                let start = start + count;
                 Conversion::Draw { noise, start, group, first: first_rest, second: second_rest }
+            }
+            Conversion::DrawByBlocks { noise, start, to } => {
+                // The first block may begin before the range.
+                let before = (noise.first.wrapping_add(start as u64) % BLOCK as u64) as usize;
+                let (mut at, mut to) = (start, to);
+                let mut words = [[0; TOGETHER]; 2];
+                let mut block = TOGETHER;
+                let mut within = before;
+                while !to.is_empty() {
+                    if block == TOGETHER {
+                        let noise = noise.starting_at(noise.first.wrapping_sub(within as u64));
+                        let [mut first, mut second] = [[0; TOGETHER]; 2];
+                        for from in (0..TOGETHER).step_by(lanes.min(TOGETHER)) {
+                            let at = at + from * BLOCK;
+                            let [a, b] =
+                                BlockBits::draw::<I::F32>(isa, noise, at, GROUP_OF_CORRECTION);
+                            store_words::<I>(a, &mut first[from..]);
+                            store_words::<I>(b, &mut second[from..]);
+                        }
+                        (words, block) = ([first, second], 0);
+                    }
+                    let bits = BlockBits([words[0][block], words[1][block]]);
+                    let len = to.len().min(BLOCK - within);
+                    let (now, rest) = to.split_at_mut(len);
+                    if len == BLOCK {
+                        for (part, to) in now.chunks_exact_mut(lanes).enumerate() {
+                            let words = bits.words::<I::F32>(isa, part * lanes);
+                            store_words::<I>(words, to);
+                        }
+                    } else {
+                        for (i, to) in now.iter_mut().enumerate() {
+                            *to = bits.words::<f32>(OneLane, within + i);
+                        }
+                    }
+                    (at, to, block, within) = (at + len, rest, block + 1, 0);
+                }
+                Conversion::DrawByBlocks { noise, start: at, to }
+            }
+            Conversion::Join { theta, low, to } => {
+                let (theta, theta_rest) = whole(theta, lanes);
+                let (low, low_rest) = whole(low, lanes);
+                let (to, to_rest) = whole_mut(to, lanes);
+                let both = theta.chunks_exact(lanes).zip(low.chunks_exact(lanes));
+                for ((theta, low), to) in both.zip(to.chunks_exact_mut(lanes)) {
+                    let low = I::F32::load_lower(isa, low);
+                    let bits = split::joined(I::F32::load_upper(isa, theta), low);
+                    I::F32::from_bits(bits).store(to);
+                }
+                Conversion::Join { theta: theta_rest, low: low_rest, to: to_rest }
+            }
+            Conversion::Join8 { theta, low, to } => {
+                let (theta, theta_rest) = whole(theta, lanes);
+                let (low, low_rest) = whole(low, lanes);
+                let (to, to_rest) = whole_mut(to, lanes);
+                let both = theta.chunks_exact(lanes).zip(low.chunks_exact(lanes));
+                for ((theta, low), to) in both.zip(to.chunks_exact_mut(lanes)) {
+                    let low = I::F32::load_u8(isa, low).shl(8);
+                    let bits = split::joined(I::F32::load_upper(isa, theta), low);
+                    I::F32::from_bits(bits).store(to);
+                }
+                Conversion::Join8 { theta: theta_rest, low: low_rest, to: to_rest }
+            }
+            Conversion::Split { from, theta, low } => {
+                let (from, from_rest) = whole(from, lanes);
+                let (theta, theta_rest) = whole_mut(theta, lanes);
+                let (low, low_rest) = whole_mut(low, lanes);
+                let both = theta.chunks_exact_mut(lanes).zip(low.chunks_exact_mut(lanes));
+                for (from, (theta, low)) in from.chunks_exact(lanes).zip(both) {
+                    let bits = split::bits(I::F32::load(isa, from));
+                    I::F32::store_upper(split::upper(bits), theta);
+                    I::F32::store_lower(bits.and_scalar(0xFFFF), low);
+                }
+                Conversion::Split { from: from_rest, theta: theta_rest, low: low_rest }
+            }
+            Conversion::Split8 { from, theta, low, words } => {
+                let (from, from_rest) = whole(from, lanes);
+                let (theta, theta_rest) = whole_mut(theta, lanes);
+                let (low, low_rest) = whole_mut(low, lanes);
+                let both = theta.chunks_exact_mut(lanes).zip(low.chunks_exact_mut(lanes));
+                for (at, (from, (theta, low))) in from.chunks_exact(lanes).zip(both).enumerate() {
+                    let bits = split::bits(I::F32::load(isa, from));
+                    let added = match words {
+                        Some(words) => load_words(isa, &words[at * lanes..]).shr(24),
+                        None => bits.splat(0x80),
+                    };
+                    let bits = bits.wrapping_add(added).and_scalar(0xFFFF_FF00);
+                    I::F32::store_upper(split::upper(bits), theta);
+                    I::F32::store_u8(bits.shr(8).and_scalar(0xFF), low);
+                }
+                let words = words.map(|words| &words[from.len()..]);
+                Conversion::Split8 { from: from_rest, theta: theta_rest, low: low_rest, words }
             }
         }
     }
@@ -210,6 +360,19 @@ impl<'a> RandomBits<'a> {
     }
 }
 
+/// The number of blocks whose random words are drawn together. No register has more lanes.
+const TOGETHER: usize = 32;
+
+#[inline(always)]
+fn load_words<I: Isa>(isa: I, from: &[u32]) -> <I::F32 as F32Register>::Bits {
+    I::F32::load(isa, bytemuck::cast_slice(from)).to_bits()
+}
+
+#[inline(always)]
+fn store_words<I: Isa>(words: <I::F32 as F32Register>::Bits, to: &mut [u32]) {
+    I::F32::from_bits(words).store(bytemuck::cast_slice_mut(to));
+}
+
 /// Loads a register of numbers, clamped to ±`most`.
 #[inline(always)]
 fn load<I: Isa>(isa: I, from: &[f32], most: f32) -> I::F32 {
@@ -218,11 +381,11 @@ fn load<I: Isa>(isa: I, from: &[f32], most: f32) -> I::F32 {
 
 /// The elements that fill whole registers of `lanes` lanes, and the rest.
 #[inline(always)]
-fn split<T>(slice: &[T], lanes: usize) -> (&[T], &[T]) {
+fn whole<T>(slice: &[T], lanes: usize) -> (&[T], &[T]) {
     slice.split_at(slice.len() - slice.len() % lanes)
 }
 
 #[inline(always)]
-fn split_mut<T>(slice: &mut [T], lanes: usize) -> (&mut [T], &mut [T]) {
+fn whole_mut<T>(slice: &mut [T], lanes: usize) -> (&mut [T], &mut [T]) {
     slice.split_at_mut(slice.len() - slice.len() % lanes)
 }

@@ -10,6 +10,7 @@
 //!
 //! - [`rounding`]: rounding to 16 bits, and the random bits of stochastic rounding.
 //! - [`block8`] and [`codec`]: states in 8 bits.
+//! - [`split`]: `f32` master weights, split in `bf16` and a correction.
 //! - [`convert`]: conversions of slices.
 //! - [`column`]: slices whose element type is known at run time.
 //! - [`rows`]: the buffers of one step.
@@ -23,6 +24,7 @@ pub(crate) mod f16;
 mod float;
 pub(crate) mod rounding;
 pub(crate) mod rows;
+pub(crate) mod split;
 
 use crate::error::Error;
 use crate::simd::{Float, Isa, Real, Sealed};

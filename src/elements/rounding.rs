@@ -76,12 +76,6 @@ impl Noise {
         Noise { halves: of_halves, seed, t, first, key: threefry(halves(seed), low, high) }
     }
 
-    /// The random bits of the blocks of a range, which starts with a block. They are drawn in place
-    /// of the elements' bits, and for other groups of buffers.
-    pub fn of_blocks(self) -> Self {
-        Noise { first: self.first / BLOCK as u64, ..self }
-    }
-
     /// The random bits of a range that starts elsewhere.
     pub fn starting_at(self, first: u64) -> Self {
         Noise { first, ..self }
@@ -112,23 +106,38 @@ impl Noise {
     }
 }
 
-/// The group of buffers whose random bits two 8-bit states share: those with the numbers
+/// The group of buffers whose random words two 8-bit states share: those with the numbers
 /// 2·`pair` and 2·`pair` + 1.
 #[inline(always)]
 pub(crate) fn group_of_states(pair: usize) -> usize {
     (1 << 31) + pair
 }
 
-/// The random bits of one block of a pair of 8-bit states: two random words.
+/// The group of the random words of a correction of 8 bits.
+pub(crate) const GROUP_OF_CORRECTION: usize = 3 << 30;
+
+/// The random bits of one block of a pair of 8-bit states, or of a correction of 8 bits: two random
+/// words. The counter of the generator is the index of the block's first element.
 ///
 /// The bits of element i are in the word w₀ + i·w₁. Those of any two elements of the block are
 /// independent: this is the hash of Dietzfelbinger, "Universal hashing and k-wise independence via
 /// integer arithmetic without primes", 1996. The first state of the pair has the upper 18 bits of
-/// the word, and the second one the lower 18 bits.
+/// the word, and the second one the lower 18 bits. A correction has the upper 8 bits.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockBits(pub [u32; 2]);
 
 impl BlockBits {
+    /// Draws the words of the blocks that begin at element `at` of the range, one in each lane.
+    #[inline(always)]
+    pub fn draw<L: F32Register>(
+        isa: L::Isa,
+        noise: Noise,
+        at: usize,
+        group: usize,
+    ) -> [L::Bits; 2] {
+        noise.words(L::iota(isa).shl(BLOCK.ilog2()), at, group)
+    }
+
     /// The words of the elements from number `at` on.
     #[inline(always)]
     pub fn words<L: F32Register>(self, isa: L::Isa, at: usize) -> L::Bits {

@@ -2,6 +2,7 @@
 
 use super::column::{Column, ColumnMut};
 use super::rounding::Noise;
+use super::split::Correction;
 
 /// Columns of the same length: θ, g, and the `N` states of the rule.
 ///
@@ -13,6 +14,8 @@ pub(crate) struct Rows<'a, const N: usize> {
     pub state: [ColumnMut<'a>; N],
     /// A copy of the new θ, rounded to nearest.
     pub copy: Option<ColumnMut<'a>>,
+    /// The correction of θ, if θ is the upper part of split master weights.
+    pub correction: Option<Correction<'a>>,
     /// The random bits, if the states are in 8 bits or the 16-bit columns are rounded
     /// stochastically. The copy is not.
     pub noise: Option<Noise>,
@@ -38,6 +41,7 @@ impl<const N: usize> Rows<'_, N> {
             grad: self.grad,
             state: self.state.each_mut().map(ColumnMut::reborrow),
             copy: self.copy.as_mut().map(ColumnMut::reborrow),
+            correction: self.correction.as_mut().map(Correction::reborrow),
             noise: self.noise,
         }
     }
@@ -50,15 +54,17 @@ impl<const N: usize> Rows<'_, N> {
         let (grad, grad_rest) = self.grad.split_at(mid);
         let (state, state_rest) = unzip(self.state.map(|state| state.split_at(mid)));
         let (copy, copy_rest) = self.copy.map(|copy| copy.split_at(mid)).unzip();
+        let (correction, correction_rest) = self.correction.map(|low| low.split_at(mid)).unzip();
         let noise = self.noise;
         let rest = Rows {
             theta: theta_rest,
             grad: grad_rest,
             state: state_rest,
             copy: copy_rest,
+            correction: correction_rest,
             noise: noise.map(|noise| noise.skip(mid)),
         };
-        (Rows { theta, grad, state, copy, noise }, rest)
+        (Rows { theta, grad, state, copy, correction, noise }, rest)
     }
 }
 

@@ -123,6 +123,12 @@ impl<R: Rule> Param<'_, R> {
             }
             self.check_length("copy", copy.len())?;
         }
+        if let Some(correction) = &buffers.correction {
+            if theta != DType::Bf16 {
+                return Err(self.wrong_type("theta", theta.name(), "bf16 to have a correction"));
+            }
+            self.check_length("correction", correction.len())?;
+        }
         Ok(())
     }
 

@@ -16,9 +16,11 @@ use super::param::{Batch, Param, PassContext, StepBatch};
 use super::pieces::{Grads, GradsPiece, Part, Piece, Steps};
 use super::tensor::{Grad, TensorBuffers};
 use crate::elements::block8::Block8;
-use crate::elements::column::{ColumnMut, DType};
+use crate::elements::column::{Column, ColumnMut, DType};
+use crate::elements::convert;
 use crate::elements::rounding::Noise;
 use crate::elements::rows::{Rows, unzip};
+use crate::elements::split::Correction;
 use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::norm::GradNorm;
@@ -201,10 +203,12 @@ where
             let state = states.columns_mut::<N>().expect("the states were checked");
             let in_8bit = const { is_8bit::<S>() };
             let (buffers, seed) = match (buffers, context.seed, &context.largest_update) {
-                (TensorBuffers { theta, grad: Grad::Read(grad), copy, .. }, None, None)
-                    if !in_8bit =>
-                {
-                    step(Rows { theta, grad, state, copy, noise: None });
+                (
+                    TensorBuffers { theta, grad: Grad::Read(grad), copy, correction: None, .. },
+                    None,
+                    None,
+                ) if !in_8bit => {
+                    step(Rows { theta, grad, state, copy, correction: None, noise: None });
                     continue;
                 }
                 (buffers, seed, _) => (buffers, seed),
@@ -212,7 +216,8 @@ where
             // Other types are not rounded, so the position of an element does not matter.
             let is_rounded = buffers.theta.dtype().bytes() == 2
                 || state.iter().any(|state| state.dtype().bytes() == 2);
-            if !in_8bit && (seed.is_none() || !is_rounded) {
+            let drawn = in_8bit || matches!(buffers.correction, Some(Correction::Bits8(_)));
+            if !drawn && (seed.is_none() || !is_rounded) {
                 in_one_go(context, buffers, state, None, &step);
                 continue;
             }
@@ -243,8 +248,8 @@ fn in_one_go<R, const N: usize>(
     step: &impl Fn(Rows<'_, N>),
 ) {
     match (buffers, &context.largest_update) {
-        (TensorBuffers { theta, grad: Grad::Read(grad), copy, .. }, None) => {
-            step(Rows { theta, grad, state, copy, noise });
+        (TensorBuffers { theta, grad: Grad::Read(grad), copy, correction, .. }, None) => {
+            step(Rows { theta, grad, state, copy, correction, noise });
         }
         (buffers, _) => in_blocks(context, buffers, state, noise, step),
     }
@@ -262,9 +267,11 @@ fn in_blocks<R, const N: usize>(
     let (mut buffers, mut state, mut noise) = (buffers, state, noise);
     while buffers.theta.len() > 0 {
         let rows = BLOCK.min(buffers.theta.len());
-        let (TensorBuffers { theta, mut grad, copy, .. }, after) = buffers.split_at(rows);
+        let (buffers_now, after) = buffers.split_at(rows);
+        let TensorBuffers { theta, mut grad, copy, correction, .. } = buffers_now;
         let (block, state_after) = unzip(state.map(|state| state.split_at(rows)));
-        let mut block = Rows { theta, grad: grad.column(), state: block, copy, noise };
+        let (state_now, grad_now) = (block, grad.column());
+        let mut block = Rows { theta, grad: grad_now, state: state_now, copy, correction, noise };
         if let Some(largest) = &context.largest_update {
             let change = match block.theta.dtype() {
                 DType::F32 => largest_change::<f32, N>(&mut block, step),
@@ -292,7 +299,14 @@ fn largest_change<E: Element, const N: usize>(
 ) -> f64 {
     const LANES: usize = 16;
     const CHECKED: &str = "θ is of this type";
-    let mut old = [E::zeroed(); BLOCK];
+    let (mut joined, mut old) = ([0.0; BLOCK], [E::zeroed(); BLOCK]);
+    if join(rows, &mut joined) {
+        step(rows.reborrow());
+        let mut new = [0.0; BLOCK];
+        join(rows, &mut new);
+        let changes = joined.iter().zip(&new).map(|(old, new)| f64::from((new - old).abs()));
+        return changes.fold(0.0, f64::max);
+    }
     let old = &mut old[..rows.len()];
     old.copy_from_slice(E::of(rows.theta.as_ref()).expect(CHECKED));
     step(rows.reborrow());
@@ -304,4 +318,14 @@ fn largest_change<E: Element, const N: usize>(
         }
     }
     most.into_iter().map(Real::to_f64).fold(0.0, f64::max)
+}
+
+/// Joins split master weights to `f32`. Returns false if the rows have none.
+fn join<const N: usize>(rows: &Rows<'_, N>, to: &mut [f32; BLOCK]) -> bool {
+    let (Some(correction), Column::Bf16(theta)) = (&rows.correction, rows.theta.as_ref()) else {
+        return false;
+    };
+    let theta = bytemuck::cast_slice(theta);
+    convert::join(Engine::Scalar, theta, correction, &mut to[..theta.len()]);
+    true
 }

@@ -3,6 +3,7 @@
 use super::param::ParamId;
 use super::shard::{Position, Shard};
 use crate::elements::column::{Column, ColumnMut};
+use crate::elements::split::Correction;
 use crate::elements::{Element, Half};
 
 /// Identifies a parameter: by the id that was returned when it was registered, or by its name,
@@ -68,6 +69,15 @@ macro_rules! common_methods {
                 self
             }
 
+            /// Makes θ, which must be `bf16`, the upper part of split master weights: see
+            /// [`Correction`]. It has as many elements as θ. Pass it in every step, and save it
+            /// with θ.
+            #[must_use]
+            pub fn with_correction(mut self, correction: impl Into<Correction<'a>>) -> Self {
+                self.buffers.correction = Some(correction.into());
+                self
+            }
+
             /// Sets the index of the first element in the whole tensor, if this is a part of it,
             /// such as one process's shard. It only affects stochastic rounding, whose random bits
             /// depend on the index in the whole. With states in 8 bits it is a multiple of 32, so
@@ -110,6 +120,7 @@ pub(super) struct TensorBuffers<'a> {
     pub theta: ColumnMut<'a>,
     pub grad: Grad<'a>,
     pub copy: Option<ColumnMut<'a>>,
+    pub correction: Option<Correction<'a>>,
     /// Where the elements are in the whole tensor.
     pub position: Position<'a>,
     /// Whether the gradient counts in the norm.
@@ -136,12 +147,12 @@ impl<'a> TensorBuffers<'a> {
     /// Those of a whole tensor, without a copy.
     pub fn new<T: Element>(theta: &'a mut [T], grad: Grad<'a>) -> Self {
         let (theta, position) = (T::column_mut(theta), Position::default());
-        TensorBuffers { theta, grad, copy: None, position, in_norm: true }
+        TensorBuffers { theta, grad, copy: None, correction: None, position, in_norm: true }
     }
 
     /// The first `mid` rows and the rest.
     pub fn split_at(self, mid: usize) -> (Self, Self) {
-        let TensorBuffers { theta, grad, copy, position, in_norm } = self;
+        let TensorBuffers { theta, grad, copy, correction, position, in_norm } = self;
         let (theta, theta_rest) = theta.split_at(mid);
         let (grad, grad_rest) = match grad {
             Grad::Read(grad) => {
@@ -154,13 +165,15 @@ impl<'a> TensorBuffers<'a> {
             }
         };
         let (copy, copy_rest) = copy.map(|copy| copy.split_at(mid)).unzip();
+        let (correction, correction_rest) = correction.map(|low| low.split_at(mid)).unzip();
         let rest = TensorBuffers {
             theta: theta_rest,
             grad: grad_rest,
             copy: copy_rest,
+            correction: correction_rest,
             position: position.skip(mid),
             in_norm,
         };
-        (TensorBuffers { theta, grad, copy, position, in_norm }, rest)
+        (TensorBuffers { theta, grad, copy, correction, position, in_norm }, rest)
     }
 }

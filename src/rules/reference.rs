@@ -15,6 +15,7 @@ use crate::elements::block8::Code;
 use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::rounding::Noise;
 use crate::elements::rows::Rows;
+use crate::elements::split::Correction;
 use crate::simd::Float;
 use crate::simd::saturating::Saturating;
 
@@ -25,12 +26,17 @@ const BLOCK: usize = 64;
 /// Takes a step on each row.
 #[inline(never)]
 pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: Rows<'_, N>) {
-    let Rows { mut theta, grad, mut state, mut copy, noise } = rows;
+    let Rows { mut theta, grad, mut state, mut copy, mut correction, noise } = rows;
     let zero = F::from_f64(0.0);
     let (mut thetas, mut grads, mut states) = ([zero; BLOCK], [zero; BLOCK], [[zero; BLOCK]; N]);
     for start in (0..theta.len()).step_by(BLOCK) {
         let len = BLOCK.min(theta.len() - start);
         load(theta.as_ref(), start, &mut thetas[..len]);
+        if let (Some(low), ColumnMut::Bf16(theta)) = (&correction, &theta) {
+            for (i, x) in thetas[..len].iter_mut().enumerate() {
+                *x = F::from_f64(joined(theta[start + i], low, start + i).into());
+            }
+        }
         load(grad, start, &mut grads[..len]);
         for (numbers, state) in states.iter_mut().zip(&state) {
             load(state.as_ref(), start, &mut numbers[..len]);
@@ -50,7 +56,16 @@ pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: 
             store(copy, start, &thetas[..len], None);
         }
         // For the random bits, θ is buffer 0 and the states follow.
-        store(&mut theta, start, &thetas[..len], noise.map(|noise| (noise, 0)));
+        match (&mut correction, &mut theta) {
+            (Some(low), ColumnMut::Bf16(theta)) => {
+                for (i, x) in thetas[..len].iter().enumerate() {
+                    let random = |noise| block_word(noise, start + i, 3 << 30) >> 24;
+                    let single = x.to_f64() as f32;
+                    theta[start + i] = split(single, low, start + i, noise.map(random));
+                }
+            }
+            _ => store(&mut theta, start, &thetas[..len], noise.map(|noise| (noise, 0))),
+        }
         for (buffer, (state, numbers)) in (1..).zip(state.iter_mut().zip(&mut states)) {
             clamp_to(state.dtype(), &mut numbers[..len]);
             store(state, start, &numbers[..len], noise.map(|noise| (noise, buffer)));
@@ -145,18 +160,24 @@ fn encode(block: &mut [u8; 33], of: Code, numbers: &[f32], bits: impl Fn(usize) 
     }
 }
 
-/// The 18 random bits of element `i` in an 8-bit state with this number, from 0.
-///
-/// The key is that of 16-bit buffers, but with 2^31 added to its second word, and the number of the
-/// pair of states. The counter is the index of the block in the whole tensor.
+/// The 18 random bits of element `i` in an 8-bit state with this number, from 0. A pair of states
+/// shares a word.
 fn block_bits(noise: Noise, i: usize, state: usize) -> u32 {
+    let word = block_word(noise, i, (1 << 31) + state as u32 / 2);
+    if state.is_multiple_of(2) { word >> 14 } else { word & 0x3_FFFF }
+}
+
+/// The random word of element `i`, of which its block of 32 elements has two random words.
+///
+/// The key is that of 16-bit buffers, but with another number added to its second word. The counter
+/// is the index of the first element of the block in the whole tensor.
+fn block_word(noise: Noise, i: usize, group: u32) -> u32 {
     let halves = |x: u64| [x as u32, (x >> 32) as u32];
     let [k0, k1] = threefry_2x32_13(halves(noise.seed), halves(noise.t));
-    let key = [k0, k1.wrapping_add(1 << 31).wrapping_add(state as u32 / 2)];
     let index = noise.first.wrapping_add(i as u64);
-    let [first, step] = threefry_2x32_13(key, halves(index / 32));
-    let word = first.wrapping_add(((index % 32) as u32).wrapping_mul(step));
-    if state.is_multiple_of(2) { word >> 14 } else { word & 0x3_FFFF }
+    let within = index % 32;
+    let [first, step] = threefry_2x32_13([k0, k1.wrapping_add(group)], halves(index - within));
+    first.wrapping_add((within as u32).wrapping_mul(step))
 }
 
 /// Stores `from` as the elements from `start` on. 16-bit elements are rounded to nearest, ties to
@@ -194,6 +215,34 @@ fn store<F: Float>(
             }
         }
     }
+}
+
+/// The master weight whose upper part is `theta` and whose correction is number `i`.
+fn joined(theta: bf16, correction: &Correction<'_>, i: usize) -> f32 {
+    let low = match correction {
+        Correction::Bits16(low) => i32::from(low[i] as i16),
+        Correction::Bits8(low) => i32::from(low[i] as i8) << 8,
+    };
+    f32::from_bits((u32::from(theta.to_bits()) << 16).wrapping_add_signed(low))
+}
+
+/// Stores the correction of a master weight, and returns its upper part. 8 bits are rounded away
+/// from zero if the 8 bits that are cut off plus `random` reach 2^8, else towards zero.
+fn split(x: f32, correction: &mut Correction<'_>, i: usize, random: Option<u32>) -> bf16 {
+    let bits = if x.is_nan() { 0x7FC0_0000 } else { x.to_bits() };
+    let kept = match correction {
+        Correction::Bits16(_) => bits,
+        Correction::Bits8(_) => {
+            let random = random.expect("a correction of 8 bits has random bits");
+            (bits + random) >> 8 << 8
+        }
+    };
+    let upper = (kept >> 16) + u32::from(kept & 0xFFFF >= 0x8000);
+    match correction {
+        Correction::Bits16(low) => low[i] = kept as u16,
+        Correction::Bits8(low) => low[i] = (kept >> 8) as u8,
+    }
+    bf16::from_bits(upper as u16)
 }
 
 /// Rounds `x` to one of its two neighbours in bf16: away from zero if the 16 bits cut off plus

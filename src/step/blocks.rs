@@ -159,10 +159,10 @@ fn draw<I: Isa, const P: usize, const N: usize>(
     words: &mut [[[u32; BLOCK]; 2]; N],
 ) {
     let lanes = const { BLOCK / P };
-    let noise = noise.of_blocks();
     for (pair, words) in words.iter_mut().enumerate().take(N.div_ceil(2)) {
         for at in (0..BLOCK).step_by(lanes) {
-            let both = noise.words(I::F32::iota(isa), first + at, group_of_states(pair));
+            let start = (first + at) * BLOCK;
+            let both = BlockBits::draw::<I::F32>(isa, noise, start, group_of_states(pair));
             for (word, to) in both.into_iter().zip(&mut *words) {
                 I::F32::from_bits(word).store(bytemuck::cast_slice_mut(&mut to[at..at + lanes]));
             }
@@ -255,5 +255,6 @@ fn by_reference<F, K, const N: usize>(
         ColumnMut::Block8(BlocksMut::new(block, len, code))
     });
     let (theta, grad) = (F::column_mut(theta), F::column(grad));
-    reference::step(kernel, Rows { theta, grad, state, copy: None, noise: Some(noise) });
+    let (copy, correction, noise) = (None, None, Some(noise));
+    reference::step(kernel, Rows { theta, grad, state, copy, correction, noise });
 }

@@ -1,11 +1,14 @@
 //! An owner of the states of one flat buffer.
 
+use half::bf16;
+
 use super::{
-    Parallelism, Scalars, Step, advance_scalars, check_blocks, check_length_as, check_same_states,
-    check_scalars, check_states, next_step_number, scalars_after,
+    Beside, Parallelism, Scalars, Step, advance_scalars, check_blocks, check_length_as,
+    check_same_states, check_scalars, check_states, next_step_number, scalars_after,
 };
 use crate::elements::column::DType;
 use crate::elements::rounding::Rounding;
+use crate::elements::split::Correction;
 use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;
 use crate::rules::{Rule, State};
@@ -202,7 +205,7 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
         grad: &[G],
     ) -> Result<(), Error> {
         self.check_theta(theta.len())?;
-        self.count(|step, state| step.run_on(theta, grad, state, None))
+        self.count(|step, state| step.run_on(theta, grad, state, Beside::default()))
     }
 
     /// Takes the next step on `f32` master weights, and stores the new `theta` also in `copy`: see
@@ -221,7 +224,28 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
         S: StateElement<Float = f32>,
     {
         self.check_theta(theta.len())?;
-        self.count(|step, state| step.run_on(theta, grad, state, Some(H::column_mut(copy))))
+        let beside = Beside { copy: Some(H::column_mut(copy)), correction: None };
+        self.count(|step, state| step.run_on(theta, grad, state, beside))
+    }
+
+    /// Takes the next step on split master weights, `theta` and its `correction`: see
+    /// [`Step::run_split`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Step::run`]. Then neither the states nor the number of steps has changed.
+    pub fn step_split<'c, G: Element<Float = f32>>(
+        &mut self,
+        theta: &mut [bf16],
+        correction: impl Into<Correction<'c>>,
+        grad: &[G],
+    ) -> Result<(), Error>
+    where
+        S: StateElement<Float = f32>,
+    {
+        self.check_theta(theta.len())?;
+        let beside = Beside { copy: None, correction: Some(correction.into()) };
+        self.count(|step, state| step.run_on(theta, grad, state, beside))
     }
 
     /// Checks that `theta` is as long as the states, if there are any.

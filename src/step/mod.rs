@@ -21,12 +21,14 @@ pub use flat::Flat;
 
 use core::marker::PhantomData;
 
+use half::bf16;
 use smallvec::SmallVec;
 
 use crate::elements::block8::Block8;
 use crate::elements::column::{Column, ColumnMut};
 use crate::elements::rounding::{Noise, Rounding};
 use crate::elements::rows::Rows;
+use crate::elements::split::Correction;
 use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;
 use crate::rules::state::{State, names};
@@ -201,7 +203,7 @@ impl<'r, R: Rule> Step<'r, R> {
         grad: &[E],
         state: &mut [&mut [E]],
     ) -> Result<(), Error> {
-        self.run_on(theta, grad, state, None)
+        self.run_on(theta, grad, state, Beside::default())
     }
 
     /// Takes the step with `theta`, `grad` and states of different element types. `f64` can only be
@@ -237,7 +239,7 @@ impl<'r, R: Rule> Step<'r, R> {
         grad: &[G],
         state: &mut [&mut [S]],
     ) -> Result<(), Error> {
-        self.run_on(theta, grad, state, None)
+        self.run_on(theta, grad, state, Beside::default())
     }
 
     /// Takes the step on `f32` master weights, and in the same pass stores the new `theta` also in
@@ -266,18 +268,67 @@ impl<'r, R: Rule> Step<'r, R> {
         state: &mut [&mut [S]],
         copy: &mut [H],
     ) -> Result<(), Error> {
-        self.run_on(theta, grad, state, Some(H::column_mut(copy)))
+        self.run_on(
+            theta,
+            grad,
+            state,
+            Beside { copy: Some(H::column_mut(copy)), correction: None },
+        )
     }
 
-    /// The step with states in any type that dereferences to a slice, and optionally with a copy of
-    /// θ.
+    /// Takes the step on split master weights: `theta` and its `correction` are together the `f32`
+    /// or 24-bit weights that the step computes with. `theta` is what the model uses: these weights
+    /// rounded to the nearest `bf16`. See [`Correction`].
+    ///
+    /// A correction of 8 bits is rounded stochastically, with the seed 0 unless the rounding has
+    /// one.
+    ///
+    /// ```
+    /// use fused_adam::{AdamW, Block8, Step, bf16};
+    ///
+    /// // 8 bytes a parameter for weights, gradient and states, instead of 18.
+    /// let mut theta = vec![bf16::ONE; 1000];
+    /// let mut correction = vec![0_u8; 1000];
+    /// let grad = vec![bf16::from_f32(0.1); 1000];
+    /// let mut m: Vec<Block8> = vec![[0; 33]; 32];
+    /// let mut v = m.clone();
+    /// for t in 1..=10 {
+    ///     Step::new(&AdamW { lr: 1e-4, ..AdamW::default() }, t).run_split(
+    ///         &mut theta,
+    ///         &mut correction[..],
+    ///         &grad,
+    ///         &mut [&mut m, &mut v],
+    ///     )?;
+    /// }
+    /// // One step of 1e-4 is lost in `bf16`. Ten of them are in the correction.
+    /// let mut weights = vec![0.0; 1000];
+    /// fused_adam::Correction::from(&mut correction[..]).join(&theta, &mut weights)?;
+    /// assert!((weights[0] - 0.999).abs() < 1e-4);
+    /// # Ok::<(), fused_adam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub fn run_split<'c, G: Element<Float = f32>, S: StateElement<Float = f32>>(
+        &self,
+        theta: &mut [bf16],
+        correction: impl Into<Correction<'c>>,
+        grad: &[G],
+        state: &mut [&mut [S]],
+    ) -> Result<(), Error> {
+        self.run_on(theta, grad, state, Beside { correction: Some(correction.into()), copy: None })
+    }
+
+    /// The step with states in any type that dereferences to a slice, and optionally with a buffer
+    /// beside θ.
     #[inline]
     pub(crate) fn run_on<T, G, S, B>(
         &self,
         theta: &mut [T],
         grad: &[G],
         state: &mut [B],
-        copy: Option<ColumnMut<'_>>,
+        beside: Beside<'_>,
     ) -> Result<(), Error>
     where
         T: Element,
@@ -302,11 +353,11 @@ impl<'r, R: Rule> Step<'r, R> {
         // Types without their own loop share the code of `f32`, which uses tiles for them. So do
         // those with 8-bit states.
         if const { select::is_8bit::<S>() } {
-            self.run_columns::<f32, f32, Block8>(theta, grad, state, copy)
+            self.run_columns::<f32, f32, Block8>(theta, grad, state, beside)
         } else if const { select::is_fused::<T, G, S>() } {
-            self.run_columns::<T, G, S>(theta, grad, state, copy)
+            self.run_columns::<T, G, S>(theta, grad, state, beside)
         } else {
-            self.run_columns::<f32, f32, f32>(theta, grad, state, copy)
+            self.run_columns::<f32, f32, f32>(theta, grad, state, beside)
         }
     }
 
@@ -317,7 +368,7 @@ impl<'r, R: Rule> Step<'r, R> {
         theta: ColumnMut<'_>,
         grad: Column<'_>,
         state: &mut [ColumnMut<'_>],
-        copy: Option<ColumnMut<'_>>,
+        beside: Beside<'_>,
     ) -> Result<(), Error>
     where
         T: Element,
@@ -336,12 +387,16 @@ impl<'r, R: Rule> Step<'r, R> {
             check_state(declared, state, len)?;
             check_offset(self.offset, state)?;
         }
-        if let Some(copy) = &copy {
+        if let Some(copy) = &beside.copy {
             check_length("copy", copy.len(), len)?;
+        }
+        if let Some(correction) = &beside.correction {
+            check_length("correction", correction.len(), len)?;
         }
         let in_8bit = const { select::is_8bit::<S>() };
         let seed = self.rounding.seed();
-        let noise = (in_8bit || seed.is_some()).then(|| Noise::new(seed, 0, t, self.offset));
+        let drawn = in_8bit || matches!(beside.correction, Some(Correction::Bits8(_)));
+        let noise = (drawn || seed.is_some()).then(|| Noise::new(seed, 0, t, self.offset));
         let run = Run {
             engine: self.backend.resolve()?,
             parallelism: self.parallelism,
@@ -350,7 +405,7 @@ impl<'r, R: Rule> Step<'r, R> {
             theta,
             grad,
             state,
-            copy,
+            beside,
             noise,
             types: PhantomData::<(T, G, S)>,
         };
@@ -365,6 +420,13 @@ impl<'r, R: Rule> Step<'r, R> {
     }
 }
 
+/// What a step writes beside θ: a copy, the correction of split master weights, or neither.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    pub copy: Option<ColumnMut<'a>>,
+    pub correction: Option<Correction<'a>>,
+}
+
 /// The visitor that runs the step with the kernel it receives.
 struct Run<'a, 's, Types> {
     engine: Engine,
@@ -374,7 +436,7 @@ struct Run<'a, 's, Types> {
     theta: ColumnMut<'a>,
     grad: Column<'a>,
     state: &'a mut [ColumnMut<'s>],
-    copy: Option<ColumnMut<'a>>,
+    beside: Beside<'a>,
     noise: Option<Noise>,
     types: PhantomData<Types>,
 }
@@ -387,13 +449,15 @@ where
 {
     #[inline]
     fn visit<K: Kernel<T::Float, N>, const N: usize>(self, kernel: &K) -> Result<(), Error> {
-        let Run { engine, parallelism, scale, states, theta, grad, state, copy, noise, .. } = self;
+        let Run { engine, parallelism, scale, states, theta, grad, state, beside, noise, .. } =
+            self;
         let Ok(state) = <&mut [ColumnMut<'_>; N]>::try_from(state) else {
             return Err(Error::KernelStates { kernel: N, names: names(states) });
         };
         let state = state.each_mut().map(ColumnMut::reborrow);
         let kernel = scale.before(*kernel)?;
-        let rows = Rows { theta, grad, state, copy, noise };
+        let Beside { copy, correction } = beside;
+        let rows = Rows { theta, grad, state, copy, correction, noise };
         parallelism.each(rows, |rows| select::step_rows::<T, G, S, _, N>(engine, &kernel, rows));
         Ok(())
     }

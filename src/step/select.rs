@@ -94,7 +94,7 @@ where
     K: Kernel<F, N>,
 {
     let in_place = rows.theta.dtype() == F::DTYPE && rows.grad.dtype() == F::DTYPE;
-    if !in_place || rows.copy.is_some() {
+    if !in_place || rows.copy.is_some() || rows.correction.is_some() {
         tiles::step::<F, K, true, N>(engine, kernel, rows);
     } else {
         let Rows { theta, grad, state, noise, .. } = rows;
@@ -114,6 +114,7 @@ fn buffers<'a, T: Element, G: Element, S: Element, const N: usize>(
     let mut others = rows.state.iter().map(|state| state.dtype());
     if stochastic
         || !copy
+        || rows.correction.is_some()
         || rows.theta.dtype() != T::DTYPE
         || rows.grad.dtype() != G::DTYPE
         || others.any(|dtype| dtype != S::DTYPE)

@@ -16,6 +16,7 @@ use crate::elements::block8::{BLOCK, Blocks};
 use crate::elements::column::{Column, ColumnMut};
 use crate::elements::convert::{self, RandomBits};
 use crate::elements::rows::Rows;
+use crate::elements::split::Correction;
 use crate::elements::{Element, StateElement};
 use crate::rules::Kernel;
 use crate::simd::Float;
@@ -52,11 +53,16 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
     K: Kernel<F, N>,
 {
     let len = rows.len();
-    let Rows { mut theta, grad, mut state, mut copy, noise } = rows;
+    let Rows { mut theta, grad, mut state, mut copy, mut correction, noise } = rows;
     let (mut for_theta, mut for_grad) = (Scratch::<F>::new(), Scratch::<F>::new());
     let mut for_state = [(); N].map(|()| Scratch::<F>::new());
     let mut random = [[0; TILE]; 2];
     let halves = noise.filter(|noise| noise.halves);
+    let of_correction = match correction {
+        Some(Correction::Bits8(_)) => noise,
+        _ => None,
+    };
+    let mut of_elements = [0; TILE];
     for start in (0..len).step_by(TILE) {
         let rows = start..len.min(start + TILE);
         let next = rows.end..len.min(rows.end + TILE);
@@ -66,7 +72,15 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
             prefetch(column.as_ref(), next.clone());
         }
 
-        let thetas = stage_mut(engine, &mut theta, rows.clone(), &mut for_theta);
+        let thetas = match (&mut correction, &theta) {
+            (Some(correction), ColumnMut::Bf16(theta)) => {
+                let low = correction.reborrow().split_at(rows.end).0.split_at(rows.start).1;
+                let theta = bytemuck::cast_slice(&theta[rows.clone()]);
+                convert::join(engine, theta, &low, for_theta.singles(rows.len()));
+                &mut for_theta.0[..rows.len()]
+            }
+            _ => stage_mut(engine, &mut theta, rows.clone(), &mut for_theta),
+        };
         let grads = stage(engine, grad, rows.clone(), &mut for_grad);
         if BLOCKS {
             let state = state
@@ -104,6 +118,19 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
             }
             let words = &random[buffer % 4 / 2][..rows.len()];
             let bits = RandomBits { words, upper: !buffer.is_multiple_of(2) };
+            if let (0, Some(correction), ColumnMut::Bf16(theta)) =
+                (buffer, &mut correction, &mut *column)
+            {
+                let low = correction.reborrow().split_at(rows.end).0.split_at(rows.start).1;
+                let theta = bytemuck::cast_slice_mut(&mut theta[rows.clone()]);
+                let new = scratch.singles(rows.len());
+                let words = of_correction.map(|noise| {
+                    convert::draw_by_blocks(engine, noise, start, &mut of_elements[..rows.len()]);
+                    &of_elements[..rows.len()]
+                });
+                convert::split(engine, new, theta, low, words);
+                continue;
+            }
             let bits = halves.map(|_| bits);
             if column.dtype().bytes() == 2 {
                 // θ is buffer 0, and the states follow.

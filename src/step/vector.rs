@@ -270,6 +270,7 @@ where
         grad: G::column(block.grad),
         state: block.state.map(S::column_mut),
         copy: block.copy.map(G::column_mut),
+        correction: None,
         noise: None,
     };
     reference::step(kernel, rows);

@@ -5,6 +5,7 @@
 mod behaviour;
 #[path = "../common/mod.rs"]
 mod common;
+mod eight_bits;
 mod errors;
 mod hyper_parameters;
 mod layers;
@@ -13,6 +14,7 @@ mod overflow;
 mod random_rules;
 mod serialization;
 mod sixteen_bits;
+mod split;
 #[cfg(feature = "parallel")]
 mod threads;
 mod tolerance;
