@@ -12,10 +12,7 @@ pub(crate) struct Rows<'a, const N: usize> {
     pub theta: ColumnMut<'a>,
     pub grad: Column<'a>,
     pub state: [ColumnMut<'a>; N],
-    /// A copy of the new θ, rounded to nearest.
-    pub copy: Option<ColumnMut<'a>>,
-    /// The correction of θ, if θ is the upper part of split master weights.
-    pub correction: Option<Correction<'a>>,
+    pub beside: Beside<'a>,
     /// The random bits, if the states are in 8 bits or the 16-bit columns are rounded
     /// stochastically. The copy is not.
     pub noise: Option<Noise>,
@@ -40,8 +37,7 @@ impl<const N: usize> Rows<'_, N> {
             theta: self.theta.reborrow(),
             grad: self.grad,
             state: self.state.each_mut().map(ColumnMut::reborrow),
-            copy: self.copy.as_mut().map(ColumnMut::reborrow),
-            correction: self.correction.as_mut().map(Correction::reborrow),
+            beside: self.beside.reborrow(),
             noise: self.noise,
         }
     }
@@ -53,18 +49,71 @@ impl<const N: usize> Rows<'_, N> {
         let (theta, theta_rest) = self.theta.split_at(mid);
         let (grad, grad_rest) = self.grad.split_at(mid);
         let (state, state_rest) = unzip(self.state.map(|state| state.split_at(mid)));
-        let (copy, copy_rest) = self.copy.map(|copy| copy.split_at(mid)).unzip();
-        let (correction, correction_rest) = self.correction.map(|low| low.split_at(mid)).unzip();
+        let (beside, beside_rest) = self.beside.split_at(mid);
         let noise = self.noise;
         let rest = Rows {
             theta: theta_rest,
             grad: grad_rest,
             state: state_rest,
-            copy: copy_rest,
-            correction: correction_rest,
+            beside: beside_rest,
             noise: noise.map(|noise| noise.skip(mid)),
         };
-        (Rows { theta, grad, state, copy, correction, noise }, rest)
+        (Rows { theta, grad, state, beside, noise }, rest)
+    }
+}
+
+/// What a step writes beside θ.
+#[derive(Debug, Default)]
+pub(crate) enum Beside<'a> {
+    #[default]
+    Nothing,
+    /// A copy of the new θ, rounded to nearest.
+    Copy(ColumnMut<'a>),
+    /// The correction of θ, which is the upper part of split master weights.
+    Correction(Correction<'a>),
+}
+
+impl<'a> Beside<'a> {
+    /// Its name, and its number of elements.
+    #[inline]
+    pub fn length(&self) -> Option<(&'static str, usize)> {
+        match self {
+            Beside::Nothing => None,
+            Beside::Copy(copy) => Some(("copy", copy.len())),
+            Beside::Correction(correction) => Some(("correction", correction.len())),
+        }
+    }
+
+    /// Whether it is rounded stochastically whatever the rounding of the step.
+    #[inline]
+    pub fn is_stochastic(&self) -> bool {
+        matches!(self, Beside::Correction(Correction::Bits8(_)))
+    }
+
+    /// The same buffer, with a shorter lifetime.
+    #[inline]
+    pub fn reborrow(&mut self) -> Beside<'_> {
+        match self {
+            Beside::Nothing => Beside::Nothing,
+            Beside::Copy(copy) => Beside::Copy(copy.reborrow()),
+            Beside::Correction(correction) => Beside::Correction(correction.reborrow()),
+        }
+    }
+
+    /// The first `mid` elements and the rest.
+    #[inline]
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        match self {
+            Beside::Nothing => (Beside::Nothing, Beside::Nothing),
+            Beside::Copy(copy) => {
+                let (first, rest) = copy.split_at(mid);
+                (Beside::Copy(first), Beside::Copy(rest))
+            }
+            Beside::Correction(correction) => {
+                let (first, rest) = correction.split_at(mid);
+                (Beside::Correction(first), Beside::Correction(rest))
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::states::States;
 use super::tensor::TensorBuffers;
 use crate::elements::column::DType;
+use crate::elements::rows::Beside;
 use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::rules::Rule;
@@ -117,17 +118,16 @@ impl<R: Rule> Param<'_, R> {
         if self.types.state == DType::Block8 {
             buffers.position.check_blocks(self.len)?;
         }
-        if let Some(copy) = &buffers.copy {
-            if theta != DType::F32 {
-                return Err(self.wrong_type("theta", theta.name(), "f32 to be copied"));
-            }
-            self.check_length("copy", copy.len())?;
+        let expected = match buffers.beside {
+            Beside::Copy(_) if theta != DType::F32 => Some("f32 to be copied"),
+            Beside::Correction(_) if theta != DType::Bf16 => Some("bf16 to have a correction"),
+            _ => None,
+        };
+        if let Some(expected) = expected {
+            return Err(self.wrong_type("theta", theta.name(), expected));
         }
-        if let Some(correction) = &buffers.correction {
-            if theta != DType::Bf16 {
-                return Err(self.wrong_type("theta", theta.name(), "bf16 to have a correction"));
-            }
-            self.check_length("correction", correction.len())?;
+        if let Some((name, len)) = buffers.beside.length() {
+            self.check_length(name, len)?;
         }
         Ok(())
     }

@@ -19,8 +19,7 @@ use crate::elements::block8::Block8;
 use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::convert;
 use crate::elements::rounding::Noise;
-use crate::elements::rows::{Rows, unzip};
-use crate::elements::split::Correction;
+use crate::elements::rows::{Beside, Rows, unzip};
 use crate::elements::{Element, StateElement};
 use crate::error::Error;
 use crate::norm::GradNorm;
@@ -203,12 +202,10 @@ where
             let state = states.columns_mut::<N>().expect("the states were checked");
             let in_8bit = const { is_8bit::<S>() };
             let (buffers, seed) = match (buffers, context.seed, &context.largest_update) {
-                (
-                    TensorBuffers { theta, grad: Grad::Read(grad), copy, correction: None, .. },
-                    None,
-                    None,
-                ) if !in_8bit => {
-                    step(Rows { theta, grad, state, copy, correction: None, noise: None });
+                (TensorBuffers { theta, grad: Grad::Read(grad), beside, .. }, None, None)
+                    if !in_8bit && !beside.is_stochastic() =>
+                {
+                    step(Rows { theta, grad, state, beside, noise: None });
                     continue;
                 }
                 (buffers, seed, _) => (buffers, seed),
@@ -216,7 +213,7 @@ where
             // Other types are not rounded, so the position of an element does not matter.
             let is_rounded = buffers.theta.dtype().bytes() == 2
                 || state.iter().any(|state| state.dtype().bytes() == 2);
-            let drawn = in_8bit || matches!(buffers.correction, Some(Correction::Bits8(_)));
+            let drawn = in_8bit || buffers.beside.is_stochastic();
             if !drawn && (seed.is_none() || !is_rounded) {
                 in_one_go(context, buffers, state, None, &step);
                 continue;
@@ -248,8 +245,8 @@ fn in_one_go<R, const N: usize>(
     step: &impl Fn(Rows<'_, N>),
 ) {
     match (buffers, &context.largest_update) {
-        (TensorBuffers { theta, grad: Grad::Read(grad), copy, correction, .. }, None) => {
-            step(Rows { theta, grad, state, copy, correction, noise });
+        (TensorBuffers { theta, grad: Grad::Read(grad), beside, .. }, None) => {
+            step(Rows { theta, grad, state, beside, noise });
         }
         (buffers, _) => in_blocks(context, buffers, state, noise, step),
     }
@@ -268,10 +265,10 @@ fn in_blocks<R, const N: usize>(
     while buffers.theta.len() > 0 {
         let rows = BLOCK.min(buffers.theta.len());
         let (buffers_now, after) = buffers.split_at(rows);
-        let TensorBuffers { theta, mut grad, copy, correction, .. } = buffers_now;
+        let TensorBuffers { theta, mut grad, beside, .. } = buffers_now;
         let (block, state_after) = unzip(state.map(|state| state.split_at(rows)));
         let (state_now, grad_now) = (block, grad.column());
-        let mut block = Rows { theta, grad: grad_now, state: state_now, copy, correction, noise };
+        let mut block = Rows { theta, grad: grad_now, state: state_now, beside, noise };
         if let Some(largest) = &context.largest_update {
             let change = match block.theta.dtype() {
                 DType::F32 => largest_change::<f32, N>(&mut block, step),
@@ -322,7 +319,8 @@ fn largest_change<E: Element, const N: usize>(
 
 /// Joins split master weights to `f32`. Returns false if the rows have none.
 fn join<const N: usize>(rows: &Rows<'_, N>, to: &mut [f32; BLOCK]) -> bool {
-    let (Some(correction), Column::Bf16(theta)) = (&rows.correction, rows.theta.as_ref()) else {
+    let (Beside::Correction(correction), Column::Bf16(theta)) = (&rows.beside, rows.theta.as_ref())
+    else {
         return false;
     };
     let theta = bytemuck::cast_slice(theta);

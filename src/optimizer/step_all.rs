@@ -13,6 +13,7 @@ use super::states::{Columns, States};
 use super::step_plan::StepPlan;
 use super::tensor::{Grad, TensorBuffers, common_methods};
 use crate::elements::column::DType;
+use crate::elements::rows::Beside;
 use crate::elements::split::Correction;
 use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;

@@ -3,6 +3,7 @@
 use super::param::ParamId;
 use super::shard::{Position, Shard};
 use crate::elements::column::{Column, ColumnMut};
+use crate::elements::rows::Beside;
 use crate::elements::split::Correction;
 use crate::elements::{Element, Half};
 
@@ -65,7 +66,7 @@ macro_rules! common_methods {
             /// Stores the new θ, which must be `f32`, also in `copy`, rounded to nearest.
             #[must_use]
             pub fn with_copy<H: Half>(mut self, copy: &'a mut [H]) -> Self {
-                self.buffers.copy = Some(H::column_mut(copy));
+                self.buffers.beside = Beside::Copy(H::column_mut(copy));
                 self
             }
 
@@ -74,7 +75,7 @@ macro_rules! common_methods {
             /// with θ.
             #[must_use]
             pub fn with_correction(mut self, correction: impl Into<Correction<'a>>) -> Self {
-                self.buffers.correction = Some(correction.into());
+                self.buffers.beside = Beside::Correction(correction.into());
                 self
             }
 
@@ -119,8 +120,7 @@ common_methods!(Tensor);
 pub(super) struct TensorBuffers<'a> {
     pub theta: ColumnMut<'a>,
     pub grad: Grad<'a>,
-    pub copy: Option<ColumnMut<'a>>,
-    pub correction: Option<Correction<'a>>,
+    pub beside: Beside<'a>,
     /// Where the elements are in the whole tensor.
     pub position: Position<'a>,
     /// Whether the gradient counts in the norm.
@@ -147,12 +147,12 @@ impl<'a> TensorBuffers<'a> {
     /// Those of a whole tensor, without a copy.
     pub fn new<T: Element>(theta: &'a mut [T], grad: Grad<'a>) -> Self {
         let (theta, position) = (T::column_mut(theta), Position::default());
-        TensorBuffers { theta, grad, copy: None, correction: None, position, in_norm: true }
+        TensorBuffers { theta, grad, beside: Beside::Nothing, position, in_norm: true }
     }
 
     /// The first `mid` rows and the rest.
     pub fn split_at(self, mid: usize) -> (Self, Self) {
-        let TensorBuffers { theta, grad, copy, correction, position, in_norm } = self;
+        let TensorBuffers { theta, grad, beside, position, in_norm } = self;
         let (theta, theta_rest) = theta.split_at(mid);
         let (grad, grad_rest) = match grad {
             Grad::Read(grad) => {
@@ -164,16 +164,14 @@ impl<'a> TensorBuffers<'a> {
                 (Grad::Zero(grad), Grad::Zero(rest))
             }
         };
-        let (copy, copy_rest) = copy.map(|copy| copy.split_at(mid)).unzip();
-        let (correction, correction_rest) = correction.map(|low| low.split_at(mid)).unzip();
+        let (beside, beside_rest) = beside.split_at(mid);
         let rest = TensorBuffers {
             theta: theta_rest,
             grad: grad_rest,
-            copy: copy_rest,
-            correction: correction_rest,
+            beside: beside_rest,
             position: position.skip(mid),
             in_norm,
         };
-        (TensorBuffers { theta, grad, copy, correction, position, in_norm }, rest)
+        (TensorBuffers { theta, grad, beside, position, in_norm }, rest)
     }
 }

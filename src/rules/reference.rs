@@ -14,7 +14,7 @@ use super::parts::{Decay, Descent, Ema};
 use crate::elements::block8::Code;
 use crate::elements::column::{Column, ColumnMut, DType};
 use crate::elements::rounding::Noise;
-use crate::elements::rows::Rows;
+use crate::elements::rows::{Beside, Rows};
 use crate::elements::split::Correction;
 use crate::simd::Float;
 use crate::simd::saturating::Saturating;
@@ -26,13 +26,13 @@ const BLOCK: usize = 64;
 /// Takes a step on each row.
 #[inline(never)]
 pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: Rows<'_, N>) {
-    let Rows { mut theta, grad, mut state, mut copy, mut correction, noise } = rows;
+    let Rows { mut theta, grad, mut state, mut beside, noise } = rows;
     let zero = F::from_f64(0.0);
     let (mut thetas, mut grads, mut states) = ([zero; BLOCK], [zero; BLOCK], [[zero; BLOCK]; N]);
     for start in (0..theta.len()).step_by(BLOCK) {
         let len = BLOCK.min(theta.len() - start);
         load(theta.as_ref(), start, &mut thetas[..len]);
-        if let (Some(low), ColumnMut::Bf16(theta)) = (&correction, &theta) {
+        if let (Beside::Correction(low), ColumnMut::Bf16(theta)) = (&beside, &theta) {
             for (i, x) in thetas[..len].iter_mut().enumerate() {
                 *x = F::from_f64(joined(theta[start + i], low, start + i).into());
             }
@@ -52,12 +52,12 @@ pub(crate) fn step<F: Float, K: Kernel<F, N>, const N: usize>(kernel: &K, rows: 
                 numbers[i] = new;
             }
         }
-        if let Some(copy) = &mut copy {
+        if let Beside::Copy(copy) = &mut beside {
             store(copy, start, &thetas[..len], None);
         }
         // For the random bits, θ is buffer 0 and the states follow.
-        match (&mut correction, &mut theta) {
-            (Some(low), ColumnMut::Bf16(theta)) => {
+        match (&mut beside, &mut theta) {
+            (Beside::Correction(low), ColumnMut::Bf16(theta)) => {
                 for (i, x) in thetas[..len].iter().enumerate() {
                     let random = |noise| block_word(noise, start + i, 3 << 30) >> 24;
                     let single = x.to_f64() as f32;

@@ -19,7 +19,7 @@ use crate::elements::block8::{BLOCK, Block8, BlocksMut, Code};
 use crate::elements::codec;
 use crate::elements::column::ColumnMut;
 use crate::elements::rounding::{BlockBits, Noise, group_of_states};
-use crate::elements::rows::Rows;
+use crate::elements::rows::{Beside, Rows};
 use crate::rules::{Kernel, reference};
 use crate::simd::dispatch::{Engine, WithSimd};
 use crate::simd::native::NativeSimd;
@@ -255,6 +255,6 @@ fn by_reference<F, K, const N: usize>(
         ColumnMut::Block8(BlocksMut::new(block, len, code))
     });
     let (theta, grad) = (F::column_mut(theta), F::column(grad));
-    let (copy, correction, noise) = (None, None, Some(noise));
-    reference::step(kernel, Rows { theta, grad, state, copy, correction, noise });
+    let (beside, noise) = (Beside::Nothing, Some(noise));
+    reference::step(kernel, Rows { theta, grad, state, beside, noise });
 }

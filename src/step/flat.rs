@@ -3,11 +3,12 @@
 use half::bf16;
 
 use super::{
-    Beside, Parallelism, Scalars, Step, advance_scalars, check_blocks, check_length_as,
-    check_same_states, check_scalars, check_states, next_step_number, scalars_after,
+    Parallelism, Scalars, Step, advance_scalars, check_blocks, check_length_as, check_same_states,
+    check_scalars, check_states, next_step_number, scalars_after,
 };
 use crate::elements::column::DType;
 use crate::elements::rounding::Rounding;
+use crate::elements::rows::Beside;
 use crate::elements::split::Correction;
 use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;
@@ -224,7 +225,7 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
         S: StateElement<Float = f32>,
     {
         self.check_theta(theta.len())?;
-        let beside = Beside { copy: Some(H::column_mut(copy)), correction: None };
+        let beside = Beside::Copy(H::column_mut(copy));
         self.count(|step, state| step.run_on(theta, grad, state, beside))
     }
 
@@ -244,7 +245,7 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
         S: StateElement<Float = f32>,
     {
         self.check_theta(theta.len())?;
-        let beside = Beside { copy: None, correction: Some(correction.into()) };
+        let beside = Beside::Correction(correction.into());
         self.count(|step, state| step.run_on(theta, grad, state, beside))
     }
 

@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use crate::elements::block8::Block8;
 use crate::elements::column::{Column, ColumnMut};
 use crate::elements::rounding::{Noise, Rounding};
-use crate::elements::rows::Rows;
+use crate::elements::rows::{Beside, Rows};
 use crate::elements::split::Correction;
 use crate::elements::{Element, Half, StateElement};
 use crate::error::Error;
@@ -268,12 +268,7 @@ impl<'r, R: Rule> Step<'r, R> {
         state: &mut [&mut [S]],
         copy: &mut [H],
     ) -> Result<(), Error> {
-        self.run_on(
-            theta,
-            grad,
-            state,
-            Beside { copy: Some(H::column_mut(copy)), correction: None },
-        )
+        self.run_on(theta, grad, state, Beside::Copy(H::column_mut(copy)))
     }
 
     /// Takes the step on split master weights: `theta` and its `correction` are together the `f32`
@@ -317,7 +312,7 @@ impl<'r, R: Rule> Step<'r, R> {
         grad: &[G],
         state: &mut [&mut [S]],
     ) -> Result<(), Error> {
-        self.run_on(theta, grad, state, Beside { correction: Some(correction.into()), copy: None })
+        self.run_on(theta, grad, state, Beside::Correction(correction.into()))
     }
 
     /// The step with states in any type that dereferences to a slice, and optionally with a buffer
@@ -387,15 +382,12 @@ impl<'r, R: Rule> Step<'r, R> {
             check_state(declared, state, len)?;
             check_offset(self.offset, state)?;
         }
-        if let Some(copy) = &beside.copy {
-            check_length("copy", copy.len(), len)?;
-        }
-        if let Some(correction) = &beside.correction {
-            check_length("correction", correction.len(), len)?;
+        if let Some((name, beside)) = beside.length() {
+            check_length(name, beside, len)?;
         }
         let in_8bit = const { select::is_8bit::<S>() };
         let seed = self.rounding.seed();
-        let drawn = in_8bit || matches!(beside.correction, Some(Correction::Bits8(_)));
+        let drawn = in_8bit || beside.is_stochastic();
         let noise = (drawn || seed.is_some()).then(|| Noise::new(seed, 0, t, self.offset));
         let run = Run {
             engine: self.backend.resolve()?,
@@ -418,13 +410,6 @@ impl<'r, R: Rule> Step<'r, R> {
             None => rule.visit_kernel(t, &scalars_after(rule, t), run),
         }
     }
-}
-
-/// What a step writes beside θ: a copy, the correction of split master weights, or neither.
-#[derive(Default)]
-pub(crate) struct Beside<'a> {
-    pub copy: Option<ColumnMut<'a>>,
-    pub correction: Option<Correction<'a>>,
 }
 
 /// The visitor that runs the step with the kernel it receives.
@@ -456,8 +441,7 @@ where
         };
         let state = state.each_mut().map(ColumnMut::reborrow);
         let kernel = scale.before(*kernel)?;
-        let Beside { copy, correction } = beside;
-        let rows = Rows { theta, grad, state, copy, correction, noise };
+        let rows = Rows { theta, grad, state, beside, noise };
         parallelism.each(rows, |rows| select::step_rows::<T, G, S, _, N>(engine, &kernel, rows));
         Ok(())
     }

@@ -19,7 +19,7 @@ use super::blocks;
 use super::tiles;
 use super::vector::{self, Buffers};
 use crate::elements::column::DType;
-use crate::elements::rows::Rows;
+use crate::elements::rows::{Beside, Rows};
 use crate::elements::{Element, StateElement};
 use crate::rules::{Kernel, reference};
 use crate::simd::Float;
@@ -94,7 +94,7 @@ where
     K: Kernel<F, N>,
 {
     let in_place = rows.theta.dtype() == F::DTYPE && rows.grad.dtype() == F::DTYPE;
-    if !in_place || rows.copy.is_some() || rows.correction.is_some() {
+    if !in_place || !matches!(rows.beside, Beside::Nothing) {
         tiles::step::<F, K, true, N>(engine, kernel, rows);
     } else {
         let Rows { theta, grad, state, noise, .. } = rows;
@@ -110,23 +110,29 @@ fn buffers<'a, T: Element, G: Element, S: Element, const N: usize>(
 ) -> Result<Buffers<'a, T, G, S, N>, Rows<'a, N>> {
     let halves = rows.noise.is_some_and(|noise| noise.halves);
     let stochastic = halves && const { size_of::<T>() == 2 || size_of::<S>() == 2 };
-    let copy = rows.copy.as_ref().is_none_or(|copy| copy.dtype() == G::DTYPE);
+    let beside = match &rows.beside {
+        Beside::Nothing => true,
+        Beside::Copy(copy) => copy.dtype() == G::DTYPE,
+        Beside::Correction(_) => false,
+    };
     let mut others = rows.state.iter().map(|state| state.dtype());
     if stochastic
-        || !copy
-        || rows.correction.is_some()
+        || !beside
         || rows.theta.dtype() != T::DTYPE
         || rows.grad.dtype() != G::DTYPE
         || others.any(|dtype| dtype != S::DTYPE)
     {
         return Err(rows);
     }
-    let Rows { theta, grad, state, copy, .. } = rows;
+    let Rows { theta, grad, state, beside, .. } = rows;
     Ok(Buffers {
         theta: T::of_mut(theta).expect(COMPARED),
         grad: G::of(grad).expect(COMPARED),
         state: state.map(|state| S::of_mut(state).expect(COMPARED)),
-        copy: copy.and_then(G::of_mut),
+        copy: match beside {
+            Beside::Copy(copy) => G::of_mut(copy),
+            _ => None,
+        },
     })
 }
 

@@ -15,8 +15,7 @@ use super::vector::{self, Buffers};
 use crate::elements::block8::{BLOCK, Blocks};
 use crate::elements::column::{Column, ColumnMut};
 use crate::elements::convert::{self, RandomBits};
-use crate::elements::rows::Rows;
-use crate::elements::split::Correction;
+use crate::elements::rows::{Beside, Rows};
 use crate::elements::{Element, StateElement};
 use crate::rules::Kernel;
 use crate::simd::Float;
@@ -53,15 +52,12 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
     K: Kernel<F, N>,
 {
     let len = rows.len();
-    let Rows { mut theta, grad, mut state, mut copy, mut correction, noise } = rows;
+    let Rows { mut theta, grad, mut state, mut beside, noise } = rows;
     let (mut for_theta, mut for_grad) = (Scratch::<F>::new(), Scratch::<F>::new());
     let mut for_state = [(); N].map(|()| Scratch::<F>::new());
     let mut random = [[0; TILE]; 2];
     let halves = noise.filter(|noise| noise.halves);
-    let of_correction = match correction {
-        Some(Correction::Bits8(_)) => noise,
-        _ => None,
-    };
+    let of_correction = noise.filter(|_| beside.is_stochastic());
     let mut of_elements = [0; TILE];
     for start in (0..len).step_by(TILE) {
         let rows = start..len.min(start + TILE);
@@ -72,11 +68,11 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
             prefetch(column.as_ref(), next.clone());
         }
 
-        let thetas = match (&mut correction, &theta) {
-            (Some(correction), ColumnMut::Bf16(theta)) => {
-                let low = correction.reborrow().split_at(rows.end).0.split_at(rows.start).1;
+        let mut beside = beside.reborrow().split_at(rows.end).0.split_at(rows.start).1;
+        let thetas = match (&beside, &theta) {
+            (Beside::Correction(low), ColumnMut::Bf16(theta)) => {
                 let theta = bytemuck::cast_slice(&theta[rows.clone()]);
-                convert::join(engine, theta, &low, for_theta.singles(rows.len()));
+                convert::join(engine, theta, low, for_theta.singles(rows.len()));
                 &mut for_theta.0[..rows.len()]
             }
             _ => stage_mut(engine, &mut theta, rows.clone(), &mut for_theta),
@@ -102,12 +98,12 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
             let words = random.each_mut().map(|words| &mut words[..rows.len()]);
             convert::draw(engine, noise, start, 0, words);
         }
-        if let Some(copy) = &mut copy {
+        if let Beside::Copy(copy) = &mut beside {
             let new = match f32::of(theta.as_ref()) {
                 Some(theta) => &theta[rows.clone()],
                 None => for_theta.singles(rows.len()),
             };
-            narrow(engine, new, copy, rows.clone(), None, false);
+            convert::narrow(engine, new, copy.reborrow(), None, false);
         }
         let columns = core::iter::once(&mut theta).chain(&mut state);
         let scratches = core::iter::once(&mut for_theta).chain(&mut for_state);
@@ -118,17 +114,16 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
             }
             let words = &random[buffer % 4 / 2][..rows.len()];
             let bits = RandomBits { words, upper: !buffer.is_multiple_of(2) };
-            if let (0, Some(correction), ColumnMut::Bf16(theta)) =
-                (buffer, &mut correction, &mut *column)
+            if let (0, Beside::Correction(low), ColumnMut::Bf16(theta)) =
+                (buffer, &mut beside, &mut *column)
             {
-                let low = correction.reborrow().split_at(rows.end).0.split_at(rows.start).1;
                 let theta = bytemuck::cast_slice_mut(&mut theta[rows.clone()]);
                 let new = scratch.singles(rows.len());
                 let words = of_correction.map(|noise| {
                     convert::draw_by_blocks(engine, noise, start, &mut of_elements[..rows.len()]);
                     &of_elements[..rows.len()]
                 });
-                convert::split(engine, new, theta, low, words);
+                convert::split(engine, new, theta, low.reborrow(), words);
                 continue;
             }
             let bits = halves.map(|_| bits);

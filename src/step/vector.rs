@@ -38,7 +38,7 @@
 //! 7. **There are no closures and no array methods.** The compiler may leave either as a call,
 //!    which is then compiled without the instruction set.
 
-use crate::elements::rows::Rows;
+use crate::elements::rows::{Beside, Rows};
 use crate::elements::{Element, RegisterOf};
 use crate::rules::{Kernel, reference};
 use crate::simd::dispatch::{Engine, WithSimd};
@@ -269,8 +269,7 @@ where
         theta: T::column_mut(block.theta),
         grad: G::column(block.grad),
         state: block.state.map(S::column_mut),
-        copy: block.copy.map(G::column_mut),
-        correction: None,
+        beside: block.copy.map_or(Beside::Nothing, |copy| Beside::Copy(G::column_mut(copy))),
         noise: None,
     };
     reference::step(kernel, rows);
