@@ -15,8 +15,8 @@ use crate::simd::{F32Register, U32Lanes};
 /// What `bf16` parameters lack to be `f32` master weights, for [`Step::run_split`] and
 /// [`Tensor::with_correction`].
 ///
-/// The two together take 4 or 3 bytes a parameter. `f32` master weights and a copy in `bf16` take 6.
-/// A step reads and writes 8 or 6 bytes of them, instead of 10.
+/// The two together take 4 or 3 bytes a parameter. `f32` master weights and a copy in `bf16` take
+/// 6. A step reads and writes 8 or 6 bytes of them, instead of 10.
 ///
 /// [`Step::run_split`]: crate::Step::run_split
 /// [`Tensor::with_correction`]: crate::Tensor::with_correction

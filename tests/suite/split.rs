@@ -173,7 +173,8 @@ fn small_changes_add_up() {
     assert!(theta.iter().all(|x| *x == bf16::ONE), "no bf16 should move by so little");
 }
 
-/// `Optimizer` and `step_all` have the bits of `Step`, and measure the change of the master weights.
+/// `Optimizer` and `step_all` have the bits of `Step`. The largest update is that of the master
+/// weights.
 #[test]
 fn many_tensors() {
     let (start, grads) = theta_and_grads();
