@@ -69,7 +69,8 @@ fn clones_use_their_own_width_and_nothing_is_fused() {
     let single = [Mnemonic::Sqrtps, Mnemonic::Vsqrtps];
     let double = [Mnemonic::Sqrtpd, Mnemonic::Vsqrtpd];
     let wide = (sweeps("::portable", &single), sweeps("::portable", &double));
-    // With and without AMSGrad, in f32, in bf16 and with states in 8 bits, which are computed in f32.
+    // With and without AMSGrad, in f32, in bf16 and with states in 8 bits. These two are computed
+    // in f32.
     assert_eq!(wide, (6, 2), "sweeps of wide");
     let scalar = kernels.keys().filter(|name| name.contains("reference::step")).count();
     println!("wide: {wide:?} sweeps; scalar: {scalar}");
@@ -89,8 +90,8 @@ fn clones_use_their_own_width_and_nothing_is_fused() {
         let double = (of(Mnemonic::Vsqrtpd).count(), of(Mnemonic::Vdivpd).count());
         println!("{level}: {} clones, f32 {single:?}, f64 {double:?}", clones.len());
         assert_eq!((single, double), ((6, 6), (2, 2)), "{level} at {width} bits");
-        // The blocks: four registers at a time, or two if bf16 is converted, and single registers. With
-        // states in 8 bits, as many registers as have 32 lanes.
+        // The blocks: four registers at a time, or two if bf16 is converted, and single registers.
+        // With states in 8 bits, as many registers as have 32 lanes.
         let mut blocks: Vec<usize> = clones
             .iter()
             .flat_map(|(_, function)| &function.units)

@@ -7,17 +7,23 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
-use fused_adam::{AdamW, CheckpointReader, GroupId, Optimizer, Tensor};
+use fused_adam::{AdamW, Block8, CheckpointReader, GroupId, Optimizer, Tensor};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
     static PATH: OnceCell<(tempfile::TempDir, PathBuf)> = const { OnceCell::new() };
 }
 
-fn optimizer() -> Optimizer {
+/// An optimizer whose first parameter has states of `f32` or in 8 bits.
+fn optimizer(in_8_bits: bool) -> Optimizer {
     let mut opt = Optimizer::new(AdamW::default()).expect("a valid rule");
-    opt.add::<f32>(GroupId::default(), "w", 4).expect("a new name");
-    opt.add::<f64>(GroupId::default(), "d", 2).expect("a new name");
+    let group = GroupId::default();
+    let added = match in_8_bits {
+        true => opt.add_mixed::<f32, f32, Block8>(group, "w", 4),
+        false => opt.add::<f32>(group, "w", 4),
+    };
+    added.expect("a new name");
+    opt.add::<f64>(group, "d", 2).expect("a new name");
     opt
 }
 
@@ -29,21 +35,24 @@ fuzz_target!(|bytes: &[u8]| {
             (dir, path)
         });
         std::fs::write(path, bytes).expect("a file");
-        let Ok(mut file) = CheckpointReader::open(path) else { return };
-        let mut opt = optimizer();
-        let mut torch = optimizer();
-        let loaded = file.load(&mut opt).is_ok();
-        let _ = file.load_torch(&mut torch);
-        let _ = file.read("w", &mut [0.0_f32; 4]);
-        if loaded {
-            // After a successful load, the optimizer can take a step or return an error, and can be
-            // saved and loaded again.
-            let (mut w, mut d) = ([0.5_f32; 4], [0.5_f64; 2]);
-            let w = Tensor::new("w", &mut w, &[1.0_f32; 4]);
-            let _ = opt.step([w, Tensor::new("d", &mut d, &[1.0_f64; 2])]);
-            opt.checkpoint().save(path).expect("a file");
-            let mut again = CheckpointReader::open(path).expect("what was saved");
-            again.load(&mut optimizer()).expect("what was saved");
+        for in_8_bits in [false, true] {
+            let Ok(mut file) = CheckpointReader::open(path) else { return };
+            let mut opt = optimizer(in_8_bits);
+            let mut torch = optimizer(in_8_bits);
+            let loaded = file.load(&mut opt).is_ok();
+            let _ = file.load_torch(&mut torch);
+            let _ = file.read("w", &mut [0.0_f32; 4]);
+            if loaded {
+                // After a successful load, the optimizer can take a step or return an error, and can
+                // be saved and loaded again.
+                let (mut w, mut d) = ([0.5_f32; 4], [0.5_f64; 2]);
+                let w = Tensor::new("w", &mut w, &[1.0_f32; 4]);
+                let _ = opt.step([w, Tensor::new("d", &mut d, &[1.0_f64; 2])]);
+                let again = path.with_extension("again");
+                opt.checkpoint().save(&again).expect("a file");
+                let mut again = CheckpointReader::open(&again).expect("what was saved");
+                again.load(&mut optimizer(in_8_bits)).expect("what was saved");
+            }
         }
     });
 });
