@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fused_adam::{
-    AdamW, Backend, ClipNorm, Flat, GroupId, LrSchedule, Optimizer, Parallelism, Rounding, Step,
-    StepOptions, Tensor, bf16, f16,
+    AdamW, Backend, Block8, ClipNorm, Flat, GroupId, LrSchedule, Optimizer, Parallelism, Rounding,
+    Step, StepOptions, Tensor, bf16, f16,
 };
 
 /// The system's allocator, with the number of allocations and of bytes in use.
@@ -160,6 +160,75 @@ fn no_step_of_an_optimizer_allocates() {
         println!("200 steps, {parallelism:?}: {count} allocations");
         assert!(count <= allowed, "{count} allocations in 200 steps, {parallelism:?}");
     }
+}
+
+/// Steps on slices with states in 8 bits, in place and by tiles, and steps of an optimizer after
+/// the first. Some blocks become NaN, and the last one is not whole.
+#[test]
+fn no_step_with_8_bit_states_allocates() {
+    let _alone = ALONE.lock().unwrap();
+    const LEN: usize = 999;
+    let adamw = AdamW { amsgrad: true, ..AdamW::default() };
+    let (mut theta, mut grad) = (vec![0.5_f32; LEN], vec![1.0_f32; LEN]);
+    let (mut theta16, grad16) = (vec![bf16::ONE; LEN], vec![bf16::ONE; LEN]);
+    grad[500] = f32::NAN;
+    let mut states = [(); 3].map(|()| vec![[0; 33]; LEN.div_ceil(32)]);
+    for backend in Backend::ALL.iter().copied().filter(|backend| backend.is_available()) {
+        let [m, v, v_max] = &mut states;
+        let count = allocations(|| {
+            for t in 1..=100 {
+                let step = Step::new(&adamw, t).with_parallelism(Parallelism::Serial);
+                let step = step.with_backend(backend);
+                step.run_mixed(&mut theta, &grad, &mut [&mut *m, v, v_max]).unwrap();
+                step.run_mixed(&mut theta16, &grad16, &mut [&mut *m, v, v_max]).unwrap();
+            }
+        });
+        assert_eq!(count, 0, "{backend}");
+    }
+
+    let mut opt = Optimizer::new(adamw).unwrap();
+    opt.options.parallelism = Parallelism::Serial;
+    let id = opt.add_mixed::<f32, f32, Block8>(GroupId::default(), "w", LEN).unwrap();
+    let id16 = opt.add_mixed::<bf16, bf16, Block8>(GroupId::default(), "h", LEN).unwrap();
+    let mut steps = |n: usize| {
+        for _ in 0..n {
+            let tensors =
+                [Tensor::new(id, &mut theta, &grad), Tensor::new(id16, &mut theta16, &grad16)];
+            opt.step(tensors).unwrap();
+        }
+    };
+    steps(1);
+    assert_eq!(allocations(|| steps(100)), 0, "an optimizer");
+}
+
+/// AdamW's two states take 33 bytes for 32 parameters each: 2.0625 bytes a parameter.
+#[test]
+fn the_memory_of_8_bit_states() {
+    let _alone = ALONE.lock().unwrap();
+    const LEN: usize = 1 << 16;
+    let (mut theta, grad) = (vec![0.5_f32; LEN], vec![1.0_f32; LEN]);
+    let in_use = || IN_USE.load(Ordering::Relaxed);
+    let check = |owner: &str, bytes: usize| {
+        let each = bytes as f64 / LEN as f64;
+        println!("{owner}: {each} bytes a parameter");
+        assert!((2.0..2.07).contains(&each), "{owner}: {each} bytes a parameter");
+    };
+    // The test harness has its own thread, so the least of three.
+    let of_flat = |_| {
+        let before = in_use();
+        let mut opt = Flat::<_, Block8>::new(AdamW::default(), LEN).unwrap();
+        opt.step_mixed(&mut theta, &grad).unwrap();
+        in_use() - before
+    };
+    check("Flat", (0..3).map(of_flat).min().unwrap());
+    let of_optimizer = |_| {
+        let mut opt = Optimizer::new(AdamW::default()).unwrap();
+        opt.add_mixed::<f32, f32, Block8>(GroupId::default(), "w", LEN).unwrap();
+        let before = in_use();
+        opt.step([Tensor::new("w", &mut theta, &grad)]).unwrap();
+        in_use() - before
+    };
+    check("Optimizer", (0..3).map(of_optimizer).min().unwrap());
 }
 
 /// A hundred thousand steps with frozen parameters, skipped steps and checkpoints. The memory in

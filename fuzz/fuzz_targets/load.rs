@@ -43,8 +43,8 @@ fuzz_target!(|bytes: &[u8]| {
             let _ = file.load_torch(&mut torch);
             let _ = file.read("w", &mut [0.0_f32; 4]);
             if loaded {
-                // After a successful load, the optimizer can take a step or return an error, and can
-                // be saved and loaded again.
+                // After a successful load, the optimizer can take a step or return an error, and
+                // can be saved and loaded again.
                 let (mut w, mut d) = ([0.5_f32; 4], [0.5_f64; 2]);
                 let w = Tensor::new("w", &mut w, &[1.0_f32; 4]);
                 let _ = opt.step([w, Tensor::new("d", &mut d, &[1.0_f64; 2])]);

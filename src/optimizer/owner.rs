@@ -386,8 +386,9 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// The seed of the random bits of a parameter if the seed of the options is `seed`, or `None`
-    /// for an unknown id. [`Step`](crate::Step) with this seed gives the same bits. It depends on
-    /// the name of the parameter, not on the order of registration.
+    /// for an unknown id. It depends on the name of the parameter, not on the order of
+    /// registration. [`Step`](crate::Step) gives the same bits with the rounding of the options and
+    /// with `seed(id, 0)` in [`Step::with_seed`](crate::Step::with_seed).
     pub fn seed(&self, id: ParamId, seed: u64) -> Option<u64> {
         self.param(id).map(|param| param.seed ^ seed)
     }

@@ -116,7 +116,11 @@ impl<R: Rule> Param<'_, R> {
             self.check_length("shard", usize::try_from(shard.len()).unwrap_or(usize::MAX))?;
         }
         if self.types.state == DType::Block8 {
-            buffers.position.check_blocks(self.len)?;
+            let checked = buffers.position.check_blocks(self.len);
+            checked.map_err(|error| match &*self.name {
+                "" => error,
+                name => error.at(format!("parameter `{name}`")),
+            })?;
         }
         let expected = match buffers.beside {
             Beside::Copy(_) if theta != DType::F32 => Some("f32 to be copied"),

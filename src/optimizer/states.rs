@@ -163,9 +163,11 @@ impl<'s> States<'s> {
             Buffer::Bf16(buffer) => reborrow(buffer, sizes, places),
             Buffer::F16(buffer) => reborrow(buffer, sizes, places),
             Buffer::Block8(buffer) => {
-                let blocks = buffer.chunks_exact_mut(self.stride.max(1));
-                for ((place, state), blocks) in places.iter_mut().zip(self.declared).zip(blocks) {
+                let mut rest = &mut buffer[..];
+                for (place, state) in places.iter_mut().zip(self.declared) {
+                    let (blocks, after) = rest.split_at_mut(self.stride);
                     *place = ColumnMut::Block8(BlocksMut::new(blocks, self.len, state.code()));
+                    rest = after;
                 }
             }
             Buffer::Borrowed(states) => {

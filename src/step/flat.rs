@@ -56,6 +56,7 @@ pub struct Flat<R, S> {
     backend: Backend,
     parallelism: Parallelism,
     rounding: Rounding,
+    seed: u64,
     offset: u64,
     scale: GradScale,
 }
@@ -82,13 +83,18 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
     /// # Errors
     ///
     /// [`Error::HyperParameter`], [`Error::MissingState`], [`Error::SuperfluousState`], and
-    /// [`Error::Length`] if the states are not equally long.
+    /// [`Error::Length`] or [`Error::Blocks`] if the states are not equally long.
     pub fn resume(rule: R, t: u64, state: Vec<Vec<S>>) -> Result<Self, Error> {
         rule.check()?;
         check_states(rule.states(), state.len())?;
         let expected = state.first().map_or(0, Vec::len);
         for (declared, state) in rule.states().iter().zip(&state) {
-            check_length_as(declared.name(), state.len(), expected, "the first state")?;
+            if S::DTYPE == DType::Block8 {
+                let len = expected.saturating_mul(DType::Block8.block());
+                check_blocks(declared.name(), state.len(), len)?;
+            } else {
+                check_length_as(declared.name(), state.len(), expected, "the first state")?;
+            }
         }
         let (declared, scalars) = (rule.states(), scalars_after(&rule, t));
         Ok(Flat {
@@ -101,6 +107,7 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
             backend: Backend::default(),
             parallelism: Parallelism::default(),
             rounding: Rounding::default(),
+            seed: 0,
             offset: 0,
             scale: GradScale::NONE,
         })
@@ -141,6 +148,12 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
     #[must_use]
     pub fn with_rounding(self, rounding: Rounding) -> Self {
         Flat { rounding, ..self }
+    }
+
+    /// Sets the seed of the random bits: see [`Step::with_seed`]. Default: 0.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Flat { seed, ..self }
     }
 
     /// Sets the index of the first element in the whole tensor, for stochastic rounding: see
@@ -275,6 +288,7 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
             .with_backend(self.backend)
             .with_parallelism(self.parallelism)
             .with_rounding(self.rounding)
+            .with_seed(self.seed)
             .with_offset(self.offset)
             .with_grad_scale(self.scale.factor)
             .with_clip_value(self.scale.bound);

@@ -82,6 +82,7 @@ pub struct Step<'r, R> {
     backend: Backend,
     parallelism: Parallelism,
     rounding: Rounding,
+    seed: u64,
     offset: u64,
     scale: GradScale,
     scalars: Option<&'r [f64]>,
@@ -98,6 +99,7 @@ impl<'r, R: Rule> Step<'r, R> {
             backend: Backend::default(),
             parallelism: Parallelism::default(),
             rounding: Rounding::default(),
+            seed: 0,
             offset: 0,
             scale: GradScale::NONE,
             scalars: None,
@@ -117,6 +119,14 @@ impl<'r, R: Rule> Step<'r, R> {
     /// Sets the rounding of values that are stored in 16 bits. Default: [`Rounding::Nearest`].
     pub fn with_rounding(self, rounding: Rounding) -> Self {
         Step { rounding, ..self }
+    }
+
+    /// Sets the seed of the random bits of this buffer, as
+    /// [`ParamMut::with_seed`](crate::ParamMut::with_seed) does. It is combined with the seed of
+    /// [`Rounding::Stochastic`], by exclusive or. Buffers that are stepped one by one need
+    /// different seeds. Default: 0.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Step { seed, ..self }
     }
 
     /// Sets the index of the first element of `theta` in the whole tensor, for a step on a part of
@@ -388,7 +398,7 @@ impl<'r, R: Rule> Step<'r, R> {
         let in_8bit = const { select::is_8bit::<S>() };
         let seed = self.rounding.seed();
         let drawn = in_8bit || beside.is_stochastic();
-        let noise = (drawn || seed.is_some()).then(|| Noise::new(seed, 0, t, self.offset));
+        let noise = (drawn || seed.is_some()).then(|| Noise::new(seed, self.seed, t, self.offset));
         let run = Run {
             engine: self.backend.resolve()?,
             parallelism: self.parallelism,

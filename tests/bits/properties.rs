@@ -82,8 +82,8 @@ fn first<S: StateBits>(case: &Case) -> u64 {
     case.first - case.first % S::BLOCK as u64
 }
 
-/// Replaces gradients that are not finite in three of four blocks. Otherwise almost every block of a
-/// state would become NaN.
+/// Replaces gradients that are not finite in three of four blocks. Otherwise almost every block of
+/// a state would become NaN.
 fn spare_blocks<G: Bits>(grad: &mut [G], block: usize) {
     for (_, block) in grad.chunks_mut(block).enumerate().filter(|(number, _)| number % 4 != 0) {
         for g in block.iter_mut().filter(|g| !g.to_f64().is_finite()) {
@@ -93,7 +93,11 @@ fn spare_blocks<G: Bits>(grad: &mut [G], block: usize) {
 }
 
 /// Compares with the reference, and checks that nothing was written outside the buffer.
-pub fn expect<E: StateBits>(name: &str, got: &Guarded<E>, reference: &Guarded<E>) -> Result<(), String> {
+pub fn expect<E: StateBits>(
+    name: &str,
+    got: &Guarded<E>,
+    reference: &Guarded<E>,
+) -> Result<(), String> {
     if !got.intact() {
         return Err(format!("something was written beside {name}"));
     }
@@ -280,7 +284,8 @@ pub fn bad_elements_stay_visible<T: Bits, G: Bits, S: StateBits, C: CopyOf<T, G,
         for ((declared, bad), good) in states.iter().zip(&of_bad).zip(&of_good) {
             let (bad, good) = (&bad[block.clone()], &good[block.clone()]);
             let name = declared.name();
-            difference(name, bad, good).map_or(Ok(()), |what| Err(format!("from {start}: {what}")))?;
+            difference(name, bad, good)
+                .map_or(Ok(()), |what| Err(format!("from {start}: {what}")))?;
         }
     }
     Ok(())

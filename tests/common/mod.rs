@@ -6,9 +6,7 @@
 pub mod random_rule;
 pub mod rules;
 
-use fused_adam::{
-    Adam, AdamW, Block8, Element, Real, State, StateElement, bf16, bytemuck, f16,
-};
+use fused_adam::{Adam, AdamW, Block8, Element, Real, State, StateElement, bf16, bytemuck, f16};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.
 pub struct Random(pub u64);

@@ -1,12 +1,14 @@
 //! States in 8 bits: the format, against a codec that is written out here; stochastic rounding; and
 //! owners and parts of tensors, which get the bits of one step.
 
+#![expect(clippy::single_range_in_vec_init, reason = "a dimension of a shard has a list of ranges")]
+
 use std::collections::BTreeSet;
 
 use fused_adam::{
     AdaGrad, AdamW, Backend, Block8, Element, Error, Flat, Float, GroupId, Kernel, KernelVisitor,
-    Lanes, Optimizer, Parallelism, ParamMut, Rounding, Rule, Shard, State, Step, StepOptions,
-    Tensor, bf16, f16, step_all,
+    Lanes, Optimizer, Parallelism, ParamMut, Report, Rounding, Rule, Shard, State, Step,
+    StepOptions, Tensor, bf16, f16, step_all,
 };
 
 use crate::common::{Bits, Numbers, Random, difference};
@@ -304,8 +306,8 @@ fn divisors_stay_above_0() {
     }
 }
 
-/// Each state becomes g: a step that only encodes. A backend leaves a block with a number below 0 in
-/// a state without signs to the reference, so such a state becomes |g| unless `below_0`.
+/// Each state becomes g: a step that only encodes. A backend leaves a block with a number below 0
+/// in a state without signs to the reference, so such a state becomes |g| unless `below_0`.
 #[derive(Clone, Copy)]
 struct Keep {
     below_0: bool,
@@ -465,7 +467,7 @@ fn elements_of_a_block_are_rounded_independently() {
             let variance = squares.iter().sum::<f64>() / squares.len() as f64;
             let ratio = variance / (31.0 * share * (1.0 - share));
             println!("{} {share}: {ratio:.3} of the variance", of.name());
-            assert!((ratio - 1.0).abs() < 0.05, "{} {share}: {ratio} of the variance", of.name());
+            assert!((ratio - 1.0).abs() < 0.15, "{} {share}: {ratio} of the variance", of.name());
         }
     }
 }
@@ -541,13 +543,16 @@ fn exact_numbers_do_not_change() {
 #[test]
 fn a_running_maximum_is_rounded_to_nearest() {
     let numbers: Vec<f32> = Numbers::Ordinary.fill(&mut Random(8), 5000);
+    let sizes: Vec<f32> = numbers.iter().map(|x| x.abs()).collect();
+    let [s, p, d] = [(SIGNED, &numbers), (POSITIVE, &sizes), (DIVISOR, &sizes)]
+        .map(|(of, numbers)| encode(of, numbers));
     for seed in 0..20 {
         let stored = keep(random_step(seed, 1 + seed), &numbers);
-        for (of, state) in [(SIGNED, S_NEAREST), (POSITIVE, P_NEAREST), (DIVISOR, D_NEAREST)] {
-            let expected = encode(of, &numbers);
-            assert_eq!(difference(of.name(), &stored[state], &expected), None, "seed {seed}");
+        for (state, expected) in [(S_NEAREST, &s), (P_NEAREST, &p), (D_NEAREST, &d)] {
+            let name = KEEP.states()[state].name();
+            assert_eq!(difference(name, &stored[state], expected), None, "seed {seed}");
         }
-        assert_ne!(stored[S], stored[S_NEAREST]);
+        assert_ne!(stored[S], s);
     }
 }
 
@@ -690,8 +695,8 @@ fn an_owner_of_one_buffer_refuses_what_does_not_fit() {
     refused(resume([2, 2]).unwrap(), 65, "`m` has 2 blocks, expected 3 for 65 elements");
     let offset = "`offset` is 48, expected a multiple of 32 for states in 8 bits";
     refused(resume([2, 2]).unwrap().with_offset(48), 33, offset);
-    let unequal = resume([2, 1]).unwrap_err();
-    assert!(matches!(unequal, Error::Length { name: "v", len: 1, expected: 2, .. }), "{unequal}");
+    let unequal = resume([2, 1]).unwrap_err().to_string();
+    assert_eq!(unequal, "`v` has 1 block, expected 2 for 64 elements");
     for len in 33..=64 {
         let mut theta = vec![0.5_f32; len];
         resume([2, 2]).unwrap().step_mixed(&mut theta, &vec![1.0_f32; len]).unwrap();
@@ -884,20 +889,13 @@ fn options() -> Vec<StepOptions> {
     all.collect()
 }
 
-/// Runs `f` in a pool of three threads.
-fn on_threads(f: impl FnOnce() + Send) {
+/// Takes a step in a pool of three threads.
+fn on_threads(step: impl FnOnce() -> Result<Report, Error> + Send) {
     #[cfg(feature = "parallel")]
-    rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(f);
+    let report = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(step);
     #[cfg(not(feature = "parallel"))]
-    f();
-}
-
-/// The seed of a step on slices that has the random bits of a tensor with this seed.
-fn seeded(options: &StepOptions, own: u64) -> Rounding {
-    match options.rounding {
-        Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed ^ own },
-        _ => Rounding::Stochastic { seed: own },
-    }
+    let report = step();
+    report.unwrap();
 }
 
 fn slices(states: &mut [Vec<Block8>]) -> Vec<&mut [Block8]> {
@@ -906,19 +904,16 @@ fn slices(states: &mut [Vec<Block8>]) -> Vec<&mut [Block8]> {
 
 const LENS: [usize; 9] = [0, 1, 31, 32, 33, 64, 100, 2000, 5000];
 
-/// Three steps of an optimizer, and of `step_all`, have the bits of steps on slices with the seed of
-/// the tensor: in pieces, while the gradient is set to zero, and while the change of θ is measured.
-fn owners_give_the_bits_of_steps<T, G, R>(rule: R, rounded: bool)
+/// Three steps of an optimizer, and of `step_all`, have the bits of steps on slices with the seed
+/// of the tensor: in pieces, while the gradient is set to zero, and while the change of θ is
+/// measured.
+fn owners_give_the_bits_of_steps<T, G, R>(rule: R)
 where
     T: Bits + Element<Float = f32>,
     G: Bits + Element<Float = f32>,
     R: Rule,
 {
     for options in options() {
-        // A step on slices cannot round θ to nearest and have another seed than 0.
-        if rounded && options.rounding == Rounding::Nearest {
-            continue;
-        }
         let mut opt = Optimizer::new(rule.clone()).unwrap();
         opt.options = options;
         let mut random = Random(12);
@@ -942,7 +937,8 @@ where
                 let own = opt.seed(opt.id(&format!("of {}", theta.len())).unwrap(), 0).unwrap();
                 Step::new(&rule, t)
                     .with_backend(Backend::Scalar)
-                    .with_rounding(seeded(&options, own))
+                    .with_rounding(options.rounding)
+                    .with_seed(own)
                     .run_mixed(alone, grad, &mut slices(states))
                     .unwrap();
             }
@@ -953,14 +949,15 @@ where
                     states.iter_mut().fold(param, |param, state| param.with_state(state))
                 });
             let borrowed: Vec<ParamMut<'_>> = borrowed.collect();
-            on_threads(|| drop(step_all(&[rule.clone()], &options, borrowed).unwrap()));
+            let rules = [rule.clone()];
+            on_threads(|| step_all(&rules, &options, borrowed));
             let owned: Vec<Tensor<'_>> = (tensors.iter_mut().enumerate())
                 .map(|(i, (id, theta, grad))| match i % 2 {
                     0 => Tensor::new(*id, theta, grad),
                     _ => Tensor::zero_grad(*id, theta, grad),
                 })
                 .collect();
-            on_threads(|| drop(opt.step(owned).unwrap()));
+            on_threads(|| opt.step(owned));
         }
         for (((id, theta, _), (other, other_states)), (alone, states)) in
             tensors.iter().zip(&others).zip(&alone)
@@ -978,23 +975,32 @@ where
     }
 }
 
+/// A parameter without elements has states without blocks, and takes its step.
+#[test]
+fn an_empty_parameter_takes_its_step() {
+    let mut opt = Optimizer::new(AdamW::default()).unwrap();
+    let id = opt.add_mixed::<f32, f32, Block8>(GroupId::default(), "w", 0).unwrap();
+    opt.step([Tensor::new(id, &mut [0.0_f32; 0], &[0.0_f32; 0])]).unwrap();
+    assert!(opt.t(id) == Some(1) && opt.state::<Block8>(id, "v").is_some_and(|v| v.is_empty()));
+}
+
 #[test]
 fn owners_of_f32_parameters() {
     let amsgrad = AdamW { amsgrad: true, ..AdamW::default() };
-    owners_give_the_bits_of_steps::<f32, f32, _>(amsgrad, false);
-    owners_give_the_bits_of_steps::<f32, bf16, _>(amsgrad, false);
+    owners_give_the_bits_of_steps::<f32, f32, _>(amsgrad);
+    owners_give_the_bits_of_steps::<f32, bf16, _>(amsgrad);
 }
 
 #[test]
 fn owners_of_16_bit_parameters() {
-    owners_give_the_bits_of_steps::<bf16, bf16, _>(AdamW::default(), true);
-    owners_give_the_bits_of_steps::<f16, f32, _>(AdamW::default(), true);
+    owners_give_the_bits_of_steps::<bf16, bf16, _>(AdamW::default());
+    owners_give_the_bits_of_steps::<f16, f32, _>(AdamW::default());
 }
 
 #[test]
 fn owners_of_states_with_an_initial_value() {
     let rule = AdaGrad { initial_accumulator_value: 0.1, ..AdaGrad::default() };
-    owners_give_the_bits_of_steps::<f32, f32, _>(rule, false);
+    owners_give_the_bits_of_steps::<f32, f32, _>(rule);
 }
 
 /// A part whose runs are whole blocks gets the bits of the whole tensor, from an optimizer and from
@@ -1043,17 +1049,18 @@ fn parts_get_the_bits_of_the_whole() {
             for t in 1..=3 {
                 let grad: Vec<f32> = Numbers::Ordinary.fill(&mut random, *len);
                 Step::new(&rule, t)
-                    .with_rounding(seeded(&options, seed))
+                    .with_rounding(options.rounding)
+                    .with_seed(seed)
                     .run_mixed(&mut whole, &grad, &mut slices(&mut whole_states))
                     .unwrap();
                 let grad = part(&grad);
                 let tensor = place.tensor(Tensor::new(id, &mut theta, &grad));
-                on_threads(|| drop(opt.step([tensor]).unwrap()));
+                on_threads(|| opt.step([tensor]));
                 let param = ParamMut::new(0, t, &mut other, &grad).with_seed(seed);
                 let param =
                     other_states.iter_mut().fold(param, |param, state| param.with_state(state));
                 let param = place.param(param);
-                on_threads(|| drop(step_all(&[rule], &options, [param]).unwrap()));
+                on_threads(|| step_all(&[rule], &options, [param]));
             }
             assert_eq!(difference("theta", &theta, &part(&whole)), None, "{options:?}");
             assert_eq!(difference("theta", &other, &part(&whole)), None, "{options:?}");
