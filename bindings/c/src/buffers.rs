@@ -5,7 +5,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use fused_adam::{Element, bf16, f16};
+use fused_adam::{Element, StateElement, bf16, f16};
 
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 

@@ -190,7 +190,8 @@ impl Rule {
         let (from, to) = (elements.view, blocks.view);
         // SAFETY: `elements` and `blocks` keep the arrays alive until this returns. The caller must
         // not use them in another Python thread meanwhile.
-        let done = blocks.py().detach(|| in_default_mode(|| unsafe { encode(state, &from, &to) }));
+        let done =
+            blocks.py().detach(move || in_default_mode(move || unsafe { encode(state, from, to) }));
         apart(done)
     }
 
@@ -207,7 +208,8 @@ impl Rule {
         writable("elements", &elements.view)?;
         let (from, to) = (blocks.view, elements.view);
         // SAFETY: as in `encode_state`.
-        let done = blocks.py().detach(|| in_default_mode(|| unsafe { decode(state, &from, &to) }));
+        let done =
+            blocks.py().detach(move || in_default_mode(move || unsafe { decode(state, from, to) }));
         apart(done)
     }
 

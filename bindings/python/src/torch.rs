@@ -296,9 +296,9 @@ impl<'py> StepBuilder<'_, 'py> {
                 shard = self.shard(place)?;
             }
             let own = state.get_item(intern!(param.py(), "seed"))?;
-            let Some(own) = own.and_then(|own| own.extract().ok()) else { return Ok(false) };
-            // Blocks begin with the shard, so its elements have other random bits than in the whole.
-            seed = own ^ u64::wrapping_mul(first, 0x9E37_79B9_7F4A_7C15);
+            let Some(own) = own.and_then(|own| own.extract::<u64>().ok()) else { return Ok(false) };
+            // Blocks begin with the shard, so the random bits are not those of the whole tensor.
+            seed = own ^ first.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         }
         let Some(t) = self.step_number(rule, seeded, place, state)? else { return Ok(false) };
         let scalars = self.scalars(rule, number, t, state, scalars)?;

@@ -21,7 +21,49 @@ import numpy as np
 
 from ._native import RULES, Rule, __version__, get_num_threads, set_num_threads
 
-__all__ = ["RULES", "Flat", "Rule", "__version__", "get_num_threads", "set_num_threads"]
+__all__ = [
+    "RULES",
+    "Flat",
+    "Rule",
+    "__version__",
+    "decode_state",
+    "encode_state",
+    "get_num_threads",
+    "set_num_threads",
+]
+
+
+def encode_state(rule: Rule, state: str, array: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a state in 8 bits, which ``Rule.step`` takes. Rounds to nearest.
+
+    Args:
+        rule: the rule.
+        state: the name of the state, one of ``rule.states``.
+        array: the elements of the state.
+
+    Returns:
+        An array of the shape (⌈elements / 32⌉, 33): 32 codes and their scale in each row.
+    """
+    elements = np.ascontiguousarray(array, np.float32)
+    blocks = np.zeros((-(-elements.size // 32), 33), np.uint8)
+    rule.encode_state(state, elements, blocks)
+    return blocks
+
+
+def decode_state(
+    rule: Rule, state: str, blocks: Any, shape: int | tuple[int, ...]
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the elements of a state in 8 bits.
+
+    Args:
+        rule: the rule.
+        state: the name of the state, one of ``rule.states``.
+        blocks: the state in 8 bits.
+        shape: the shape of the elements.
+    """
+    elements = np.zeros(shape, np.float32)
+    rule.decode_state(state, blocks, elements)
+    return elements
 
 
 class Flat:

@@ -53,7 +53,9 @@ class Rule:
     ) -> None:
         """Perform step number ``t`` in place.
 
-        All arrays are contiguous, of one shape and in the same memory order.
+        All arrays are contiguous, of one shape and in the same memory order. A state may also be
+        in 8 bits: an array of ``uint8``, as ``fused_adam.encode_state`` returns it. Then the others
+        are in row-major order.
 
         Args:
             t: the step number, 1 for the first step.
@@ -67,11 +69,24 @@ class Rule:
             clip_value: clamps each element of the gradient to ± this bound, after ``grad_scale``.
                 Finite, above 0. Default: no bound.
             seed: turns on stochastic rounding of 16-bit arrays. The same seed gives the same bits.
+                States in 8 bits are always rounded stochastically, by default with the seed 0.
                 Default: rounding to nearest.
             offset: the index of the first element in the whole array, if the arrays are a shard.
-                The shard then has the random bits of the whole. It matters only with ``seed``.
+                The shard then has the random bits of the whole. It matters only with ``seed`` or
+                with states in 8 bits. With these it is a multiple of 32.
             backend: ``"auto"``, ``"scalar"``, ``"wide"``, ``"native"``, ``"avx2"``, ``"avx512"`` or
                 ``"neon"``. All give the same bits. Default: ``"auto"``.
+        """
+
+    def encode_state(self, state: str, elements: Any, blocks: Any) -> None:
+        """Encode ``elements``, an array of ``float32``, in the array ``blocks`` of ``uint8``.
+
+        ``fused_adam.encode_state`` creates ``blocks``.
+        """
+    def decode_state(self, state: str, blocks: Any, elements: Any) -> None:
+        """Decode ``blocks``, an array of ``uint8``, to the array ``elements`` of ``float32``.
+
+        ``fused_adam.decode_state`` creates ``elements``.
         """
 
 def failed_step(reason: str) -> bytes: ...

@@ -3,7 +3,8 @@
 //! A [`View`] describes an array's elements in memory (`view`). It is read from an object by the
 //! cheapest available interface: torch's table of C functions for DLPack, NumPy's array structure,
 //! or a DLPack capsule (`read`). Only [`with_slices`], [`encode`] and [`decode`] make slices of
-//! views, after a check that no views of a call overlap (`reborrow`). The interface to torch's threads is in `threads`.
+//! views, after a check that no views of a call overlap (`reborrow`). The interface to torch's
+//! threads is in `threads`.
 
 mod read;
 mod reborrow;

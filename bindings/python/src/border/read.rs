@@ -205,7 +205,7 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
         return Ok(OwnedView { view, keep: (array.clone(), Some(capsule)) });
     }
     if let Some(exchange) = Exchange::of(&array.get_type())? {
-        let view = exchange.view(array)?;
+        let view = exchange.view_of_state(array)?;
         refuse_negated(|| "an array".to_owned(), array)?;
         return Ok(OwnedView { view, keep: (array.clone(), None) });
     }

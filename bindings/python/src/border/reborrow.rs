@@ -118,8 +118,8 @@ pub unsafe fn with_slices<T>(
 ///
 /// The objects of the views stay alive until this returns, and nothing else changes `elements` or
 /// uses `blocks` meanwhile.
-pub unsafe fn encode(state: &State, elements: &View, blocks: &View) -> bool {
-    if elements.meets(blocks) {
+pub unsafe fn encode(state: &State, elements: View, blocks: View) -> bool {
+    if elements.meets(&blocks) {
         return false;
     }
     // SAFETY: the contract of this function, and they do not overlap.
@@ -133,8 +133,8 @@ pub unsafe fn encode(state: &State, elements: &View, blocks: &View) -> bool {
 ///
 /// The objects of the views stay alive until this returns, and nothing else changes `blocks` or
 /// uses `elements` meanwhile.
-pub unsafe fn decode(state: &State, blocks: &View, elements: &View) -> bool {
-    if elements.meets(blocks) {
+pub unsafe fn decode(state: &State, blocks: View, elements: View) -> bool {
+    if elements.meets(&blocks) {
         return false;
     }
     // SAFETY: the contract of this function, and they do not overlap.

@@ -9,9 +9,11 @@ import changes:
 ``AdaBound`` and ``Lion`` are not in ``torch.optim``. They follow its conventions. ``from_torch``
 takes over a running optimizer.
 
-Each class has two more arguments: ``state_dtype``, the type of the states, and
-``stochastic_rounding`` for parameters and states of 16 bits. They are kept by pickle and deepcopy,
-and are not in ``param_groups`` or in a ``state_dict``.
+Each class has four more arguments: ``state_dtype``, the type of the states,
+``stochastic_rounding`` for parameters and states of 16 bits, and ``state="8bit"`` with
+``min_8bit_size`` for states in 8 bits. They are kept by pickle and deepcopy, and are not in
+``param_groups`` or in a ``state_dict``. ``AdamW8bit`` and similar names are those of bitsandbytes
+for ``state="8bit"``.
 
 Differences from ``torch.optim`` are in the README, with their reasons. In short: the arithmetic is
 that of ``kernels.md``, which is more exact than torch's and has the same bits on every machine.
@@ -26,6 +28,7 @@ pool.
 
 from __future__ import annotations
 
+from ._aliases import Adagrad8bit, Adam8bit, AdamW8bit, Lion8bit, RMSprop8bit, SGD8bit
 from ._backward import StepInBackward
 from ._clip import clip_grad_norm_and_step
 from ._optimizers import (
@@ -46,14 +49,20 @@ from ._threads import use
 __all__ = [
     "AdaBound",
     "Adagrad",
+    "Adagrad8bit",
     "Adam",
+    "Adam8bit",
     "AdamW",
+    "AdamW8bit",
     "Adamax",
     "Lion",
+    "Lion8bit",
     "NAdam",
     "RAdam",
     "RMSprop",
+    "RMSprop8bit",
     "SGD",
+    "SGD8bit",
     "StepInBackward",
     "clip_grad_norm_and_step",
     "from_torch",

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor
 
 from .._native import torch_step
+from . import _eight_bit
 
 #: The types of a state of a parameter that is not ``float64``.
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 #: The attributes that are options of an instance. They are not in ``param_groups``, so that
 #: torch's classes and flattened checkpoints read the same dictionaries.
-_OPTIONS = ("_state_dtype", "_seed", "_step_supports_amp_scaling")
+_OPTIONS = (
+    "_state_dtype",
+    "_seed",
+    "_eight_bit",
+    "_min_8bit_size",
+    "_step_supports_amp_scaling",
+)
 
 
 def scalar_dtype() -> torch.dtype:
@@ -43,6 +50,10 @@ class Fused(torch.optim.Optimizer):
     _state_dtype: torch.dtype | None = None
     #: The seed of stochastic rounding. ``None`` rounds to nearest.
     _seed: int | None = None
+    #: Whether the states of large parameters are in 8 bits.
+    _eight_bit = False
+    #: The least number of elements of such a parameter.
+    _min_8bit_size = 4096
     #: Whether a group lists a parameter twice.
     _has_duplicates = False
 
@@ -51,7 +62,11 @@ class Fused(torch.optim.Optimizer):
     _norm: float | None = None
 
     def _set_options(
-        self, state_dtype: torch.dtype | None, stochastic_rounding: bool | int
+        self,
+        state_dtype: torch.dtype | None,
+        stochastic_rounding: bool | int,
+        state: str | None,
+        min_8bit_size: int,
     ) -> None:
         """Check and set the options of the instance. Called before the constructor of torch."""
         if state_dtype is not None and state_dtype not in _STATE_DTYPES:
@@ -68,6 +83,16 @@ class Fused(torch.optim.Optimizer):
         self._state_dtype = state_dtype
         if stochastic_rounding is not False:
             self._seed = 0 if stochastic_rounding is True else seed
+        if state is not None and state != "8bit":
+            raise ValueError(f"state is {state!r}, expected None or '8bit'")
+        self._eight_bit = state is not None
+        try:
+            self._min_8bit_size = operator.index(min_8bit_size)
+        except TypeError:
+            kind = type(min_8bit_size).__name__
+            raise TypeError(f"min_8bit_size is a {kind}, expected a whole number") from None
+        if self._min_8bit_size < 0:
+            raise ValueError(f"min_8bit_size is {min_8bit_size}, expected at least 0")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in torch."""
@@ -82,6 +107,7 @@ class Fused(torch.optim.Optimizer):
                     from ._dtensor import check_placements
 
                     check_placements(param, self._name_of(param))
+                self._is_8bit(param)
         except BaseException:
             self.param_groups.pop()
             raise
@@ -114,13 +140,31 @@ class Fused(torch.optim.Optimizer):
             return torch.float32
         return saved if saved in _STATE_DTYPES else param.dtype
 
+    def _is_8bit(self, param: Tensor) -> bool:
+        """Whether the states of a parameter are in 8 bits, once they are made."""
+        if not self._eight_bit or param.numel() < self._min_8bit_size:
+            return False
+        if param.dtype == torch.float64:
+            known = "torch.float32, torch.bfloat16 or torch.float16"
+            raise TypeError(
+                f"{self._place_of(param)} is {param.dtype}, expected {known} with state='8bit'"
+            )
+        return param.dtype in _STATE_DTYPES
+
     def _initial(self, name: str, group: dict[str, Any]) -> float:
         """The value of a state before the first step."""
         return 0.0
 
     def _init_state(self, param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         """Create or replace the entries of ``state`` that a step cannot use, in torch's layout."""
-        if self._kind != "sgd" or self._seed is not None:
+        names = self._buffer_names(group)
+        kept = [state[name] for name in names if state.get(name) is not None]
+        # All states of a parameter are of one kind.
+        eight_bit = any(map(_eight_bit.are_blocks, kept)) or (
+            bool(names) and not kept and self._is_8bit(param)
+        )
+        seeded = self._seed is not None or eight_bit
+        if self._kind != "sgd" or seeded:
             step = state.get("step")
             if step is None:
                 # A momentum buffer without a step number is from an earlier step.
@@ -133,16 +177,21 @@ class Fused(torch.optim.Optimizer):
                     message = f"step of parameter {name} is {step}, expected a number"
                     raise ValueError(message) from None
                 state["step"] = torch.tensor(number, dtype=scalar_dtype(), device="cpu")
-        for name in self._buffer_names(group):
-            if state.get(name) is None:
+        for name in names:
+            if state.get(name) is not None:
+                continue
+            initial = self._initial(name, group)
+            if eight_bit:
+                state[name] = _eight_bit.filled(self._kind, name, param, initial)
+            else:
                 state[name] = torch.full_like(
                     param,
-                    self._initial(name, group),
+                    initial,
                     dtype=self._dtype_of_states(param),
                     memory_format=torch.preserve_format,
                 )
         # A checkpoint that was flattened has an empty dict for what another class did not save.
-        if self._seed is not None and not isinstance(state.get("seed"), int):
+        if seeded and not isinstance(state.get("seed"), int):
             state["seed"] = name_hash(self._name_of(param))
 
     def _name_of(self, param: Tensor) -> str:
@@ -161,39 +210,157 @@ class Fused(torch.optim.Optimizer):
                 position += 1
         raise RuntimeError("the parameter is in no group")
 
+    def _place_of(self, param: Tensor) -> str:
+        """A parameter in a message: its position, its group, its name and its shape."""
+        position = 0
+        for number, group in enumerate(self.param_groups):
+            for index, other in enumerate(group["params"]):
+                if other is param:
+                    names = group.get("param_names")
+                    name = f"`{names[index]}`, " if names else ""
+                    shape = tuple(param.shape)
+                    return f"parameter {position} ({name}shape {shape}) of parameter group {number}"
+                position += 1
+        raise RuntimeError("the parameter is in no group")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizer as a :class:`dict`, as torch's class does.
+
+        States in 8 bits are tensors of ``torch.uint8``. Those of a ``DTensor``, or of a shard of
+        FSDP1, are decoded to ``float32``, so that a distributed checkpoint can reshard them.
+        """
+        return self._exported(super().state_dict(), decodes=False)
+
+    def dequantized_state_dict(self) -> dict[str, Any]:
+        """Return ``state_dict`` with states in 8 bits decoded to ``float32``.
+
+        torch's class of the same name loads it, and so does an optimizer without ``state="8bit"``.
+        """
+        return self._exported(super().state_dict(), decodes=True)
+
+    def _exported(self, packed: dict[str, Any], decodes: bool) -> dict[str, Any]:
+        # Hooks may have replaced the contents.
+        for number, group, param in self._numbered(packed.get("param_groups", [])):
+            state = packed["state"].get(number)
+            if isinstance(state, dict):
+                exported = self._export(param, group, state, decodes)
+                if exported is not state:
+                    packed["state"][number] = exported
+        return packed
+
+    def _export(
+        self, param: Tensor, group: dict[str, Any], state: dict[str, Any], decodes: bool
+    ) -> dict[str, Any]:
+        """The state of a parameter in a ``state_dict``."""
+        if not (decodes or _eight_bit.is_sharded(param)):
+            return state
+        names = [name for name in _eight_bit.names_of(self._kind) if name in state]
+        decoded = {
+            name: _eight_bit.decode(self._kind, name, state[name], param)
+            for name in names
+            if _eight_bit.are_blocks(state[name])
+        }
+        if not decoded:
+            return state
+        exported = {**state, **decoded}
+        if self._seed is None:
+            # States of ``float32`` have none, and it follows from the name of the parameter.
+            exported.pop("seed", None)
+        return exported
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of an optimizer: of this class, or of torch's class of the same name.
 
         Unlike torch's, it keeps the ``dtype`` in which states were saved, unless the optimizer has
         a ``state_dtype`` or the parameter is of ``float16`` or ``float64``.
 
+        States that were saved in 8 bits are decoded if the optimizer has no ``state="8bit"``.
+        Others are encoded if it has, rounded to nearest.
+
         Args:
             state_dict: what ``state_dict`` returned.
         """
         loaded = state_dict
 
-        def look(_: Any, changed: dict[str, Any]) -> None:
+        def look(_: Any, changed: dict[str, Any]) -> dict[str, Any]:
             nonlocal loaded
             loaded = changed
+            return {**changed, "state": self._shielded(changed)}
 
-        # This hook is the last one, so it sees the changes of all other hooks.
-        hook = self.register_load_state_dict_pre_hook(look)
+        def finish(_: Any) -> None:
+            for number, group, param in self._numbered(loaded["param_groups"]):
+                saved = loaded["state"].get(number)
+                if isinstance(saved, dict) and param in self.state:
+                    self._take_over(param, group, saved)
+
+        # The first hook is the last of its kind, so it sees the changes of all other hooks. The
+        # other one is the first, so all others see its changes.
+        hooks = (
+            self.register_load_state_dict_pre_hook(look),
+            self.register_load_state_dict_post_hook(finish, prepend=True),
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
-            hook.remove()
-        for number, param in self._numbered(loaded["param_groups"]):
-            saved = loaded["state"].get(number)
-            if isinstance(saved, dict) and param in self.state:
-                for name, value in saved.items():
-                    if isinstance(value, Tensor):
-                        self._keep(param, name, value)
+            for hook in hooks:
+                hook.remove()
 
-    def _numbered(self, groups: list[dict[str, Any]]) -> Iterator[tuple[Any, Tensor]]:
-        """The parameters, each with its number in these groups of a ``state_dict``."""
+    def _numbered(
+        self, groups: list[dict[str, Any]]
+    ) -> Iterator[tuple[Any, dict[str, Any], Tensor]]:
+        """The parameters and their groups, each with its number in groups of a ``state_dict``."""
         numbers = (number for group in groups for number in group["params"])
-        params = (param for group in self.param_groups for param in group["params"])
-        return zip(numbers, params)
+        params = ((group, param) for group in self.param_groups for param in group["params"])
+        return ((number, *of) for number, of in zip(numbers, params))
+
+    def _shielded(self, loaded: dict[str, Any]) -> dict[Any, Any]:
+        """The states of a ``state_dict``, where torch does not see those in 8 bits.
+
+        It would cast them all to the type of the parameter, before the first of them is converted.
+        """
+        states = dict(loaded["state"])
+        for number, _, param in self._numbered(loaded["param_groups"]):
+            saved = states.get(number)
+            if not isinstance(saved, dict):
+                continue
+            shields = {}
+            for name in _eight_bit.names_of(self._kind):
+                value = saved.get(name)
+                if _eight_bit.are_blocks(value):
+                    found, expected = tuple(saved[name].shape), _eight_bit.shape_of(param)
+                    if found != expected:
+                        raise ValueError(
+                            f"{name} of {self._place_of(param)} has shape {found}, expected "
+                            f"{expected} for a state in 8 bits"
+                        )
+                if isinstance(value, Tensor) and (
+                    _eight_bit.are_blocks(value) or self._is_8bit(param)
+                ):
+                    shields[name] = _Shield()
+            if shields:
+                states[number] = {**saved, **shields}
+        return states
+
+    def _take_over(
+        self, param: Tensor, group: dict[str, Any], saved: dict[str, Any], copy: bool = True
+    ) -> None:
+        """Take over the state of a parameter, which another optimizer may have saved."""
+        state, is_8bit = self.state[param], self._is_8bit(param)
+        for name, value in saved.items():
+            if isinstance(value, Tensor):
+                self._keep(param, name, value, copy)
+        self._adopt(group, state)
+        for name in _eight_bit.names_of(self._kind):
+            value = state.get(name)
+            if not isinstance(value, Tensor):
+                continue
+            if is_8bit and value.is_floating_point():
+                # A step refuses a state that is placed in another way than its parameter.
+                if _is_placed_as(value, param):
+                    state[name] = _eight_bit.encode(self._kind, name, value, param.device)
+            elif not is_8bit and _eight_bit.are_blocks(value):
+                decoded = _eight_bit.decode(self._kind, name, value, param)
+                state[name] = decoded.to(self._dtype_of_states(param))
 
     def _keep(self, param: Tensor, name: str, value: Tensor, copy: bool = True) -> None:
         """Take over a tensor of a saved state. torch has cast it to the type of the parameter.
@@ -201,14 +368,21 @@ class Fused(torch.optim.Optimizer):
         It is copied, so that a later step does not change what was loaded.
         """
         known = type(value) is Tensor or type(value).__name__ == "DTensor"
+        is_buffer = name in _eight_bit.names_of(self._kind)
         if name == "step" and copy and self.state[param].get("step") is value:
             self.state[param]["step"] = value.clone()
         elif name != "step" and value.is_floating_point() and known:
+            if is_buffer and self._is_8bit(param):
+                # It is encoded next.
+                self.state[param][name] = value
+                return
             dtype = self._dtype_of_states(param, value.dtype)
             self.state[param][name] = value.to(device=param.device, dtype=dtype, copy=copy)
+        elif known and is_buffer and _eight_bit.are_blocks(value):
+            self.state[param][name] = value.to(device=param.device, copy=copy).contiguous()
 
-    def _adopt(self) -> None:
-        """Convert torch's states to those of this class, where they differ."""
+    def _adopt(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+        """Convert torch's state of a parameter to that of this class, where they differ."""
 
     # Steps
 
@@ -286,6 +460,21 @@ class Fused(torch.optim.Optimizer):
                 self.state.pop(param, None)
             else:
                 self.state[param] = old
+
+
+class _Shield:
+    """Stands for a tensor that torch must not see."""
+
+
+def _is_placed_as(value: Any, param: Any) -> bool:
+    """Whether a state has the shape and the placements of its parameter."""
+    if hasattr(value, "placements") != hasattr(param, "placements"):
+        return False
+    if hasattr(param, "placements") and (
+        value.device_mesh != param.device_mesh or value.placements != param.placements
+    ):
+        return False
+    return bool(value.shape == param.shape)
 
 
 def _is_counter(step: Any) -> bool:

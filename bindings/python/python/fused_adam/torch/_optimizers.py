@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.optim as _torch
@@ -37,6 +37,9 @@ class Adam(Fused, _torch.Adam):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "adam"
@@ -58,8 +61,10 @@ class Adam(Fused, _torch.Adam):
         decoupled_weight_decay: bool = False,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.Adam.__init__(
             self,
             params,
@@ -105,6 +110,9 @@ class AdamW(Adam, _torch.AdamW):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     def __init__(
@@ -123,8 +131,10 @@ class AdamW(Adam, _torch.AdamW):
         fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.AdamW.__init__(
             self,
             params,
@@ -167,6 +177,9 @@ class NAdam(Fused, _torch.NAdam):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "nadam"
@@ -187,8 +200,10 @@ class NAdam(Fused, _torch.NAdam):
         differentiable: bool = False,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.NAdam.__init__(
             self,
             params,
@@ -239,6 +254,9 @@ class RAdam(Fused, _torch.RAdam):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "radam"
@@ -258,8 +276,10 @@ class RAdam(Fused, _torch.RAdam):
         differentiable: bool = False,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.RAdam.__init__(
             self,
             params,
@@ -296,6 +316,9 @@ class Adamax(Fused, _torch.Adamax):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "adamax"
@@ -315,8 +338,10 @@ class Adamax(Fused, _torch.Adamax):
         capturable: bool = False,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.Adamax.__init__(
             self,
             params,
@@ -358,6 +383,9 @@ class RMSprop(Fused, _torch.RMSprop):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "rmsprop"
@@ -378,8 +406,10 @@ class RMSprop(Fused, _torch.RMSprop):
         *,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.RMSprop.__init__(
             self,
             params,
@@ -399,34 +429,21 @@ class RMSprop(Fused, _torch.RMSprop):
         names = ["square_avg", "grad_avg"] if group["centered"] else ["square_avg"]
         return (*names, "momentum_buffer") if group["momentum"] > 0 else tuple(names)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer as a :class:`dict`, as torch's class does."""
-        packed = super().state_dict()
-        # Hooks may have replaced the contents.
-        for group in packed.get("param_groups", []):
-            for number in group["params"] if group.get("centered") else []:
-                state = packed["state"].get(number)
-                if isinstance(state, dict) and "grad_avg" in state:
-                    square = _square(state["square_avg"], state["grad_avg"])
-                    packed["state"][number] = {**state, "square_avg": square}
-        return packed
+    def _export(
+        self, param: Tensor, group: dict[str, Any], state: dict[str, Any], decodes: bool
+    ) -> dict[str, Any]:
+        state = super()._export(param, group, state, decodes)
+        variance, mean = state.get("square_avg"), state.get("grad_avg")
+        # A state in 8 bits is not torch's, so it stays the variance.
+        if group["centered"] and _is_floating(variance) and _is_floating(mean):
+            return {**state, "square_avg": _square(variance, mean)}
+        return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of an optimizer: of this class, or of torch's class of the same name.
-
-        Args:
-            state_dict: what ``state_dict`` returned.
-        """
-        super().load_state_dict(state_dict)
-        self._adopt()
-
-    def _adopt(self) -> None:
-        for group in self.param_groups:
-            for state in (self.state[p] for p in group["params"] if p in self.state):
-                square, mean = state.get("square_avg"), state.get("grad_avg")
-                if group["centered"] and isinstance(square, Tensor) and isinstance(mean, Tensor):
-                    variance = square.double() - mean.double().square()
-                    state["square_avg"] = variance.clamp_(min=0.0).to(square.dtype)
+    def _adopt(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+        square, mean = state.get("square_avg"), state.get("grad_avg")
+        if group["centered"] and _is_floating(square) and _is_floating(mean):
+            variance = square.double() - mean.double().square()
+            state["square_avg"] = variance.clamp_(min=0.0).to(square.dtype)
 
 
 class Adagrad(Fused, _torch.Adagrad):
@@ -452,6 +469,9 @@ class Adagrad(Fused, _torch.Adagrad):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "adagrad"
@@ -472,8 +492,10 @@ class Adagrad(Fused, _torch.Adagrad):
         fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.Adagrad.__init__(
             self,
             params,
@@ -491,7 +513,8 @@ class Adagrad(Fused, _torch.Adagrad):
         # torch's constructor makes the sums, in the type of the parameter.
         for group in self.param_groups:
             for param in group["params"]:
-                if self.state[param]["sum"].dtype != self._dtype_of_states(param):
+                dtype = self.state[param]["sum"].dtype
+                if self._is_8bit(param) or dtype != self._dtype_of_states(param):
                     del self.state[param]["sum"]
                     self._init_state(param, group, self.state[param])
 
@@ -522,6 +545,9 @@ class SGD(Fused, _torch.SGD):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "sgd"
@@ -541,8 +567,10 @@ class SGD(Fused, _torch.SGD):
         fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         _torch.SGD.__init__(
             self,
             params,
@@ -604,6 +632,9 @@ class AdaBound(_Own):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "adabound"
@@ -623,8 +654,10 @@ class AdaBound(_Own):
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         if not 0.0 <= eps:
             raise ValueError(f"Invalid epsilon value: {eps}")
         if not 0.0 <= final_lr:
@@ -667,6 +700,9 @@ class Lion(_Own):
             parameter, but ``float32`` for ``float16``.
         stochastic_rounding: round values that are stored in 16 bits stochastically: True, or a seed
             from 0 to 2**64 - 1. Default: False.
+        state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
+        min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
+            they have without it. Default: 4096.
     """
 
     _kind = "lion"
@@ -682,10 +718,16 @@ class Lion(_Own):
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         stochastic_rounding: bool | int = False,
+        state: Literal["8bit"] | None = None,
+        min_8bit_size: int = 4096,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, defaults)
+
+
+def _is_floating(state: Any) -> TypeGuard[Tensor]:
+    return isinstance(state, Tensor) and state.is_floating_point()
 
 
 def _square(variance: Tensor, mean: Tensor) -> Tensor:
@@ -711,6 +753,8 @@ def from_torch(
     *,
     state_dtype: torch.dtype | None = None,
     stochastic_rounding: bool | int = False,
+    state: Literal["8bit"] | None = None,
+    min_8bit_size: int = 4096,
 ) -> Fused:
     """Return an optimizer that takes over a running optimizer of ``torch.optim``.
 
@@ -723,6 +767,8 @@ def from_torch(
             ``Adagrad`` or ``SGD`` of ``torch.optim``, not of a subclass.
         state_dtype: as for the classes.
         stochastic_rounding: as for the classes.
+        state: as for the classes.
+        min_8bit_size: as for the classes.
 
     Raises:
         TypeError: if it is of another class.
@@ -740,13 +786,19 @@ def from_torch(
             group["params"] = list(zip(names, group["params"]))
         groups.append(group)
     make: Any = kind
-    new: Fused = make(groups, state_dtype=state_dtype, stochastic_rounding=stochastic_rounding)
+    new: Fused = make(
+        groups,
+        state_dtype=state_dtype,
+        stochastic_rounding=stochastic_rounding,
+        state=state,
+        min_8bit_size=min_8bit_size,
+    )
     new.defaults.update(optimizer.defaults)
     new.state.clear()
-    for param, state in optimizer.state.items():
-        new.state[param] = dict(state)
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                new._keep(param, name, value, copy=False)
-    new._adopt()
+    for param, saved in optimizer.state.items():
+        new.state[param] = dict(saved)
+    for group in new.param_groups:
+        for param in group["params"]:
+            if param in new.state:
+                new._take_over(param, group, optimizer.state[param], copy=False)
     return new
