@@ -190,7 +190,13 @@ impl StateElement for Block8 {
         let mut all = super::zeros(blocks(len))?;
         if value != 0.0 {
             let value = f32::saturating_from_f64(value);
-            super::codec::encode_nearest(&mut core::iter::repeat_n(value, len), &mut all, code);
+            let (whole, last) = ([value; BLOCK], &[value; BLOCK][..len % BLOCK]);
+            for block in &mut all {
+                super::codec::encode_nearest(&whole, core::slice::from_mut(block), code);
+            }
+            if let (Some(block), [_, ..]) = (all.last_mut(), last) {
+                super::codec::encode_nearest(last, core::slice::from_mut(block), code);
+            }
         }
         Ok(all)
     }

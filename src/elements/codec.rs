@@ -1,12 +1,14 @@
 //! Blocks of 8-bit states to and from `f32`, in registers of any instruction set.
 //!
 //! A block is `P` registers, which have 32 lanes together. It is written once over
-//! [`simd`](crate::simd). The loop of a step inlines it, and the conversions of whole states use it
-//! for single numbers.
+//! [`simd`](crate::simd). The loop of a step inlines it. At the end are conversions of whole states.
 
 use super::block8::{BLOCK, Block8, CUT, Code, NOT_FINITE, SCALE, power_of_two};
+use crate::simd::dispatch::{Engine, WithSimd};
+use crate::simd::native::NativeSimd;
 use crate::simd::one::OneLane;
-use crate::simd::{F32Register, Isa, U32Lanes};
+use crate::simd::portable::Portable;
+use crate::simd::{F32Register, Isa, Register, U32Lanes};
 
 /// The elements of a block.
 pub(crate) type Elements = [f32; BLOCK];
@@ -109,9 +111,7 @@ fn encode_as<L: F32Register, const P: usize, const SIGNED: bool>(
 #[inline(never)]
 fn keep_above_0<L: F32Register, const P: usize>(from: &[L; P], block: &mut Block8) {
     let mut elements = [0.0; BLOCK];
-    for (x, to) in from.iter().zip(elements.chunks_exact_mut(BLOCK / P)) {
-        x.store(to);
-    }
+    store_parts(from, &mut elements);
     for (code, x) in block.iter_mut().zip(&elements) {
         *code = (*code).max(u8::from(*x > 0.0));
     }
@@ -126,6 +126,8 @@ pub(crate) fn nearest<L: F32Register, const P: usize>(isa: L::Isa) -> [L::Bits; 
 /// Encodes a block, also one without a [`scale`]: a block with an infinity or NaN becomes NaN, and
 /// elements above the top value of the largest scale get the top code. In a state without signs,
 /// numbers below 0 become 0. Rounds to nearest.
+#[cold]
+#[inline(never)]
 fn encode_any(from: &Elements, code: Code, block: &mut Block8) {
     if from.iter().any(|x| !x.is_finite()) {
         *block = [0; BLOCK + 1];
@@ -139,21 +141,99 @@ fn encode_any(from: &Elements, code: Code, block: &mut Block8) {
     }
 }
 
-/// Encodes the elements of a state, rounded to nearest.
-pub(crate) fn encode_nearest(from: &mut dyn Iterator<Item = f32>, to: &mut [Block8], code: Code) {
-    for block in to {
-        let mut elements = [0.0; BLOCK];
-        for (element, x) in elements.iter_mut().zip(&mut *from) {
-            *element = x;
+/// Encodes the elements of a state, rounded to nearest. Blocks without elements become 0.
+pub(crate) fn encode_nearest(from: &[f32], to: &mut [Block8], code: Code) {
+    let whole = to.len().min(from.len() / BLOCK);
+    let (to, rest) = to.split_at_mut(whole);
+    let (from, last) = from.split_at(whole * BLOCK);
+    if let Err(Encode { from, to, .. }) = Engine::best().vectorize(Encode { from, to, code }) {
+        for (from, block) in from.chunks_exact(BLOCK).zip(to) {
+            encode_or_any::<_, { BLOCK / 8 }>(Portable, from, code, block);
         }
+    }
+    let mut lasts = last.chunks(BLOCK);
+    for block in rest {
+        let mut elements = [0.0; BLOCK];
+        let last = lasts.next().unwrap_or_default();
+        elements[..last.len()].copy_from_slice(last);
         encode_any(&elements, code, block);
     }
 }
 
 /// Decodes the elements of a state, as many as `to` has.
 pub(crate) fn decode_all(from: &[Block8], code: Code, to: &mut [f32]) {
-    for (block, to) in from.iter().zip(to.chunks_mut(BLOCK)) {
+    let whole = from.len().min(to.len() / BLOCK);
+    let (from, rest) = from.split_at(whole);
+    let (to, last) = to.split_at_mut(whole * BLOCK);
+    if let Err(Decode { from, to, .. }) = Engine::best().vectorize(Decode { from, to, code }) {
+        for (block, to) in from.iter().zip(to.chunks_exact_mut(BLOCK)) {
+            let parts: [_; BLOCK / 8] = decode(Portable, block, code);
+            store_parts(&parts, to);
+        }
+    }
+    for (block, to) in rest.iter().zip(last.chunks_mut(BLOCK)) {
         let elements: Elements = decode(OneLane, block, code);
         to.copy_from_slice(&elements[..to.len()]);
+    }
+}
+
+/// The encoding of whole blocks.
+struct Encode<'a> {
+    from: &'a [f32],
+    to: &'a mut [Block8],
+    code: Code,
+}
+
+impl WithSimd for Encode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<P: NativeSimd>(self, simd: P) {
+        for (from, block) in self.from.chunks_exact(BLOCK).zip(self.to) {
+            encode_or_any::<_, 1>(simd.block(), from, self.code, block);
+        }
+    }
+}
+
+/// The decoding of whole blocks.
+struct Decode<'a> {
+    from: &'a [Block8],
+    to: &'a mut [f32],
+    code: Code,
+}
+
+impl WithSimd for Decode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<P: NativeSimd>(self, simd: P) {
+        for (block, to) in self.from.iter().zip(self.to.chunks_exact_mut(BLOCK)) {
+            let parts: [_; 1] = decode(simd.block(), block, self.code);
+            store_parts(&parts, to);
+        }
+    }
+}
+
+/// Encodes a whole block, rounded to nearest.
+#[inline(always)]
+fn encode_or_any<I: Isa, const P: usize>(isa: I, from: &[f32], code: Code, block: &mut Block8) {
+    let mut parts = [I::F32::load(isa, from); P];
+    for (part, from) in parts.iter_mut().zip(from.chunks_exact(BLOCK / P)) {
+        *part = I::F32::load(isa, from);
+    }
+    match scale(&parts, code) {
+        Some(scale) => encode(&parts, code, scale, &nearest::<I::F32, P>(isa), block),
+        None => {
+            let mut elements = [0.0; BLOCK];
+            elements.copy_from_slice(from);
+            encode_any(&elements, code, block);
+        }
+    }
+}
+
+#[inline(always)]
+fn store_parts<L: F32Register, const P: usize>(parts: &[L; P], to: &mut [f32]) {
+    for (part, to) in parts.iter().zip(to.chunks_exact_mut(BLOCK / P)) {
+        part.store(to);
     }
 }

@@ -98,7 +98,7 @@ impl State {
     /// assert!((decoded[39] - 0.3).abs() < 0.3 / 64.0);
     /// ```
     pub fn encode(&self, elements: &[f32], blocks: &mut [Block8]) {
-        codec::encode_nearest(&mut elements.iter().copied(), blocks, self.code());
+        codec::encode_nearest(elements, blocks, self.code());
     }
 
     /// Decodes elements of this state from 8 bits. Elements without a block do not change.

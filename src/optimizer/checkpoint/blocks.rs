@@ -52,7 +52,7 @@ pub(super) fn encode<E>(
         let len = rest.len().min(CHUNK);
         let (now, after) = rest.split_at(len);
         read(bytemuck::cast_slice_mut(&mut buffer[..len]))?;
-        codec::encode_nearest(&mut buffer[..len].iter().copied(), now.blocks, now.code);
+        codec::encode_nearest(&buffer[..len], now.blocks, now.code);
         rest = after;
     }
     Ok(())
