@@ -1,7 +1,8 @@
 //! Blocks of 8-bit states to and from `f32`, in registers of any instruction set.
 //!
 //! A block is `P` registers, which have 32 lanes together. It is written once over
-//! [`simd`](crate::simd). The loop of a step inlines it. At the end are conversions of whole states.
+//! [`simd`](crate::simd). The loop of a step inlines it. Conversions of whole states are at the
+//! end.
 
 use super::block8::{BLOCK, Block8, CUT, Code, NOT_FINITE, SCALE, power_of_two};
 use crate::simd::dispatch::{Engine, WithSimd};
