@@ -9,9 +9,8 @@
 //! This file has the format and one element of it. [`codec`](super::codec) has whole blocks in
 //! registers.
 
-use super::StateElement;
 use super::column::{Column, ColumnMut, DType};
-use crate::error::Error;
+use super::{StateElement, codec};
 use crate::simd::{Real, Sealed};
 
 /// 32 consecutive elements of a state in 8 bits: a code for each, then the byte of their scale.
@@ -82,9 +81,9 @@ impl Code {
     /// largest |x|. `None` if no scale is large enough.
     #[inline(always)]
     pub fn scale(self, largest: u32) -> Option<u32> {
-        // The exponent of the quotient, rounded up.
-        let quotient = i64::from(largest) - i64::from(self.top_value().to_bits());
-        let byte = (((quotient + 0x7F_FFFF) >> 23).max(-120) + 127) as u32;
+        // The bits of two numbers differ by 2^23 for each power of two between them. Round up.
+        let difference = i64::from(largest) - i64::from(self.top_value().to_bits());
+        let byte = (((difference + 0x7F_FFFF) >> 23).max(-120) + 127) as u32;
         (byte <= self.largest_scale()).then_some(byte)
     }
 }
@@ -100,8 +99,8 @@ pub(crate) fn blocks(len: usize) -> usize {
     len.div_ceil(BLOCK)
 }
 
-/// The elements of a state in blocks. It has the size of a slice and a word, so that a
-/// [`Column`] is not larger than without it.
+/// The elements of a state in blocks. It has `unused` and not a length, so that a [`Column`] keeps
+/// the size of a slice and a word.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks<'a> {
     pub blocks: &'a [Block8],
@@ -186,19 +185,12 @@ impl StateElement for Block8 {
         blocks(len)
     }
 
-    fn filled(len: usize, value: f64, code: Code) -> Result<Vec<Self>, Error> {
-        let mut all = super::zeros(blocks(len))?;
-        if value != 0.0 {
-            let value = f32::saturating_from_f64(value);
-            let (whole, last) = ([value; BLOCK], &[value; BLOCK][..len % BLOCK]);
-            for block in &mut all {
-                super::codec::encode_nearest(&whole, core::slice::from_mut(block), code);
-            }
-            if let (Some(block), [_, ..]) = (all.last_mut(), last) {
-                super::codec::encode_nearest(last, core::slice::from_mut(block), code);
-            }
+    fn fill(state: &mut [Self], len: usize, value: f64, code: Code) {
+        let elements = [f32::saturating_from_f64(value); BLOCK];
+        for (number, block) in state[..blocks(len)].iter_mut().enumerate() {
+            let elements = &elements[..BLOCK.min(len - number * BLOCK)];
+            codec::encode_nearest(elements, core::slice::from_mut(block), code);
         }
-        Ok(all)
     }
 
     fn column(slice: &[Self]) -> Column<'_> {

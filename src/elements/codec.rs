@@ -17,8 +17,8 @@ pub(crate) type Elements = [f32; BLOCK];
 /// The sign bit of an `f32`.
 const SIGN: u32 = 1 << 31;
 
-/// The base of the logarithmic scale. A code is cut from the bits of 2·a + 2, not of a + 1: this is
-/// the same code, and its lowest bits are those of 8-bit numbers without a subtraction.
+/// The base of the logarithmic scale. A code is cut from the bits of 2·a + 2, not of a + 1. The
+/// upper bits of 2 are a multiple of 256, so the lowest byte of what is cut is the code.
 const BASE: f32 = 2.0;
 
 /// Decodes a block.

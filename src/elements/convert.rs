@@ -4,7 +4,7 @@
 
 use super::block8::BLOCK;
 use super::column::{Column, ColumnMut};
-use super::rounding::{BlockBits, GROUP_OF_CORRECTION, Noise};
+use super::rounding::{BlockBits, GROUP_OF_CORRECTION, Noise, TOGETHER};
 use super::split::{self, Correction};
 use super::{bf16, f16};
 use crate::simd::dispatch::{Engine, WithSimd};
@@ -258,6 +258,7 @@ impl Conversion<'_> {
                 Conversion::Draw { noise, start, group, first: first_rest, second: second_rest }
             }
             Conversion::DrawByBlocks { noise, start, to } => {
+                const { assert!(TOGETHER.is_multiple_of(<I::F32 as Register>::LANES)) };
                 // The first block may begin before the range.
                 let before = (noise.first.wrapping_add(start as u64) % BLOCK as u64) as usize;
                 let (mut at, mut to) = (start, to);
@@ -268,7 +269,7 @@ impl Conversion<'_> {
                     if block == TOGETHER {
                         let noise = noise.starting_at(noise.first.wrapping_sub(within as u64));
                         let [mut first, mut second] = [[0; TOGETHER]; 2];
-                        for from in (0..TOGETHER).step_by(lanes.min(TOGETHER)) {
+                        for from in (0..TOGETHER).step_by(lanes) {
                             let at = at + from * BLOCK;
                             let [a, b] =
                                 BlockBits::draw::<I::F32>(isa, noise, at, GROUP_OF_CORRECTION);
@@ -359,9 +360,6 @@ impl<'a> RandomBits<'a> {
         RandomBits { words: &self.words[len..], ..self }
     }
 }
-
-/// The number of blocks whose random words are drawn together. No register has more lanes.
-const TOGETHER: usize = 32;
 
 #[inline(always)]
 fn load_words<I: Isa>(isa: I, from: &[u32]) -> <I::F32 as F32Register>::Bits {

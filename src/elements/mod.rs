@@ -51,14 +51,10 @@ pub trait StateElement: Sealed + bytemuck::Pod + Send + Sync {
     /// The length of a slice for `len` elements: `len`, or in 8 bits ⌈`len` / 32⌉.
     fn slots(len: usize) -> usize;
 
-    /// Allocates a state of `len` elements, each `value`, rounded to nearest and at most ±MAX of
-    /// the type.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OutOfMemory`].
+    /// Sets all `len` elements of a state to `value`, rounded to nearest and at most ±MAX of the
+    /// type.
     #[doc(hidden)]
-    fn filled(len: usize, value: f64, code: Code) -> Result<Vec<Self>, Error>;
+    fn fill(state: &mut [Self], len: usize, value: f64, code: Code);
 
     /// Makes a column of a slice.
     #[doc(hidden)]
@@ -150,16 +146,8 @@ macro_rules! state_element {
             fn slots(len: usize) -> usize {
                 len
             }
-            fn filled(
-                len: usize,
-                value: f64,
-                _: $crate::elements::block8::Code,
-            ) -> Result<Vec<Self>, $crate::error::Error> {
-                let mut elements = $crate::elements::zeros(len)?;
-                if value != 0.0 {
-                    elements.fill(<$element as $crate::simd::Real>::saturating_from_f64(value));
-                }
-                Ok(elements)
+            fn fill(state: &mut [Self], len: usize, value: f64, _: $crate::elements::block8::Code) {
+                state[..len].fill(<$element as $crate::simd::Real>::saturating_from_f64(value));
             }
             #[inline(always)]
             fn column(slice: &[Self]) -> $crate::elements::column::Column<'_> {

@@ -20,9 +20,9 @@ use crate::simd::{F32Register, U32Lanes};
 /// The rounding of θ and the states to 16 bits.
 ///
 /// It applies to buffers of [`bf16`](half::bf16) and [`f16`](half::f16). `f32` and `f64` are stored
-/// as they are computed. A 16-bit copy of θ is always rounded to nearest. States in 8 bits are
-/// always rounded stochastically: with the seed of [`Stochastic`](Self::Stochastic), or with the
-/// seed 0.
+/// as they are computed. A 16-bit copy of θ is always rounded to nearest. States in 8 bits do not
+/// depend on it: they are rounded stochastically, with the seed of [`Stochastic`](Self::Stochastic)
+/// or with 0 in its place, but running maxima such as `v_max` to nearest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -113,16 +113,20 @@ pub(crate) fn group_of_states(pair: usize) -> usize {
     (1 << 31) + pair
 }
 
+/// The number of blocks whose random words are drawn together.
+pub(crate) const TOGETHER: usize = 32;
+
 /// The group of the random words of a correction of 8 bits.
 pub(crate) const GROUP_OF_CORRECTION: usize = 3 << 30;
 
 /// The random bits of one block of a pair of 8-bit states, or of a correction of 8 bits: two random
 /// words. The counter of the generator is the index of the block's first element.
 ///
-/// The bits of element i are in the word w₀ + i·w₁. Those of any two elements of the block are
-/// independent: this is the hash of Dietzfelbinger, "Universal hashing and k-wise independence via
-/// integer arithmetic without primes", 1996. The first state of the pair has the upper 18 bits of
-/// the word, and the second one the lower 18 bits. A correction has the upper 8 bits.
+/// The bits of element i are in the word w₀ + i·w₁. This is the hash of Dietzfelbinger, "Universal
+/// hashing and k-wise independence via integer arithmetic without primes", 1996. The first state of
+/// the pair has the upper 18 bits of the word: those of any two elements of the block are
+/// independent. The second state has the lower 18 bits, of which the upper 14 are independent. A
+/// correction has the upper 8 bits.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockBits(pub [u32; 2]);
 

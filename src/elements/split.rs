@@ -15,6 +15,10 @@ use crate::simd::{F32Register, U32Lanes};
 /// What `bf16` parameters lack to be `f32` master weights, for [`Step::run_split`] and
 /// [`Tensor::with_correction`].
 ///
+/// If you change θ yourself, such as by pruning or loading, set its correction to 0, or
+/// [split](Correction::split) new weights. To save the weights, [join](Correction::join) them to
+/// `f32`: that is exact for both.
+///
 /// The two together take 4 or 3 bytes a parameter. `f32` master weights and a copy in `bf16` take
 /// 6. A step reads and writes 8 or 6 bytes of them, instead of 10.
 ///

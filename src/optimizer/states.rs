@@ -53,8 +53,7 @@ impl<'s> States<'s> {
         ) -> Result<Vec<S>, Error> {
             let mut buffer = elements::zeros(stride.saturating_mul(initial.len()))?;
             for (i, &value) in initial.iter().enumerate().filter(|(_, value)| **value != 0.0) {
-                let state = S::filled(len, value, declared[i].code())?;
-                buffer[i * stride..][..state.len()].copy_from_slice(&state);
+                S::fill(&mut buffer[i * stride..][..stride], len, value, declared[i].code());
             }
             Ok(buffer)
         }
@@ -89,7 +88,7 @@ impl<'s> States<'s> {
         }
         let code = self.declared.get(i)?.code();
         let range = i * self.stride..i * self.stride + self.len;
-        (i < self.declared.len()).then(|| match &self.buffer {
+        Some(match &self.buffer {
             Buffer::F32(buffer) => column(buffer, range),
             Buffer::F64(buffer) => column(buffer, range),
             Buffer::Bf16(buffer) => column(buffer, range),

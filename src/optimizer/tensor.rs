@@ -71,8 +71,7 @@ macro_rules! common_methods {
             }
 
             /// Makes θ, which must be `bf16`, the upper part of split master weights: see
-            /// [`Correction`]. It has as many elements as θ. Pass it in every step, and save it
-            /// with θ.
+            /// [`Correction`]. It has as many elements as θ. Pass it in every step.
             #[must_use]
             pub fn with_correction(mut self, correction: impl Into<Correction<'a>>) -> Self {
                 self.buffers.beside = Beside::Correction(correction.into());

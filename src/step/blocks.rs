@@ -18,7 +18,7 @@ use crate::elements::Element;
 use crate::elements::block8::{BLOCK, Block8, BlocksMut, Code};
 use crate::elements::codec;
 use crate::elements::column::ColumnMut;
-use crate::elements::rounding::{BlockBits, Noise, group_of_states};
+use crate::elements::rounding::{BlockBits, Noise, TOGETHER, group_of_states};
 use crate::elements::rows::{Beside, Rows};
 use crate::rules::{Kernel, reference};
 use crate::simd::dispatch::{Engine, WithSimd};
@@ -119,9 +119,9 @@ where
         let BlockStep { kernel, buffers } = self;
         let Buffers { theta, grad, mut state, codes, noise } = buffers;
         let (len, ahead) = (theta.len(), const { PREFETCHED / size_of::<F>() });
-        let mut words = [[[0; BLOCK]; 2]; N];
+        let mut words = [[[0; TOGETHER]; 2]; N];
         for number in 0..len.div_ceil(BLOCK) {
-            if number % BLOCK == 0 {
+            if number.is_multiple_of(TOGETHER) {
                 draw::<I, P, N>(isa, noise, number, &mut words);
             }
             let start = number * BLOCK;
@@ -134,7 +134,7 @@ where
             }
             let mut random = [BlockBits([0; 2]); N];
             for (random, [first, second]) in random.iter_mut().zip(&words) {
-                *random = BlockBits([first[number % BLOCK], second[number % BLOCK]]);
+                *random = BlockBits([first[number % TOGETHER], second[number % TOGETHER]]);
             }
             let range = start..len.min(start + BLOCK);
             let (theta, grad) = (&mut theta[range.clone()], &grad[range.clone()]);
@@ -150,17 +150,17 @@ where
 /// The prefetch distance, in bytes of θ.
 const PREFETCHED: usize = 1 << 10;
 
-/// Draws the random words of 32 blocks from number `first` on, for each pair of states.
+/// Draws the random words of the blocks from number `first` on, for each pair of states.
 #[inline(always)]
 fn draw<I: Isa, const P: usize, const N: usize>(
     isa: I,
     noise: Noise,
     first: usize,
-    words: &mut [[[u32; BLOCK]; 2]; N],
+    words: &mut [[[u32; TOGETHER]; 2]; N],
 ) {
     let lanes = const { BLOCK / P };
     for (pair, words) in words.iter_mut().enumerate().take(N.div_ceil(2)) {
-        for at in (0..BLOCK).step_by(lanes) {
+        for at in (0..TOGETHER).step_by(lanes) {
             let start = (first + at) * BLOCK;
             let both = BlockBits::draw::<I::F32>(isa, noise, start, group_of_states(pair));
             for (word, to) in both.into_iter().zip(&mut *words) {

@@ -10,7 +10,7 @@ use crate::elements::column::DType;
 use crate::elements::rounding::Rounding;
 use crate::elements::rows::Beside;
 use crate::elements::split::Correction;
-use crate::elements::{Element, Half, StateElement};
+use crate::elements::{self, Element, Half, StateElement};
 use crate::error::Error;
 use crate::rules::{Rule, State};
 use crate::simd::dispatch::Backend;
@@ -72,8 +72,15 @@ impl<R: Rule, S: StateElement> Flat<R, S> {
     pub fn new(rule: R, len: usize) -> Result<Self, Error> {
         rule.check()?;
         let states = rule.states().iter().enumerate();
-        let state = states.map(|(i, state)| S::filled(len, rule.initial_state(i), state.code()));
-        let state = state.collect::<Result<_, _>>()?;
+        let state = states.map(|(i, declared)| {
+            let (mut state, value) = (elements::zeros(S::slots(len))?, rule.initial_state(i));
+            // Fresh pages are already zero.
+            if value != 0.0 {
+                S::fill(&mut state, len, value, declared.code());
+            }
+            Ok(state)
+        });
+        let state = state.collect::<Result<_, Error>>()?;
         Self::resume(rule, 0, state)
     }
 

@@ -61,9 +61,10 @@ use grad_scale::GradScale;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 ///
-/// The step is elementwise. You can step any part of the buffers alone, such as one machine's
-/// shard, and get the same bits as in a step of the whole. With stochastic rounding, set
-/// [`with_offset`](Self::with_offset):
+/// The step is elementwise, but for states in 8 bits: there, a part begins at a multiple of 32, and
+/// a NaN spreads to the 32 elements of its block. You can step any part of the buffers alone, such
+/// as one machine's shard, and get the same bits as in a step of the whole. With stochastic
+/// rounding, set [`with_offset`](Self::with_offset):
 ///
 /// ```
 /// # use fused_adam::{AdamW, Step};
@@ -221,7 +222,8 @@ impl<'r, R: Rule> Step<'r, R> {
     /// computed in `f32` and rounded as set by [`with_rounding`](Self::with_rounding).
     ///
     /// For all types but `f64`, the states may also be in 8 bits: [`Block8`](crate::Block8). They
-    /// are always rounded stochastically, with the seed 0 unless the rounding has one.
+    /// are rounded stochastically, whatever the rounding: give each buffer a seed of its own, by
+    /// [`with_seed`](Self::with_seed). Running maxima are rounded to nearest.
     ///
     /// ```
     /// use fused_adam::{AdamW, Rounding, Step, bf16};

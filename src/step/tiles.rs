@@ -56,7 +56,11 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
     let (mut for_theta, mut for_grad) = (Scratch::<F>::new(), Scratch::<F>::new());
     let mut for_state = [(); N].map(|()| Scratch::<F>::new());
     let mut random = [[0; TILE]; 2];
-    let halves = noise.filter(|noise| noise.halves);
+    // The random bits of each element take longer than a step. Draw them only if they are used.
+    let is_half = |column: &ColumnMut<'_>| column.dtype().bytes() == 2;
+    let of_theta = is_half(&theta) && !matches!(beside, Beside::Correction(_));
+    let are_used = of_theta || state.iter().any(is_half);
+    let halves = noise.filter(|noise| noise.halves && are_used);
     let of_correction = noise.filter(|_| beside.is_stochastic());
     let mut of_elements = [0; TILE];
     for start in (0..len).step_by(TILE) {
