@@ -194,6 +194,7 @@ fn round<W: U32Lanes>([a, b]: [W; 2], by: u32) -> [W; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::one::OneLane;
 
     /// The known answers for 13 rounds that the authors of the generator published.
     #[test]
@@ -206,5 +207,22 @@ mod tests {
         ] {
             assert_eq!(threefry(key, counter[0], counter[1]), answer);
         }
+    }
+
+    /// The words and the random bits in the table of `kernels.md`, which another implementation
+    /// computed.
+    #[test]
+    fn blocks_have_the_bits_of_the_specification() {
+        let noise = Noise::new(Some(7), 0, 1, 0);
+        let of = |group| {
+            let bits = BlockBits(noise.words(0_u32, 0, group));
+            [0, 1, 31].map(|i| bits.words::<f32>(OneLane, i))
+        };
+        let words = of(group_of_states(0));
+        assert_eq!(words, [0x6F7C_62A1, 0xC787_07B9, 0x18C6_6089]);
+        let bits = |state| words.map(|word| BlockBits::of_state(word, state));
+        assert_eq!(bits(0), [0x1_BDF1, 0x3_1E1C, 0x0_6319]);
+        assert_eq!(bits(1), [0x0_62A1, 0x3_07B9, 0x2_6089]);
+        assert_eq!(of(GROUP_OF_CORRECTION)[..2], [0xE927_BF7B, 0xFFB3_57C4]);
     }
 }
