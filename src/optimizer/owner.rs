@@ -142,6 +142,21 @@ impl<R: Rule> Optimizer<R> {
     /// memory, and small tensors such as biases are sensitive. A usual value is 4096, as in
     /// bitsandbytes. With 0 all parameters have states in 8 bits.
     ///
+    /// ```
+    /// use fused_adam::{AdamW, Block8, GroupId, Optimizer, Tensor};
+    ///
+    /// let (mut weights, mut bias) = (vec![0.5_f32; 4096], [0.0_f32; 10]);
+    /// let mut opt = Optimizer::new(AdamW::default())?;
+    /// let w = opt.add_8bit::<f32, f32>(GroupId::default(), "w", weights.len(), 4096)?;
+    /// let b = opt.add_8bit::<f32, f32>(GroupId::default(), "b", bias.len(), 4096)?;
+    /// opt.step([
+    ///     Tensor::new(w, &mut weights, &vec![1.0_f32; 4096]),
+    ///     Tensor::new(b, &mut bias, &[1.0_f32; 10]),
+    /// ])?;
+    /// assert!(opt.state::<Block8>(w, "m").is_some() && opt.state::<f32>(b, "m").is_some());
+    /// # Ok::<(), fused_adam::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`add`](Self::add).
