@@ -169,7 +169,7 @@ fn refuses_what_does_not_fit() {
     check("`v` is bf16, expected f32", &|theta, m, _| {
         step(ParamMut::new(0, 1, theta, &grad).with_state(m).with_state(&mut [bf16::ZERO; 4]))
     });
-    check("`m` is f64, expected f32, bf16 or f16", &|theta, _, _| {
+    check("`m` is f64, expected f32, bf16, f16 or 8 bits", &|theta, _, _| {
         step(
             ParamMut::new(0, 1, theta, &grad)
                 .with_state(&mut [0.0_f64; 4])
