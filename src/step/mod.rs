@@ -12,6 +12,7 @@ mod checks;
 mod chunks;
 mod flat;
 pub(crate) mod grad_scale;
+mod scalars;
 pub(crate) mod select;
 mod tiles;
 mod vector;
@@ -22,7 +23,6 @@ pub use flat::Flat;
 use core::marker::PhantomData;
 
 use half::bf16;
-use smallvec::SmallVec;
 
 use crate::elements::block8::Block8;
 use crate::elements::column::{Column, ColumnMut};
@@ -40,6 +40,7 @@ pub(crate) use checks::{
     check_scalars, check_state, check_states, check_step_number, next_step_number,
 };
 use grad_scale::GradScale;
+pub(crate) use scalars::{Scalars, advance_scalars, scalars_after};
 
 /// One step of a rule on plain slices.
 ///
@@ -457,27 +458,6 @@ where
         parallelism.each(rows, |rows| select::step_rows::<T, G, S, _, N>(engine, &kernel, rows));
         Ok(())
     }
-}
-
-/// The scalars of one parameter.
-pub(crate) type Scalars = SmallVec<[f64; 2]>;
-
-/// The scalars of a rule after `t` steps with its current hyper-parameters.
-pub(crate) fn scalars_after(rule: &impl Rule, t: u64) -> Scalars {
-    (0..rule.scalars().len()).map(|i| rule.scalar_after(i, t)).collect()
-}
-
-/// Sets `next` to the scalars after step `t`, computed from those before it. If their number is not
-/// that of the rule, because the rule has been replaced, they are computed from the values after
-/// `t` − 1 steps of the current rule.
-pub(crate) fn advance_scalars(rule: &impl Rule, t: u64, before: &[f64], next: &mut Scalars) {
-    if before.len() == rule.scalars().len() {
-        next.clear();
-        next.extend_from_slice(before);
-    } else {
-        *next = scalars_after(rule, t - 1);
-    }
-    rule.advance_scalars(t, next);
 }
 
 macro_rules! step_of_rules {
