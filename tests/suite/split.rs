@@ -1,8 +1,8 @@
 //! Split master weights: the conversions, and steps against the same steps on `f32`.
 
 use fused_adam::{
-    AdamW, AnyRule, Backend, ClipNorm, Correction, Error, Flat, GroupId, Optimizer, Parallelism,
-    ParamMut, Rounding, Rule, Step, StepOptions, Tensor, bf16, step_all,
+    AdamW, AnyRule, Backend, ClipNorm, Correction, Error, Flat, GroupId, Optimizer, ParamMut,
+    Rounding, Rule, Step, StepOptions, Tensor, bf16, step_all,
 };
 
 use crate::common::{Numbers, Random, difference, rules};
@@ -100,7 +100,7 @@ fn sixteen_bits_equal_f32() {
             #[cfg(feature = "parallel")]
             {
                 let chunk = std::num::NonZeroUsize::new(77).unwrap();
-                split = split.with_parallelism(Parallelism::Chunks(chunk));
+                split = split.with_parallelism(fused_adam::Parallelism::Chunks(chunk));
             }
             for grad in &grads {
                 whole.step_mixed(&mut expected, grad).unwrap();
@@ -191,7 +191,7 @@ fn many_tensors() {
     #[cfg(feature = "parallel")]
     {
         let chunk = std::num::NonZeroUsize::new(100).unwrap();
-        opt.options.parallelism = Parallelism::Chunks(chunk);
+        opt.options.parallelism = fused_adam::Parallelism::Chunks(chunk);
     }
     let (mut by_opt, mut by_step, mut by_all) = (split(), split(), split());
     let mut states = [(); 4].map(|()| vec![0.0_f32; LEN]);
