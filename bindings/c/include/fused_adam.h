@@ -66,7 +66,7 @@ enum FusedAdamStatus
    */
   FUSED_ADAM_STATUS_UNKNOWN = 5,
   /**
-   * A hyper-parameter, an option or a step number is outside its range.
+   * A hyper-parameter, an option, a step number or another number is outside its range.
    */
   FUSED_ADAM_STATUS_VALUE = 6,
   /**
@@ -137,7 +137,7 @@ enum FusedAdamType
    */
   FUSED_ADAM_TYPE_F32 = 0,
   /**
-   * double. It can only be combined with double. The three other types can be mixed freely.
+   * double. It can only be combined with double. The other types can be mixed freely.
    */
   FUSED_ADAM_TYPE_F64 = 1,
   /**
@@ -148,6 +148,13 @@ enum FusedAdamType
    * IEEE 754 half precision, in a uint16_t.
    */
   FUSED_ADAM_TYPE_F16 = 3,
+  /**
+   * 8 bits, only for states. A state of len elements is (len + 31) / 32 blocks of 33 bytes: the
+   * codes of 32 elements, and their scale. Blocks can have any address. Blocks of zero bytes
+   * are elements of 0. fused_adam_state_bytes returns the size,
+   * fused_adam_rule_encode_state and fused_adam_rule_decode_state convert from and to float.
+   */
+  FUSED_ADAM_TYPE_BLOCK8 = 4,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -203,7 +210,7 @@ typedef struct FusedAdamExtraTensor {
    */
   size_t len;
   /**
-   * Their FusedAdamType.
+   * Their FusedAdamType. FUSED_ADAM_TYPE_BLOCK8 is only for states.
    */
   int32_t element_type;
 } FusedAdamExtraTensor;
@@ -238,7 +245,7 @@ typedef struct FusedAdamGradScaler {
 } FusedAdamGradScaler;
 
 /**
- * FlatStep tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
+ * One tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
  * structure to zero before you set its members: 0 and NULL mean "not used", and 0 is the number of
  * float.
  */
@@ -289,13 +296,16 @@ typedef struct FusedAdamParam {
    */
   void *copy;
   /**
-   * The seed of the tensor's random bits, combined with the seed of the options.
+   * The seed of the tensor's random bits, combined with the seed of the options. Give each
+   * tensor another one. States in 8 bits and corrections of 8 bits use it even if the options
+   * round to nearest.
    */
   uint64_t seed;
   /**
    * If the buffers are a part of a larger tensor, such as the shard of one machine: the index of
    * their first element in the whole tensor. It only affects stochastic rounding, whose random
-   * bits depend on the index in the whole tensor.
+   * bits depend on the index in the whole tensor. With states in 8 bits it must be a multiple of
+   * 32.
    */
   uint64_t offset;
   /**
@@ -314,6 +324,16 @@ typedef struct FusedAdamParam {
    * The FusedAdamType of copy, if it is not NULL: FUSED_ADAM_TYPE_BF16 or FUSED_ADAM_TYPE_F16.
    */
   int32_t copy_type;
+  /**
+   * If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+   * step updates it. fused_adam_split_weights explains it. NULL for none.
+   */
+  void *correction;
+  /**
+   * The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
+   * uint8_t.
+   */
+  int32_t correction_bits;
 } FusedAdamParam;
 
 /**
@@ -388,6 +408,16 @@ typedef struct FusedAdamTensor {
    * 1 to set the gradient to zero in the same pass, also if the step is skipped. 0 to leave it.
    */
   int32_t zero_grad;
+  /**
+   * If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+   * step updates it. Pass it in every step. fused_adam_split_weights explains it. NULL for none.
+   */
+  void *correction;
+  /**
+   * The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
+   * uint8_t.
+   */
+  int32_t correction_bits;
 } FusedAdamTensor;
 
 #ifdef __cplusplus
@@ -424,7 +454,9 @@ FusedAdamStatus fused_adam_optimizer_save(const struct FusedAdamOptimizer *opt,
  * Loads a file of fused_adam_optimizer_save. Training then continues bit for bit as if it had
  * never stopped: the states and step numbers of the parameters, the rules of the groups, the
  * number of steps and the loss scale are those of the file. The optimizer must have the parameters
- * and groups that were saved, with the same types. It keeps its options.
+ * and groups that were saved, with the same types. It keeps its options. States of float in the
+ * file become states in 8 bits, rounded to nearest, for a parameter that was registered with
+ * those, and the other way round.
  *
  * - path: the path of the file. The file may come from an untrusted source: every length in it is
  *   checked.
@@ -494,7 +526,9 @@ FusedAdamStatus fused_adam_optimizer_add_group(struct FusedAdamOptimizer *opt,
  * - name: a unique name, which identifies the parameter in checkpoints.
  * - len: the number of elements.
  * - theta_type, grad_type, state_type: the FusedAdamType of the parameter, its gradients and its
- *   states. Use FUSED_ADAM_TYPE_F64 for all three or for none.
+ *   states. Use FUSED_ADAM_TYPE_F64 for all three or for none. FUSED_ADAM_TYPE_BLOCK8 is only for
+ *   states. It is not meant for small parameters, such as biases: they are sensitive, and save
+ *   little. A usual limit is 4096 elements.
  *
  * Returns FUSED_ADAM_STATUS_UNKNOWN if the group does not exist, FUSED_ADAM_STATUS_DUPLICATE if
  * the name is in use, FUSED_ADAM_STATUS_TYPE, FUSED_ADAM_STATUS_LENGTH if the parameter does not
@@ -620,9 +654,9 @@ uint64_t fused_adam_optimizer_t(const struct FusedAdamOptimizer *opt, size_t par
 
 /**
  * Stores the address of a parameter's state, such as "m", at `state`. The state has as many
- * elements as the parameter, of the parameter's state type. You can read it until the next call on
- * this optimizer that is not const. Stores NULL before the first step of the parameter; that is
- * not an error.
+ * elements as the parameter, of the parameter's state type. fused_adam_rule_decode_state decodes
+ * a state in 8 bits. You can read the state until the next call on this optimizer that is not
+ * const. Stores NULL before the first step of the parameter; that is not an error.
  *
  * Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such parameter, or if its rule has no such
  * state, with a message that lists the states; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.
@@ -719,7 +753,8 @@ FusedAdamStatus fused_adam_options_set_chunk(struct FusedAdamOptions *options, s
 
 /**
  * Rounds values that are stored in 16 bits to the nearest number, ties to even. This is the
- * default.
+ * default. States in 8 bits, and corrections of 8 bits, are rounded stochastically in any case,
+ * here with the seed 0.
  *
  * Returns FUSED_ADAM_STATUS_NULL if `options` is NULL.
  *
@@ -732,7 +767,7 @@ FusedAdamStatus fused_adam_options_round_to_nearest(struct FusedAdamOptions *opt
 /**
  * Rounds values that are stored in 16 bits up or down at random, such that the expected value is
  * exact (stochastic rounding). The random bits depend only on the seed, the step number, the
- * parameter and the element.
+ * parameter and the element. States and corrections of 8 bits use the seed too.
  *
  * Returns FUSED_ADAM_STATUS_NULL if `options` is NULL.
  *
@@ -894,7 +929,7 @@ const char *fused_adam_rule_state_name(const struct FusedAdamRule *rule, size_t 
 
 /**
  * The initial value of the elements of state number `i`. It is 0, except for "adagrad" with an
- * "initial_accumulator_value". 0 for NULL.
+ * "initial_accumulator_value". 0 for NULL. fused_adam_rule_encode_state stores it in 8 bits.
  *
  * # Safety
  *
@@ -962,6 +997,99 @@ FusedAdamStatus fused_adam_rule_advance_scalars(const struct FusedAdamRule *rule
                                                 size_t count);
 
 /**
+ * Splits float master weights in two: theta, which the model uses, in bfloat16, and a correction.
+ * theta is the weight rounded to the nearest, ties away from zero. A step that gets both computes
+ * with the master weights. Together they take 4 or 3 bytes for each weight.
+ *
+ * - correction_bits: 16 for a correction in uint16_t, with all bits of a float, or 8 for one in
+ *   uint8_t, with the nearest 24 bits of it. NaN becomes the NaN of bfloat16.
+ *
+ * If you change theta yourself, set its correction to 0. To save the weights, join them.
+ *
+ * After an error nothing has changed. Returns FUSED_ADAM_STATUS_VALUE for another correction_bits,
+ * FUSED_ADAM_STATUS_NULL, FUSED_ADAM_STATUS_LENGTH, FUSED_ADAM_STATUS_MISALIGNED and
+ * FUSED_ADAM_STATUS_OVERLAP.
+ *
+ * # Safety
+ *
+ * Each pointer is NULL or points to `len` elements. During the call, no other thread writes to
+ * them, or reads what the call writes.
+ */
+FusedAdamStatus fused_adam_split_weights(size_t len,
+                                         const float *weights,
+                                         uint16_t *theta,
+                                         void *correction,
+                                         int32_t correction_bits);
+
+/**
+ * Joins the theta and the correction of fused_adam_split_weights to float weights. This is exact.
+ *
+ * Errors: as for fused_adam_split_weights.
+ *
+ * # Safety
+ *
+ * As for fused_adam_split_weights.
+ */
+FusedAdamStatus fused_adam_join_weights(size_t len,
+                                        const uint16_t *theta,
+                                        const void *correction,
+                                        int32_t correction_bits,
+                                        float *weights);
+
+/**
+ * The number of bytes of a state of `len` elements of this FusedAdamType. For
+ * FUSED_ADAM_TYPE_BLOCK8 it is 33 * ((len + 31) / 32).
+ *
+ * Returns 0 if there is no such type, and if the state does not fit into memory;
+ * fused_adam_last_status is then FUSED_ADAM_STATUS_TYPE or FUSED_ADAM_STATUS_LENGTH. Any thread
+ * may call it.
+ */
+size_t fused_adam_state_bytes(int32_t state_type, size_t len);
+
+/**
+ * Encodes elements of state number `i` of a rule in 8 bits, rounded to nearest.
+ *
+ * - len: the number of elements.
+ * - elements: the elements, which are read.
+ * - blocks: where to store the fused_adam_state_bytes bytes of FUSED_ADAM_TYPE_BLOCK8. The meaning
+ *   of the codes depends on the state.
+ *
+ * After an error nothing has changed. Returns FUSED_ADAM_STATUS_UNKNOWN if the rule has no such
+ * state, FUSED_ADAM_STATUS_NULL, FUSED_ADAM_STATUS_LENGTH, FUSED_ADAM_STATUS_MISALIGNED and
+ * FUSED_ADAM_STATUS_OVERLAP.
+ *
+ * # Safety
+ *
+ * `rule` is NULL or a rule that no other thread changes. Each other pointer is NULL or points to
+ * what its description says. During the call, no other thread writes to it, or reads what the call
+ * writes.
+ */
+FusedAdamStatus fused_adam_rule_encode_state(const struct FusedAdamRule *rule,
+                                             size_t i,
+                                             size_t len,
+                                             const float *elements,
+                                             uint8_t *blocks);
+
+/**
+ * Decodes elements of state number `i` of a rule from 8 bits.
+ *
+ * - len: the number of elements.
+ * - blocks: the fused_adam_state_bytes bytes of the state, which are read.
+ * - elements: where to store the elements.
+ *
+ * Errors: as for fused_adam_rule_encode_state.
+ *
+ * # Safety
+ *
+ * As for fused_adam_rule_encode_state.
+ */
+FusedAdamStatus fused_adam_rule_decode_state(const struct FusedAdamRule *rule,
+                                             size_t i,
+                                             size_t len,
+                                             const uint8_t *blocks,
+                                             float *elements);
+
+/**
  * The message of the last call of this thread that failed. It names the argument, its value, and
  * the expected value.
  *
@@ -996,16 +1124,17 @@ const char *fused_adam_status_name(int32_t status);
  * - options: the options of the step. NULL for the defaults.
  * - report: where to store what the step did. NULL if you do not need it.
  *
- * Buffers can have any length. Empty ones can be NULL. They must be aligned to their elements and
- * must not overlap, except that gradients, which are only read, can overlap each other.
+ * Buffers can have any length. Empty ones can be NULL. They must be aligned to their elements,
+ * except that states in 8 bits can have any address. They must not overlap, except that
+ * gradients, which are only read, can overlap each other.
  *
  * All arguments are checked before anything is written. After an error nothing has changed, and
  * the message has the index of the tensor. Returns FUSED_ADAM_STATUS_NULL,
  * FUSED_ADAM_STATUS_LENGTH, FUSED_ADAM_STATUS_MISALIGNED, FUSED_ADAM_STATUS_OVERLAP,
  * FUSED_ADAM_STATUS_UNKNOWN if a rule does not exist, FUSED_ADAM_STATUS_VALUE if a
- * hyper-parameter, an option or a step number is outside its range, FUSED_ADAM_STATUS_TYPE if the
- * types cannot be combined, FUSED_ADAM_STATUS_STATES if the number of states or scalars is not
- * that of the rule, and FUSED_ADAM_STATUS_NONFINITE.
+ * hyper-parameter, an option, a step number, an offset or correction_bits is outside its range,
+ * FUSED_ADAM_STATUS_TYPE if the types cannot be combined, FUSED_ADAM_STATUS_STATES if the number
+ * of states or scalars is not that of the rule, and FUSED_ADAM_STATUS_NONFINITE.
  *
  * Any number of threads may call it at the same time, each with its own buffers.
  *
@@ -1104,6 +1233,58 @@ FusedAdamStatus fused_adam_step_f16(const struct FusedAdamRule *rule,
                                     size_t state_count,
                                     const struct FusedAdamOptions *options,
                                     struct FusedAdamReport *report);
+
+/**
+ * The same as fused_adam_step_f32, with states in 8 bits: see FUSED_ADAM_TYPE_BLOCK8.
+ *
+ * - states: an array of state_count pointers to the states, each of as many bytes as
+ *   fused_adam_state_bytes returns. Before the first step, set the bytes to 0; or encode
+ *   fused_adam_rule_initial_state with fused_adam_rule_encode_state, where it is not 0.
+ *
+ * States in 8 bits are rounded stochastically, with the seed of
+ * fused_adam_options_round_stochastically, or 0. Give each tensor another seed. For other types
+ * of theta and gradients, use fused_adam_step_all.
+ *
+ * # Safety
+ *
+ * As for fused_adam_step_all.
+ */
+FusedAdamStatus fused_adam_step_8bit(const struct FusedAdamRule *rule,
+                                     uint64_t t,
+                                     size_t len,
+                                     float *theta,
+                                     const float *grad,
+                                     uint8_t *const *states,
+                                     size_t state_count,
+                                     const struct FusedAdamOptions *options,
+                                     struct FusedAdamReport *report);
+
+/**
+ * The same as fused_adam_step_f32, on master weights that fused_adam_split_weights has split:
+ * theta and the gradient hold the bits of bfloat16, and the states are float.
+ *
+ * - correction: what theta lacks to be the master weights. The step updates it. Set it to 0 where
+ *   you change theta yourself.
+ * - correction_bits: 16 for a correction in uint16_t, 8 for one in uint8_t.
+ *
+ * A correction of 8 bits is rounded stochastically, as states are in fused_adam_step_8bit. For
+ * gradients and states of other types, use fused_adam_step_all.
+ *
+ * # Safety
+ *
+ * As for fused_adam_step_all.
+ */
+FusedAdamStatus fused_adam_step_split(const struct FusedAdamRule *rule,
+                                      uint64_t t,
+                                      size_t len,
+                                      uint16_t *theta,
+                                      void *correction,
+                                      int32_t correction_bits,
+                                      const uint16_t *grad,
+                                      float *const *states,
+                                      size_t state_count,
+                                      const struct FusedAdamOptions *options,
+                                      struct FusedAdamReport *report);
 
 /**
  * Takes a step on the given parameters, in any order, in one parallel region. Other parameters,

@@ -5,7 +5,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use fused_adam::{Element, StateElement, bf16, f16};
+use fused_adam::Block8;
 
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 
@@ -16,52 +16,147 @@ use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 pub enum FusedAdamType {
     /// float. It has the value 0, so it is the default in a structure that was set to zero.
     F32 = 0,
-    /// double. It can only be combined with double. The three other types can be mixed freely.
+    /// double. It can only be combined with double. The other types can be mixed freely.
     F64 = 1,
     /// bfloat16, the upper half of a float, in a uint16_t.
     Bf16 = 2,
     /// IEEE 754 half precision, in a uint16_t.
     F16 = 3,
+    /// 8 bits, only for states. A state of len elements is (len + 31) / 32 blocks of 33 bytes: the
+    /// codes of 32 elements, and their scale. Blocks can have any address. Blocks of zero bytes
+    /// are elements of 0. fused_adam_state_bytes returns the size,
+    /// fused_adam_rule_encode_state and fused_adam_rule_decode_state convert from and to float.
+    Block8 = 4,
 }
 
-impl FusedAdamType {
-    /// The type with this number.
-    pub(crate) fn of(name: &str, number: i32) -> Result<Self, Failure> {
-        match number {
-            0 => Ok(FusedAdamType::F32),
-            1 => Ok(FusedAdamType::F64),
-            2 => Ok(FusedAdamType::Bf16),
-            3 => Ok(FusedAdamType::F16),
-            _ => Err(Failure::new(
-                FusedAdamStatus::Type,
-                format!("`{name}` is {number}, expected a FusedAdamType, 0 to 3"),
-            )),
+/// What a buffer holds: elements or blocks of a [`FusedAdamType`], or the correction of split
+/// master weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DType {
+    F32,
+    F64,
+    Bf16,
+    F16,
+    Block8,
+    U16,
+    U8,
+}
+
+/// Evaluates `$work` with `$E` as the type of elements, which are not in 8 bits.
+macro_rules! with_element {
+    ($of:expr, $E:ident => $work:expr) => {{
+        use fused_adam::{bf16, f16};
+        use $crate::buffers::DType;
+        match $of {
+            DType::F32 => {
+                type $E = f32;
+                $work
+            }
+            DType::F64 => {
+                type $E = f64;
+                $work
+            }
+            DType::Bf16 => {
+                type $E = bf16;
+                $work
+            }
+            DType::F16 => {
+                type $E = f16;
+                $work
+            }
+            DType::Block8 | DType::U16 | DType::U8 => unreachable!("they are no elements"),
+        }
+    }};
+}
+pub(crate) use with_element;
+
+/// Evaluates `$work` with `$S` as the type of a state.
+macro_rules! with_state {
+    ($of:expr, $S:ident => $work:expr) => {
+        match $of {
+            $crate::buffers::DType::Block8 => { type $S = fused_adam::Block8; $work }
+            of => $crate::buffers::with_element!(of, $S => $work),
+        }
+    };
+}
+pub(crate) use with_state;
+
+impl DType {
+    /// The type of theta, gradients and extra tensors with this number.
+    pub fn element(name: &str, number: i32) -> Result<Self, Failure> {
+        match Self::numbered(number) {
+            None => Err(unknown_type(name, number, FusedAdamType::F16)),
+            Some(DType::Block8) => {
+                let message = format!(
+                    "`{name}` is 8 bits, expected f32, f64, bf16 or f16, since only states can \
+                     have 8 bits"
+                );
+                Err(Failure::new(FusedAdamStatus::Type, message))
+            }
+            Some(of) => Ok(of),
         }
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    /// The type of states with this number.
+    pub fn state(name: &str, number: i32) -> Result<Self, Failure> {
+        Self::numbered(number).ok_or_else(|| unknown_type(name, number, FusedAdamType::Block8))
+    }
+
+    /// The type of a correction with so many bits.
+    pub fn correction(bits: i32) -> Result<Self, Failure> {
+        match bits {
+            16 => Ok(DType::U16),
+            8 => Ok(DType::U8),
+            _ => {
+                let message = format!("`correction_bits` is {bits}, expected 8 or 16");
+                Err(Failure::new(FusedAdamStatus::Value, message))
+            }
+        }
+    }
+
+    /// The type with this [`FusedAdamType`].
+    fn numbered(number: i32) -> Option<Self> {
+        let all = [DType::F32, DType::F64, DType::Bf16, DType::F16, DType::Block8];
+        all.get(usize::try_from(number).ok()?).copied()
+    }
+
+    pub fn name(self) -> &'static str {
         match self {
-            FusedAdamType::F32 => f32::NAME,
-            FusedAdamType::F64 => f64::NAME,
-            FusedAdamType::Bf16 => bf16::NAME,
-            FusedAdamType::F16 => f16::NAME,
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+            DType::Bf16 => "bf16",
+            DType::F16 => "f16",
+            DType::Block8 | DType::U8 => "8 bits",
+            DType::U16 => "16 bits",
         }
     }
 
-    pub(crate) fn bytes(self) -> usize {
+    /// The size of an element, or of a block of elements.
+    pub fn bytes(self) -> usize {
         match self {
-            FusedAdamType::F32 => size_of::<f32>(),
-            FusedAdamType::F64 => size_of::<f64>(),
-            FusedAdamType::Bf16 => size_of::<bf16>(),
-            FusedAdamType::F16 => size_of::<f16>(),
+            DType::F64 => 8,
+            DType::F32 => 4,
+            DType::Bf16 | DType::F16 | DType::U16 => 2,
+            DType::U8 => 1,
+            DType::Block8 => size_of::<Block8>(),
         }
     }
 
-    /// Checks that `len` elements of this type fit into memory, and returns `len`.
-    pub(crate) fn check_len(self, name: &str, len: usize) -> Result<usize, Failure> {
-        let bytes = len.checked_mul(self.bytes()).filter(|&bytes| bytes <= isize::MAX as usize);
-        bytes.ok_or_else(|| {
-            let most = isize::MAX as usize / self.bytes();
+    /// The number of which the address is a multiple.
+    fn align(self) -> usize {
+        if self == DType::Block8 { 1 } else { self.bytes() }
+    }
+
+    /// The number of elements that are stored together.
+    fn block(self) -> usize {
+        if self == DType::Block8 { 32 } else { 1 }
+    }
+
+    /// The bytes of `len` elements of this type. Checks that they fit into memory.
+    pub fn check_len(self, name: &str, len: usize) -> Result<usize, Failure> {
+        let bytes = len.div_ceil(self.block()).checked_mul(self.bytes());
+        bytes.filter(|&bytes| bytes <= isize::MAX as usize).ok_or_else(|| {
+            let most = isize::MAX as usize / self.bytes() * self.block();
             let of = self.name();
             let message = format!("`{name}` has {len} elements of {of}, expected at most {most}");
             Failure::new(FusedAdamStatus::Length, message)
@@ -69,12 +164,19 @@ impl FusedAdamType {
     }
 }
 
+#[cold]
+fn unknown_type(name: &str, number: i32, last: FusedAdamType) -> Failure {
+    let last = last as i32;
+    let message = format!("`{name}` is {number}, expected a FusedAdamType, 0 to {last}");
+    Failure::new(FusedAdamStatus::Type, message)
+}
+
 /// A buffer, as the caller passed it.
 #[derive(Clone, Copy)]
 pub(crate) struct Buffer {
     pub pointer: *mut c_void,
     pub len: usize,
-    pub of: FusedAdamType,
+    pub of: DType,
     /// Its name in error messages.
     pub name: &'static str,
     /// The index of its tensor, in calls that take several.
@@ -92,8 +194,8 @@ impl Buffer {
             let expected = format!("{len} elements of {}", of.name());
             return Err(Failure::null(&self.called(), &expected));
         }
-        if len > 0 && !start.is_multiple_of(of.bytes()) {
-            let (name, align) = (self.called(), of.bytes());
+        if len > 0 && !start.is_multiple_of(of.align()) {
+            let (name, align) = (self.called(), of.align());
             let message = format!(
                 "`{name}` is at address {start:#x}, expected a multiple of {align} for {}",
                 of.name()
@@ -109,6 +211,11 @@ impl Buffer {
             return Err(Failure::new(FusedAdamStatus::Length, message));
         };
         Ok(AddressRange { start, end, buffer: self })
+    }
+
+    /// The number of elements or blocks in memory.
+    fn slots(self) -> usize {
+        self.len.div_ceil(self.of.block())
     }
 
     fn called(self) -> String {
@@ -158,29 +265,29 @@ pub(crate) fn check_apart(spans: &mut [AddressRange]) -> Result<(), Failure> {
 ///
 /// # Safety
 ///
-/// The buffer has passed [`Buffer::span`], `E` is its element type, and nothing writes to it during
-/// `'a`.
-pub(crate) unsafe fn slice<'a, E: Element>(buffer: Buffer) -> &'a [E] {
+/// The buffer has passed [`Buffer::span`], `E` is the type that it holds, and nothing writes to it
+/// during `'a`.
+pub(crate) unsafe fn slice<'a, E>(buffer: Buffer) -> &'a [E] {
     if buffer.len == 0 {
         return &[];
     }
     // SAFETY: `Buffer::span` checked that it is not NULL, aligned and within memory; the rest is
     // the caller's promise.
-    unsafe { std::slice::from_raw_parts(buffer.pointer.cast::<E>(), buffer.len) }
+    unsafe { std::slice::from_raw_parts(buffer.pointer.cast::<E>(), buffer.slots()) }
 }
 
 /// Makes a slice of a buffer that is written.
 ///
 /// # Safety
 ///
-/// The buffer has passed [`Buffer::span`], `E` is its element type, and nothing else reads or
+/// The buffer has passed [`Buffer::span`], `E` is the type that it holds, and nothing else reads or
 /// writes it during `'a`: all buffers of the call have passed [`check_apart`].
-pub(crate) unsafe fn slice_mut<'a, E: Element>(buffer: Buffer) -> &'a mut [E] {
+pub(crate) unsafe fn slice_mut<'a, E>(buffer: Buffer) -> &'a mut [E] {
     if buffer.len == 0 {
         return &mut [];
     }
     // SAFETY: as for `slice`.
-    unsafe { std::slice::from_raw_parts_mut(buffer.pointer.cast::<E>(), buffer.len) }
+    unsafe { std::slice::from_raw_parts_mut(buffer.pointer.cast::<E>(), buffer.slots()) }
 }
 
 /// Makes a slice of an array of pointers or structures.

@@ -3,10 +3,11 @@
 
 use std::ffi::{c_char, c_void};
 
-use fused_adam::{CheckpointReader, CheckpointWriter, Element, bf16, f16};
+use fused_adam::{CheckpointReader, CheckpointWriter, Element};
 
 use crate::buffers::{
-    AddressRange, Buffer, FusedAdamType, array, check_apart, handle, handle_mut, slice, slice_mut,
+    AddressRange, Buffer, DType, array, check_apart, handle, handle_mut, slice, slice_mut,
+    with_element,
 };
 use crate::optimizer::FusedAdamOptimizer;
 use crate::status::{Failure, FusedAdamStatus, guarded};
@@ -22,7 +23,7 @@ pub struct FusedAdamExtraTensor {
     pub values: *mut c_void,
     /// The number of elements.
     pub len: usize,
-    /// Their FusedAdamType.
+    /// Their FusedAdamType. FUSED_ADAM_TYPE_BLOCK8 is only for states.
     pub element_type: i32,
 }
 
@@ -50,7 +51,7 @@ impl<'a> ExtraTensor<'a> {
         {
             // SAFETY: the caller's promise.
             let name = unsafe { text::borrowed("name", name) }?;
-            let of = FusedAdamType::of("element_type", element_type)?;
+            let of = DType::element("element_type", element_type)?;
             let buffer = Buffer { pointer, len, of, name: "values", tensor: Some(i), written };
             spans.push(buffer.span()?);
             all.push(ExtraTensor { name, buffer });
@@ -68,14 +69,7 @@ impl<'a> ExtraTensor<'a> {
         let ExtraTensor { name, buffer } = *self;
         // SAFETY: its buffer has passed the checks, the type is the buffer's, and the caller
         // promises the rest.
-        unsafe {
-            match buffer.of {
-                FusedAdamType::F32 => writer.with_tensor(name, slice::<f32>(buffer)),
-                FusedAdamType::F64 => writer.with_tensor(name, slice::<f64>(buffer)),
-                FusedAdamType::Bf16 => writer.with_tensor(name, slice::<bf16>(buffer)),
-                FusedAdamType::F16 => writer.with_tensor(name, slice::<f16>(buffer)),
-            }
-        }
+        unsafe { with_element!(buffer.of, E => writer.with_tensor(name, slice::<E>(buffer))) }
     }
 
     /// Reads the tensor's elements from a file. The returned closure copies them into the buffer.
@@ -104,14 +98,7 @@ impl<'a> ExtraTensor<'a> {
         }
         let ExtraTensor { name, buffer } = *self;
         // SAFETY: the caller's promise.
-        unsafe {
-            match buffer.of {
-                FusedAdamType::F32 => read::<f32>(name, buffer, file),
-                FusedAdamType::F64 => read::<f64>(name, buffer, file),
-                FusedAdamType::Bf16 => read::<bf16>(name, buffer, file),
-                FusedAdamType::F16 => read::<f16>(name, buffer, file),
-            }
-        }
+        unsafe { with_element!(buffer.of, E => read::<E>(name, buffer, file)) }
     }
 }
 
@@ -158,7 +145,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
 /// Loads a file of fused_adam_optimizer_save. Training then continues bit for bit as if it had
 /// never stopped: the states and step numbers of the parameters, the rules of the groups, the
 /// number of steps and the loss scale are those of the file. The optimizer must have the parameters
-/// and groups that were saved, with the same types. It keeps its options.
+/// and groups that were saved, with the same types. It keeps its options. States of float in the
+/// file become states in 8 bits, rounded to nearest, for a parameter that was registered with
+/// those, and the other way round.
 ///
 /// - path: the path of the file. The file may come from an untrusted source: every length in it is
 ///   checked.

@@ -12,6 +12,8 @@ mod checkpoint;
 mod optimizer;
 mod options;
 mod rule;
+mod split;
+mod state;
 mod status;
 mod step;
 mod tensors;
@@ -24,6 +26,8 @@ pub use checkpoint::{FusedAdamExtraTensor, fused_adam_optimizer_load, fused_adam
 pub use optimizer::*;
 pub use options::*;
 pub use rule::*;
+pub use split::*;
+pub use state::*;
 pub use status::{
     FusedAdamStatus, fused_adam_last_error, fused_adam_last_status, fused_adam_status_name,
 };

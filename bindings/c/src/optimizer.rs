@@ -4,10 +4,11 @@
 use std::ffi::{c_char, c_void};
 
 use fused_adam::{
-    AnyRule, Element, Error, GradScaler, GroupId, Optimizer, ParamId, Rule, State, bf16, f16,
+    AnyRule, Block8, Element, Error, GradScaler, GroupId, Optimizer, ParamId, Rule, State, bf16,
+    f16,
 };
 
-use crate::buffers::{self, Buffer, FusedAdamType, handle, handle_mut, place};
+use crate::buffers::{self, Buffer, DType, handle, handle_mut, place, with_state};
 use crate::options::{FusedAdamOptions, or_default};
 use crate::rule::{self, FusedAdamRule};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
@@ -30,9 +31,9 @@ pub(crate) struct Param {
     pub id: ParamId,
     pub group: usize,
     pub len: usize,
-    pub theta: FusedAdamType,
-    pub grad: FusedAdamType,
-    pub state: FusedAdamType,
+    pub theta: DType,
+    pub grad: DType,
+    pub state: DType,
 }
 
 /// A dynamic loss scale, as in torch.amp.GradScaler. It grows while the gradients are finite. If
@@ -64,20 +65,9 @@ impl FusedAdamOptimizer {
 
     /// The address of a parameter's state, if the state has been allocated.
     fn state_address(&self, own: &Param, name: &str) -> Option<*const c_void> {
-        fn address<E: Element>(
-            opt: &Optimizer<AnyRule>,
-            id: ParamId,
-            name: &str,
-        ) -> Option<*const c_void> {
-            opt.state::<E>(id, name).map(|state| state.as_ptr().cast())
-        }
-        let of = match own.state {
-            FusedAdamType::F32 => address::<f32>,
-            FusedAdamType::F64 => address::<f64>,
-            FusedAdamType::Bf16 => address::<bf16>,
-            FusedAdamType::F16 => address::<f16>,
-        };
-        of(&self.core, own.id, name)
+        with_state!(own.state, S => {
+            self.core.state::<S>(own.id, name).map(|state| state.as_ptr().cast())
+        })
     }
 
     /// The allocated states of a parameter, which a step writes.
@@ -112,22 +102,22 @@ impl FusedAdamOptimizer {
         group: usize,
         name: &str,
         len: usize,
-        [theta, grad, state]: [FusedAdamType; 3],
+        [theta, grad, state]: [DType; 3],
     ) -> Result<usize, Failure> {
-        use FusedAdamType::{Bf16, F16, F32, F64};
+        use DType::{Bf16, F16, F64};
         let add: Add = match (theta, grad, state) {
             (F64, F64, F64) => Optimizer::add::<f64>,
             (F64, ..) | (_, F64, _) | (.., F64) => {
-                let [theta, grad, state] = [theta, grad, state].map(FusedAdamType::name);
+                let [theta, grad, state] = [theta, grad, state].map(DType::name);
                 let message = format!(
                     "parameter `{name}` is {theta} with a gradient of {grad} and states of \
                      {state}, expected f64 for all or for none"
                 );
                 return Err(Failure::new(FusedAdamStatus::Type, message));
             }
-            (F32, ..) => with_grad::<f32>(grad, state),
             (Bf16, ..) => with_grad::<bf16>(grad, state),
             (F16, ..) => with_grad::<f16>(grad, state),
+            _ => with_grad::<f32>(grad, state),
         };
         let of_group = self.group(group)?;
         let id = add(&mut self.core, of_group, name, len)?;
@@ -139,22 +129,23 @@ impl FusedAdamOptimizer {
 /// A function that registers a parameter.
 type Add = fn(&mut Optimizer<AnyRule>, GroupId, &str, usize) -> Result<ParamId, Error>;
 
-fn with_grad<T: Element<Float = f32>>(grad: FusedAdamType, state: FusedAdamType) -> Add {
+fn with_grad<T: Element<Float = f32>>(grad: DType, state: DType) -> Add {
     match grad {
-        FusedAdamType::Bf16 => with_state::<T, bf16>(state),
-        FusedAdamType::F16 => with_state::<T, f16>(state),
-        _ => with_state::<T, f32>(state),
+        DType::Bf16 => with_states::<T, bf16>(state),
+        DType::F16 => with_states::<T, f16>(state),
+        _ => with_states::<T, f32>(state),
     }
 }
 
-fn with_state<T, G>(state: FusedAdamType) -> Add
+fn with_states<T, G>(state: DType) -> Add
 where
     T: Element<Float = f32>,
     G: Element<Float = f32>,
 {
     match state {
-        FusedAdamType::Bf16 => Optimizer::add_mixed::<T, G, bf16>,
-        FusedAdamType::F16 => Optimizer::add_mixed::<T, G, f16>,
+        DType::Bf16 => Optimizer::add_mixed::<T, G, bf16>,
+        DType::F16 => Optimizer::add_mixed::<T, G, f16>,
+        DType::Block8 => Optimizer::add_mixed::<T, G, Block8>,
         _ => Optimizer::add_mixed::<T, G, f32>,
     }
 }
@@ -229,7 +220,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_add_group(
 /// - name: a unique name, which identifies the parameter in checkpoints.
 /// - len: the number of elements.
 /// - theta_type, grad_type, state_type: the FusedAdamType of the parameter, its gradients and its
-///   states. Use FUSED_ADAM_TYPE_F64 for all three or for none.
+///   states. Use FUSED_ADAM_TYPE_F64 for all three or for none. FUSED_ADAM_TYPE_BLOCK8 is only for
+///   states. It is not meant for small parameters, such as biases: they are sensitive, and save
+///   little. A usual limit is 4096 elements.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if the group does not exist, FUSED_ADAM_STATUS_DUPLICATE if
 /// the name is in use, FUSED_ADAM_STATUS_TYPE, FUSED_ADAM_STATUS_LENGTH if the parameter does not
@@ -255,9 +248,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_add(
         let (opt, name) = unsafe { (handle_mut("opt", opt)?, text::borrowed("name", name)?) };
         let place = place("param", param)?;
         let types = [
-            FusedAdamType::of("theta_type", theta_type)?,
-            FusedAdamType::of("grad_type", grad_type)?,
-            FusedAdamType::of("state_type", state_type)?,
+            DType::element("theta_type", theta_type)?,
+            DType::element("grad_type", grad_type)?,
+            DType::state("state_type", state_type)?,
         ];
         for of in types {
             of.check_len(name, len)?;
@@ -442,9 +435,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_t(
 }
 
 /// Stores the address of a parameter's state, such as "m", at `state`. The state has as many
-/// elements as the parameter, of the parameter's state type. You can read it until the next call on
-/// this optimizer that is not const. Stores NULL before the first step of the parameter; that is
-/// not an error.
+/// elements as the parameter, of the parameter's state type. fused_adam_rule_decode_state decodes
+/// a state in 8 bits. You can read the state until the next call on this optimizer that is not
+/// const. Stores NULL before the first step of the parameter; that is not an error.
 ///
 /// Returns FUSED_ADAM_STATUS_UNKNOWN if there is no such parameter, or if its rule has no such
 /// state, with a message that lists the states; FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_TEXT.

@@ -215,7 +215,8 @@ pub unsafe extern "C" fn fused_adam_options_set_chunk(
 }
 
 /// Rounds values that are stored in 16 bits to the nearest number, ties to even. This is the
-/// default.
+/// default. States in 8 bits, and corrections of 8 bits, are rounded stochastically in any case,
+/// here with the seed 0.
 ///
 /// Returns FUSED_ADAM_STATUS_NULL if `options` is NULL.
 ///
@@ -235,7 +236,7 @@ pub unsafe extern "C" fn fused_adam_options_round_to_nearest(
 
 /// Rounds values that are stored in 16 bits up or down at random, such that the expected value is
 /// exact (stochastic rounding). The random bits depend only on the seed, the step number, the
-/// parameter and the element.
+/// parameter and the element. States and corrections of 8 bits use the seed too.
 ///
 /// Returns FUSED_ADAM_STATUS_NULL if `options` is NULL.
 ///

@@ -6,7 +6,7 @@ use std::ffi::c_char;
 use fused_adam::{AnyRule, Error, Rule};
 use serde_json::{Map, Number, Value};
 
-use crate::buffers::{self, Buffer, FusedAdamType, handle, handle_mut, place, slice_mut};
+use crate::buffers::{self, Buffer, DType, handle, handle_mut, place, slice_mut};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
 
@@ -308,7 +308,7 @@ pub unsafe extern "C" fn fused_adam_rule_state_name(
 }
 
 /// The initial value of the elements of state number `i`. It is 0, except for "adagrad" with an
-/// "initial_accumulator_value". 0 for NULL.
+/// "initial_accumulator_value". 0 for NULL. fused_adam_rule_encode_state stores it in 8 bits.
 ///
 /// # Safety
 ///
@@ -417,7 +417,7 @@ pub unsafe extern "C" fn fused_adam_rule_advance_scalars(
             return Err(Error::StepNumber { t, expected: "1 for the first step" }.into());
         }
         rule.check()?;
-        let (pointer, of) = (scalars.cast(), FusedAdamType::F64);
+        let (pointer, of) = (scalars.cast(), DType::F64);
         let buffer =
             Buffer { pointer, len: count, of, name: "scalars", tensor: None, written: true };
         buffer.span()?;

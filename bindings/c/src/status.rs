@@ -30,7 +30,7 @@ pub enum FusedAdamStatus {
     Overlap = 4,
     /// The name or number does not exist. The message lists those that do.
     Unknown = 5,
-    /// A hyper-parameter, an option or a step number is outside its range.
+    /// A hyper-parameter, an option, a step number or another number is outside its range.
     Value = 6,
     /// An element type is not one of FusedAdamType, or cannot be combined with the others.
     Type = 7,
@@ -128,8 +128,12 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match error.cause() {
-            Error::HyperParameter { .. } | Error::StepNumber { .. } => FusedAdamStatus::Value,
-            Error::Length { .. } | Error::TensorLength { .. } => FusedAdamStatus::Length,
+            Error::HyperParameter { .. } | Error::StepNumber { .. } | Error::Offset { .. } => {
+                FusedAdamStatus::Value
+            }
+            Error::Length { .. } | Error::TensorLength { .. } | Error::Blocks { .. } => {
+                FusedAdamStatus::Length
+            }
             Error::MissingState { .. }
             | Error::SuperfluousState { .. }
             | Error::Scalars { .. }

@@ -1,4 +1,4 @@
-//! Steps with states that the caller stores: of one buffer, with one function per element type, or
+//! Steps with states that the caller stores: of one buffer, with functions for the usual types, or
 //! of many tensors. All of them call the core's `step_all`.
 
 use std::ffi::c_void;
@@ -6,14 +6,16 @@ use std::ffi::c_void;
 use fused_adam::{AnyRule, Element, Error, ParamMut, Rule, State, bf16, f16, step_all};
 
 use crate::buffers::{
-    AddressRange, Buffer, FusedAdamType, array, check_apart, handle, slice, slice_mut,
+    AddressRange, Buffer, DType, FusedAdamType, array, check_apart, handle, slice, slice_mut,
+    with_element, with_state,
 };
 use crate::options::{FusedAdamOptions, FusedAdamReport, or_default};
 use crate::rule::FusedAdamRule;
+use crate::split;
 use crate::status::{Failure, FusedAdamStatus, guarded};
 use crate::threads;
 
-/// FlatStep tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
+/// One tensor in a call of fused_adam_step_all, with states that the caller stores. Set the
 /// structure to zero before you set its members: 0 and NULL mean "not used", and 0 is the number of
 /// float.
 #[repr(C)]
@@ -44,11 +46,14 @@ pub struct FusedAdamParam {
     /// If theta is float: where to store a 16-bit copy of the new theta, rounded to nearest. NULL
     /// for none.
     pub copy: *mut c_void,
-    /// The seed of the tensor's random bits, combined with the seed of the options.
+    /// The seed of the tensor's random bits, combined with the seed of the options. Give each
+    /// tensor another one. States in 8 bits and corrections of 8 bits use it even if the options
+    /// round to nearest.
     pub seed: u64,
     /// If the buffers are a part of a larger tensor, such as the shard of one machine: the index of
     /// their first element in the whole tensor. It only affects stochastic rounding, whose random
-    /// bits depend on the index in the whole tensor.
+    /// bits depend on the index in the whole tensor. With states in 8 bits it must be a multiple of
+    /// 32.
     pub offset: u64,
     /// The FusedAdamType of theta.
     pub theta_type: i32,
@@ -58,6 +63,12 @@ pub struct FusedAdamParam {
     pub state_type: i32,
     /// The FusedAdamType of copy, if it is not NULL: FUSED_ADAM_TYPE_BF16 or FUSED_ADAM_TYPE_F16.
     pub copy_type: i32,
+    /// If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+    /// step updates it. fused_adam_split_weights explains it. NULL for none.
+    pub correction: *mut c_void,
+    /// The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
+    /// uint8_t.
+    pub correction_bits: i32,
 }
 
 /// The buffers of one tensor that have passed the checks.
@@ -66,9 +77,9 @@ struct CheckedTensor<'a> {
     theta: Buffer,
     grad: Buffer,
     states: &'a [*mut c_void],
-    of_states: FusedAdamType,
+    of_states: DType,
     scalars: Option<Buffer>,
-    copy: Option<Buffer>,
+    beside: Option<Buffer>,
 }
 
 impl<'a> CheckedTensor<'a> {
@@ -99,11 +110,11 @@ impl<'a> CheckedTensor<'a> {
         let states = unsafe { array("states", borrowed.states, state_count) }?;
         let buffer =
             |name, pointer, of, written| Buffer { pointer, len, of, name, tensor, written };
-        let of = FusedAdamType::of("theta_type", borrowed.theta_type)?;
+        let of = DType::element("theta_type", borrowed.theta_type)?;
         let theta = buffer("theta", borrowed.theta, of, true);
-        let of = FusedAdamType::of("grad_type", borrowed.grad_type)?;
+        let of = DType::element("grad_type", borrowed.grad_type)?;
         let grad = buffer("grad", borrowed.grad.cast_mut(), of, false);
-        let of_states = FusedAdamType::of("state_type", borrowed.state_type)?;
+        let of_states = DType::state("state_type", borrowed.state_type)?;
         spans.push(theta.span()?);
         spans.push(grad.span()?);
         for (declared, &state) in declared.iter().zip(states) {
@@ -112,19 +123,20 @@ impl<'a> CheckedTensor<'a> {
         let mut scalars = None;
         if !borrowed.scalars.is_null() || borrowed.scalar_count != 0 {
             let (pointer, len) = (borrowed.scalars.cast_mut().cast(), borrowed.scalar_count);
-            let of = FusedAdamType::F64;
+            let of = DType::F64;
             let buffer = Buffer { pointer, len, of, name: "scalars", tensor, written: false };
             spans.push(buffer.span()?);
             scalars = Some(buffer);
         }
-        let mut copy = None;
-        if !borrowed.copy.is_null() {
-            let of = copy_type(borrowed.copy_type)?;
-            let buffer = buffer("copy", borrowed.copy, of, true);
-            spans.push(buffer.span()?);
-            copy = Some(buffer);
+        let beside = beside(
+            (borrowed.copy, borrowed.copy_type),
+            (borrowed.correction, borrowed.correction_bits),
+            |name, pointer, of| buffer(name, pointer, of, true),
+        )?;
+        if let Some(beside) = beside {
+            spans.push(beside.span()?);
         }
-        Ok(CheckedTensor { borrowed, theta, grad, states, of_states, scalars, copy })
+        Ok(CheckedTensor { borrowed, theta, grad, states, of_states, scalars, beside })
     }
 
     /// The tensor, for the core.
@@ -135,14 +147,7 @@ impl<'a> CheckedTensor<'a> {
     /// `'b`.
     unsafe fn reborrow<'b>(&self) -> ParamMut<'b> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
-        unsafe {
-            match self.theta.of {
-                FusedAdamType::F32 => self.of_theta::<f32>(),
-                FusedAdamType::F64 => self.of_theta::<f64>(),
-                FusedAdamType::Bf16 => self.of_theta::<bf16>(),
-                FusedAdamType::F16 => self.of_theta::<f16>(),
-            }
-        }
+        unsafe { with_element!(self.theta.of, T => self.of_theta::<T>()) }
     }
 
     /// # Safety
@@ -150,14 +155,7 @@ impl<'a> CheckedTensor<'a> {
     /// As for [`reborrow`](Self::reborrow), with theta of type `T`.
     unsafe fn of_theta<'b, T: Element>(&self) -> ParamMut<'b> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
-        unsafe {
-            match self.grad.of {
-                FusedAdamType::F32 => self.of_grad::<T, f32>(),
-                FusedAdamType::F64 => self.of_grad::<T, f64>(),
-                FusedAdamType::Bf16 => self.of_grad::<T, bf16>(),
-                FusedAdamType::F16 => self.of_grad::<T, f16>(),
-            }
-        }
+        unsafe { with_element!(self.grad.of, G => self.of_grad::<T, G>()) }
     }
 
     /// # Safety
@@ -172,36 +170,47 @@ impl<'a> CheckedTensor<'a> {
             let of = self.of_states;
             let state = Buffer { pointer, len, of, ..self.theta };
             // SAFETY: the caller's promise, and each type is that of the buffer.
-            borrowed = unsafe {
-                match of {
-                    FusedAdamType::F32 => borrowed.with_state(slice_mut::<f32>(state)),
-                    FusedAdamType::F64 => borrowed.with_state(slice_mut::<f64>(state)),
-                    FusedAdamType::Bf16 => borrowed.with_state(slice_mut::<bf16>(state)),
-                    FusedAdamType::F16 => borrowed.with_state(slice_mut::<f16>(state)),
-                }
-            };
+            borrowed = unsafe { with_state!(of, S => borrowed.with_state(slice_mut::<S>(state))) };
         }
         if let Some(scalars) = self.scalars {
             // SAFETY: the caller's promise.
             borrowed = borrowed.with_scalars(unsafe { slice::<f64>(scalars) });
         }
-        match self.copy {
-            None => borrowed,
-            // SAFETY: the caller's promise, and each type is that of the buffer.
-            Some(copy) => unsafe {
-                match copy.of {
-                    FusedAdamType::F16 => borrowed.with_copy(slice_mut::<f16>(copy)),
-                    _ => borrowed.with_copy(slice_mut::<bf16>(copy)),
-                }
-            },
+        let Some(beside) = self.beside else { return borrowed };
+        // SAFETY: the caller's promise, and each type is that of the buffer.
+        unsafe {
+            match beside.of {
+                DType::F16 => borrowed.with_copy(slice_mut::<f16>(beside)),
+                DType::Bf16 => borrowed.with_copy(slice_mut::<bf16>(beside)),
+                _ => borrowed.with_correction(split::correction(beside)),
+            }
+        }
+    }
+}
+
+/// The buffer that a step writes beside theta, if there is one: a copy of theta in 16 bits, or the
+/// correction of split master weights. Each is given with its type or its number of bits.
+pub(crate) fn beside(
+    (copy, of_copy): (*mut c_void, i32),
+    (correction, bits): (*mut c_void, i32),
+    buffer: impl FnOnce(&'static str, *mut c_void, DType) -> Buffer,
+) -> Result<Option<Buffer>, Failure> {
+    match (!copy.is_null(), !correction.is_null() || bits != 0) {
+        (false, false) => Ok(None),
+        (true, false) => Ok(Some(buffer("copy", copy, copy_type(of_copy)?))),
+        (false, true) => Ok(Some(buffer("correction", correction, DType::correction(bits)?))),
+        (true, true) => {
+            let message = "`copy` and `correction` are both given, expected at most one of them: \
+                           theta is f32 to be copied, and bf16 to have a correction";
+            Err(Failure::new(FusedAdamStatus::Type, message))
         }
     }
 }
 
 /// The type of a 16-bit copy.
-pub(crate) fn copy_type(number: i32) -> Result<FusedAdamType, Failure> {
-    match FusedAdamType::of("copy_type", number)? {
-        of @ (FusedAdamType::Bf16 | FusedAdamType::F16) => Ok(of),
+fn copy_type(number: i32) -> Result<DType, Failure> {
+    match DType::element("copy_type", number)? {
+        of @ (DType::Bf16 | DType::F16) => Ok(of),
         of => {
             let message = format!("`copy_type` is {}, expected bf16 or f16", of.name());
             Err(Failure::new(FusedAdamStatus::Type, message))
@@ -250,16 +259,17 @@ unsafe fn step_tensors(
 /// - options: the options of the step. NULL for the defaults.
 /// - report: where to store what the step did. NULL if you do not need it.
 ///
-/// Buffers can have any length. Empty ones can be NULL. They must be aligned to their elements and
-/// must not overlap, except that gradients, which are only read, can overlap each other.
+/// Buffers can have any length. Empty ones can be NULL. They must be aligned to their elements,
+/// except that states in 8 bits can have any address. They must not overlap, except that
+/// gradients, which are only read, can overlap each other.
 ///
 /// All arguments are checked before anything is written. After an error nothing has changed, and
 /// the message has the index of the tensor. Returns FUSED_ADAM_STATUS_NULL,
 /// FUSED_ADAM_STATUS_LENGTH, FUSED_ADAM_STATUS_MISALIGNED, FUSED_ADAM_STATUS_OVERLAP,
 /// FUSED_ADAM_STATUS_UNKNOWN if a rule does not exist, FUSED_ADAM_STATUS_VALUE if a
-/// hyper-parameter, an option or a step number is outside its range, FUSED_ADAM_STATUS_TYPE if the
-/// types cannot be combined, FUSED_ADAM_STATUS_STATES if the number of states or scalars is not
-/// that of the rule, and FUSED_ADAM_STATUS_NONFINITE.
+/// hyper-parameter, an option, a step number, an offset or correction_bits is outside its range,
+/// FUSED_ADAM_STATUS_TYPE if the types cannot be combined, FUSED_ADAM_STATUS_STATES if the number
+/// of states or scalars is not that of the rule, and FUSED_ADAM_STATUS_NONFINITE.
 ///
 /// Any number of threads may call it at the same time, each with its own buffers.
 ///
@@ -289,41 +299,28 @@ pub unsafe extern "C" fn fused_adam_step_all(
     })
 }
 
-/// A step of one buffer whose elements all have the same type.
-struct FlatStep {
+/// A step of one tensor.
+///
+/// # Safety
+///
+/// As for [`fused_adam_step_all`].
+unsafe fn step_one(
     rule: *const FusedAdamRule,
-    of: FusedAdamType,
-    borrowed: FusedAdamParam,
+    tensor: FusedAdamParam,
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
+) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { step_tensors(&[handle("rule", rule)?.0], &[tensor], options, report) }
 }
 
-impl FlatStep {
-    /// # Safety
-    ///
-    /// As for [`fused_adam_step_all`].
-    unsafe fn step(self) -> FusedAdamStatus {
-        let FlatStep { rule, of, borrowed, options, report } = self;
-        let of = of as i32;
-        let borrowed = FusedAdamParam { theta_type: of, grad_type: of, state_type: of, ..borrowed };
-        guarded(|| {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let rules = [handle("rule", rule)?.0];
-                step_tensors(&rules, &[borrowed], options, report)
-            }
-        })
-    }
-}
-
-/// The fields of a tensor that are the same for all types.
-fn borrowed<E>(
-    t: u64,
-    len: usize,
-    theta: *mut E,
-    grad: *const E,
-    states: *const *mut E,
-    state_count: usize,
+/// A tensor with theta, gradient and states of these types, and with nothing else.
+fn tensor<T, G, S>(
+    [theta_type, grad_type, state_type]: [FusedAdamType; 3],
+    (t, len): (u64, usize),
+    theta: *mut T,
+    grad: *const G,
+    (states, state_count): (*const *mut S, usize),
 ) -> FusedAdamParam {
     FusedAdamParam {
         rule: 0,
@@ -338,10 +335,12 @@ fn borrowed<E>(
         copy: std::ptr::null_mut(),
         seed: 0,
         offset: 0,
-        theta_type: 0,
-        grad_type: 0,
-        state_type: 0,
+        theta_type: theta_type as i32,
+        grad_type: grad_type as i32,
+        state_type: state_type as i32,
         copy_type: 0,
+        correction: std::ptr::null_mut(),
+        correction_bits: 0,
     }
 }
 
@@ -377,9 +376,10 @@ pub unsafe extern "C" fn fused_adam_step_f32(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let borrowed = borrowed(t, len, theta, grad, states, state_count);
+    let types = [FusedAdamType::F32; 3];
+    let tensor = tensor(types, (t, len), theta, grad, (states, state_count));
     // SAFETY: the caller's promise.
-    unsafe { FlatStep { rule, of: FusedAdamType::F32, borrowed, options, report }.step() }
+    guarded(|| unsafe { step_one(rule, tensor, options, report) })
 }
 
 /// The same as fused_adam_step_f32, for buffers of double. It computes in double.
@@ -399,9 +399,10 @@ pub unsafe extern "C" fn fused_adam_step_f64(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let borrowed = borrowed(t, len, theta, grad, states, state_count);
+    let types = [FusedAdamType::F64; 3];
+    let tensor = tensor(types, (t, len), theta, grad, (states, state_count));
     // SAFETY: the caller's promise.
-    unsafe { FlatStep { rule, of: FusedAdamType::F64, borrowed, options, report }.step() }
+    guarded(|| unsafe { step_one(rule, tensor, options, report) })
 }
 
 /// The same as fused_adam_step_f32, for buffers that hold the bits of bfloat16. It computes in
@@ -422,9 +423,10 @@ pub unsafe extern "C" fn fused_adam_step_bf16(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let borrowed = borrowed(t, len, theta, grad, states, state_count);
+    let types = [FusedAdamType::Bf16; 3];
+    let tensor = tensor(types, (t, len), theta, grad, (states, state_count));
     // SAFETY: the caller's promise.
-    unsafe { FlatStep { rule, of: FusedAdamType::Bf16, borrowed, options, report }.step() }
+    guarded(|| unsafe { step_one(rule, tensor, options, report) })
 }
 
 /// The same as fused_adam_step_bf16, for buffers that hold the bits of IEEE 754 half precision.
@@ -444,7 +446,77 @@ pub unsafe extern "C" fn fused_adam_step_f16(
     options: *const FusedAdamOptions,
     report: *mut FusedAdamReport,
 ) -> FusedAdamStatus {
-    let borrowed = borrowed(t, len, theta, grad, states, state_count);
+    let types = [FusedAdamType::F16; 3];
+    let tensor = tensor(types, (t, len), theta, grad, (states, state_count));
     // SAFETY: the caller's promise.
-    unsafe { FlatStep { rule, of: FusedAdamType::F16, borrowed, options, report }.step() }
+    guarded(|| unsafe { step_one(rule, tensor, options, report) })
+}
+
+/// The same as fused_adam_step_f32, with states in 8 bits: see FUSED_ADAM_TYPE_BLOCK8.
+///
+/// - states: an array of state_count pointers to the states, each of as many bytes as
+///   fused_adam_state_bytes returns. Before the first step, set the bytes to 0; or encode
+///   fused_adam_rule_initial_state with fused_adam_rule_encode_state, where it is not 0.
+///
+/// States in 8 bits are rounded stochastically, with the seed of
+/// fused_adam_options_round_stochastically, or 0. Give each tensor another seed. For other types
+/// of theta and gradients, use fused_adam_step_all.
+///
+/// # Safety
+///
+/// As for fused_adam_step_all.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fused_adam_step_8bit(
+    rule: *const FusedAdamRule,
+    t: u64,
+    len: usize,
+    theta: *mut f32,
+    grad: *const f32,
+    states: *const *mut u8,
+    state_count: usize,
+    options: *const FusedAdamOptions,
+    report: *mut FusedAdamReport,
+) -> FusedAdamStatus {
+    let types = [FusedAdamType::F32, FusedAdamType::F32, FusedAdamType::Block8];
+    let tensor = tensor(types, (t, len), theta, grad, (states, state_count));
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { step_one(rule, tensor, options, report) })
+}
+
+/// The same as fused_adam_step_f32, on master weights that fused_adam_split_weights has split:
+/// theta and the gradient hold the bits of bfloat16, and the states are float.
+///
+/// - correction: what theta lacks to be the master weights. The step updates it. Set it to 0 where
+///   you change theta yourself.
+/// - correction_bits: 16 for a correction in uint16_t, 8 for one in uint8_t.
+///
+/// A correction of 8 bits is rounded stochastically, as states are in fused_adam_step_8bit. For
+/// gradients and states of other types, use fused_adam_step_all.
+///
+/// # Safety
+///
+/// As for fused_adam_step_all.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fused_adam_step_split(
+    rule: *const FusedAdamRule,
+    t: u64,
+    len: usize,
+    theta: *mut u16,
+    correction: *mut c_void,
+    correction_bits: i32,
+    grad: *const u16,
+    states: *const *mut f32,
+    state_count: usize,
+    options: *const FusedAdamOptions,
+    report: *mut FusedAdamReport,
+) -> FusedAdamStatus {
+    let types = [FusedAdamType::Bf16, FusedAdamType::Bf16, FusedAdamType::F32];
+    let tensor = tensor(types, (t, len), theta, grad, (states, state_count));
+    let tensor = FusedAdamParam { correction, correction_bits, ..tensor };
+    guarded(|| {
+        // Not optional here. 0 would be a step without one.
+        DType::correction(correction_bits)?;
+        // SAFETY: the caller's promise.
+        unsafe { step_one(rule, tensor, options, report) }
+    })
 }

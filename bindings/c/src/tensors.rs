@@ -5,13 +5,14 @@ use std::ffi::c_void;
 use fused_adam::{Element, Error, ParamId, Tensor, bf16, f16};
 
 use crate::buffers::{
-    AddressRange, Buffer, FusedAdamType, array, check_apart, handle_mut, slice, slice_mut,
+    AddressRange, Buffer, DType, array, check_apart, handle_mut, slice, slice_mut, with_element,
 };
 use crate::optimizer::FusedAdamOptimizer;
 use crate::options::FusedAdamReport;
 use crate::rule;
+use crate::split;
 use crate::status::{Failure, FusedAdamStatus, guarded};
-use crate::step::copy_type;
+use crate::step::beside;
 use crate::threads;
 
 /// One parameter in one step of an optimizer. Set the structure to zero before you set its members:
@@ -34,6 +35,12 @@ pub struct FusedAdamTensor {
     pub copy_type: i32,
     /// 1 to set the gradient to zero in the same pass, also if the step is skipped. 0 to leave it.
     pub zero_grad: i32,
+    /// If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+    /// step updates it. Pass it in every step. fused_adam_split_weights explains it. NULL for none.
+    pub correction: *mut c_void,
+    /// The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
+    /// uint8_t.
+    pub correction_bits: i32,
 }
 
 /// The buffers of one parameter in one step.
@@ -41,7 +48,7 @@ struct StepTensor {
     id: ParamId,
     theta: Buffer,
     grad: Buffer,
-    copy: Option<Buffer>,
+    beside: Option<Buffer>,
 }
 
 impl StepTensor {
@@ -51,7 +58,7 @@ impl StepTensor {
         tensor: &FusedAdamTensor,
         spans: &mut Vec<AddressRange>,
     ) -> Result<Self, Failure> {
-        let &FusedAdamTensor { param, len, theta, grad, copy, zero_grad, .. } = tensor;
+        let &FusedAdamTensor { param, len, theta, grad, zero_grad, .. } = tensor;
         let own = opt.param(param)?;
         let zero = rule::truth("zero_grad", f64::from(zero_grad))?;
         let tensor_number = Some(number);
@@ -72,18 +79,19 @@ impl StepTensor {
         }
         spans.push(theta.span()?);
         spans.push(grad.span()?);
-        let copy = match copy.is_null() {
-            true => None,
-            false => Some(buffer("copy", copy, copy_type(tensor.copy_type)?, true)),
-        };
-        if let Some(copy) = copy {
-            spans.push(copy.span()?);
+        let beside = beside(
+            (tensor.copy, tensor.copy_type),
+            (tensor.correction, tensor.correction_bits),
+            |name, pointer, of| buffer(name, pointer, of, true),
+        )?;
+        if let Some(beside) = beside {
+            spans.push(beside.span()?);
         }
         // The caller can get the addresses of the states, so it could pass them as buffers.
         for state in opt.states(own) {
             spans.push(Buffer { tensor: tensor_number, ..state }.span()?);
         }
-        Ok(StepTensor { id: own.id, theta, grad, copy })
+        Ok(StepTensor { id: own.id, theta, grad, beside })
     }
 
     /// The tensor, for the core.
@@ -94,14 +102,7 @@ impl StepTensor {
     /// `'a`.
     unsafe fn reborrow<'a>(&self) -> Tensor<'a> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
-        unsafe {
-            match self.theta.of {
-                FusedAdamType::F32 => self.of_theta::<f32>(),
-                FusedAdamType::F64 => self.of_theta::<f64>(),
-                FusedAdamType::Bf16 => self.of_theta::<bf16>(),
-                FusedAdamType::F16 => self.of_theta::<f16>(),
-            }
-        }
+        unsafe { with_element!(self.theta.of, T => self.of_theta::<T>()) }
     }
 
     /// # Safety
@@ -109,14 +110,7 @@ impl StepTensor {
     /// As for [`reborrow`](Self::reborrow), with theta of type `T`.
     unsafe fn of_theta<'a, T: Element>(&self) -> Tensor<'a> {
         // SAFETY: the caller's promise, and each type is that of its buffer.
-        unsafe {
-            match self.grad.of {
-                FusedAdamType::F32 => self.of_grad::<T, f32>(),
-                FusedAdamType::F64 => self.of_grad::<T, f64>(),
-                FusedAdamType::Bf16 => self.of_grad::<T, bf16>(),
-                FusedAdamType::F16 => self.of_grad::<T, f16>(),
-            }
-        }
+        unsafe { with_element!(self.grad.of, G => self.of_grad::<T, G>()) }
     }
 
     /// # Safety
@@ -130,12 +124,11 @@ impl StepTensor {
                 true => Tensor::zero_grad(self.id, theta, slice_mut::<G>(self.grad)),
                 false => Tensor::new(self.id, theta, slice::<G>(self.grad)),
             };
-            match self.copy {
-                None => tensor,
-                Some(copy) if copy.of == FusedAdamType::F16 => {
-                    tensor.with_copy(slice_mut::<f16>(copy))
-                }
-                Some(copy) => tensor.with_copy(slice_mut::<bf16>(copy)),
+            let Some(beside) = self.beside else { return tensor };
+            match beside.of {
+                DType::F16 => tensor.with_copy(slice_mut::<f16>(beside)),
+                DType::Bf16 => tensor.with_copy(slice_mut::<bf16>(beside)),
+                _ => tensor.with_correction(split::correction(beside)),
             }
         }
     }

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use fused_adam::AnyRule;
+use fused_adam::{AdamW, AnyRule, Block8, Rounding, Step, bytemuck};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
@@ -33,15 +33,22 @@ enum Argument {
     Rules,
     /// A file that the program may write.
     File,
+    /// A file that the program may write, and the core's results with states in 8 bits.
+    FileAndResults,
     /// The digits, and a smaller number of steps under valgrind.
     Digits,
 }
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program { name: "readme", sources: &[README], argument: Argument::None },
     Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::Rules },
     Program { name: "refusals", sources: &["tests/programs/refusals.c"], argument: Argument::File },
     Program { name: "handles", sources: &["tests/programs/handles.c"], argument: Argument::File },
+    Program {
+        name: "eight_bits",
+        sources: &["tests/programs/eight_bits.c"],
+        argument: Argument::FileAndResults,
+    },
     Program {
         name: "float_mode",
         sources: &["tests/programs/float_mode.c"],
@@ -178,6 +185,11 @@ impl Program {
             Argument::None => {}
             Argument::Rules => drop(command.args(AnyRule::NAMES.iter())),
             Argument::File => drop(command.arg(work.path().join("written"))),
+            Argument::FileAndResults => {
+                let file = work.path().join("results");
+                std::fs::write(&file, eight_bits()).map_err(|error| error.to_string())?;
+                command.arg(work.path().join("written")).arg(file);
+            }
             Argument::Digits => {
                 let file = work.path().join("digits.csv");
                 std::fs::write(&file, digits()?).map_err(|error| error.to_string())?;
@@ -204,6 +216,25 @@ fn readme_program(folder: &Path) -> Result<PathBuf, String> {
     let file = folder.join("readme.c");
     std::fs::write(&file, program).map_err(|error| error.to_string())?;
     Ok(file)
+}
+
+/// The steps of `eight_bits.c`, taken by the core: θ, `m` and `v` afterwards.
+fn eight_bits() -> Vec<u8> {
+    const N: usize = 20_003;
+    let mut theta: Vec<f32> = (0..N).map(|i| (i % 7) as f32 / 8.0 - 0.25).collect();
+    let mut m: Vec<Block8> = vec![[0; 33]; N.div_ceil(32)];
+    let mut v = m.clone();
+    for t in 1..=4_u8 {
+        let quarters = f32::from(t) / 4.0;
+        let grad: Vec<f32> = (0..N).map(|i| (i % 13) as f32 / 16.0 - quarters).collect();
+        let rounding = Rounding::Stochastic { seed: 7 };
+        let (rule, states) = (AdamW::default(), &mut [&mut m[..], &mut v[..]]);
+        let step = Step::new(&rule, t.into()).with_rounding(rounding);
+        step.run_mixed(&mut theta, &grad, states).expect("valid buffers");
+    }
+    let bytes: [&[u8]; 3] =
+        [bytemuck::cast_slice(&theta), bytemuck::cast_slice(&m), bytemuck::cast_slice(&v)];
+    bytes.concat()
 }
 
 /// The digits as plain text.

@@ -7,22 +7,23 @@
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
 mod rules;
+mod split;
 mod table;
 
 use std::ffi::{CStr, CString, c_void};
 use std::ptr::{null, null_mut};
 
 use common::random_rule::random_rule_from;
-use common::{Bits, Guarded, Numbers, Random, difference, rules as core_rules};
+use common::{Bits, Guarded, Numbers, Random, StateBits, difference, rules as core_rules};
 use fused_adam::{
-    AnyRule, Backend, Element, Flat, Half, NAdam, Parallelism, Rounding, Rule, State, Step, bf16,
-    f16,
+    AnyRule, Backend, Block8, Element, Flat, Half, NAdam, Parallelism, Rounding, Rule, State,
+    StateElement, Step, bf16, f16,
 };
 use fused_adam_c::*;
 use rules::Handle;
 
-/// An element type and its number in the header.
-trait Numbered: Bits {
+/// A type of elements or states, and its number in the header.
+trait Numbered: StateBits {
     const NUMBER: FusedAdamType;
 }
 
@@ -37,6 +38,9 @@ impl Numbered for bf16 {
 }
 impl Numbered for f16 {
     const NUMBER: FusedAdamType = FusedAdamType::F16;
+}
+impl Numbered for Block8 {
+    const NUMBER: FusedAdamType = FusedAdamType::Block8;
 }
 
 /// The options of a step.
@@ -53,10 +57,11 @@ struct Options {
 }
 
 impl Options {
-    fn random(random: &mut Random) -> Self {
+    /// With an offset that states of `S` allow.
+    fn random<S: StateBits>(random: &mut Random) -> Self {
         let available: Vec<Backend> =
             Backend::ALL.iter().copied().filter(|backend| backend.is_available()).collect();
-        let plain = random.below(2) == 0;
+        let (plain, block) = (random.below(2) == 0, S::BLOCK as u64);
         Options {
             t: [1, 2, 10, 1000, 1_000_000_000][random.below(5)],
             grad_scale: if plain { 1.0 } else { random.uniform().abs() },
@@ -66,7 +71,7 @@ impl Options {
                 _ => Rounding::Stochastic { seed: random.bits() },
             },
             seed: if random.below(2) == 0 { 0 } else { random.bits() },
-            offset: if random.below(2) == 0 { 0 } else { random.bits() },
+            offset: if random.below(2) == 0 { 0 } else { random.bits() / block * block },
             backend: available[random.below(available.len())],
             chunk: [0, usize::MAX, 1 + random.below(200)][random.below(3)],
         }
@@ -74,14 +79,11 @@ impl Options {
 
     /// The same options for the reference.
     fn reference<'r>(&self, rule: &'r AnyRule) -> Step<'r, AnyRule> {
-        let rounding = match self.rounding {
-            Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed ^ self.seed },
-            nearest => nearest,
-        };
         Step::new(rule, self.t)
             .with_backend(Backend::Scalar)
             .with_parallelism(Parallelism::Serial)
-            .with_rounding(rounding)
+            .with_rounding(self.rounding)
+            .with_seed(self.seed)
             .with_offset(self.offset)
             .with_grad_scale(self.grad_scale)
             .with_clip_value(self.clip_value)
@@ -121,28 +123,28 @@ struct Buffers<T, G, S> {
     states: Vec<Vec<S>>,
 }
 
-impl<T: Bits, G: Bits, S: Bits> Buffers<T, G, S> {
-    fn random(random: &mut Random, states: usize) -> Self {
+impl<T: Bits, G: Bits, S: StateBits> Buffers<T, G, S> {
+    fn random(random: &mut Random, states: &[State]) -> Self {
         let numbers = [Numbers::Ordinary, Numbers::Wild][random.below(2)];
         let len = [random.below(4), random.below(70), random.below(2000)][random.below(3)];
         let theta = numbers.fill(random, len);
         let grad = numbers.fill(random, len);
-        Buffers { theta, grad, states: (0..states).map(|_| numbers.fill(random, len)).collect() }
+        let states = states.iter().map(|state| S::state(numbers, state, random, len)).collect();
+        Buffers { theta, grad, states }
     }
 }
 
 /// The difference in a step with these types, with or without a copy of theta, if any.
 fn differs<T, G, S>(random: &mut Random, name: &str) -> Option<String>
 where
-    T: Numbered,
-    G: Numbered + Element<Float = T::Float>,
-    S: Numbered + Element<Float = T::Float>,
+    T: Numbered + Bits,
+    G: Numbered + Bits + Element<Float = T::Float>,
+    S: Numbered + StateElement<Float = T::Float>,
 {
     let rule = random_rule_from(name, random, 1);
     let declared = rule.states();
-    let asked = Options::random(random);
-    let Buffers { mut theta, grad, mut states } =
-        Buffers::<T, G, S>::random(random, declared.len());
+    let asked = Options::random::<S>(random);
+    let Buffers { mut theta, grad, mut states } = Buffers::<T, G, S>::random(random, declared);
     let mut offset = || random.below(16);
     let mut own_theta = Guarded::new(&theta, offset());
     let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, offset())).collect();
@@ -165,14 +167,14 @@ where
 /// The same with a copy of theta in `H`.
 fn copy_differs<G, S, H>(random: &mut Random, name: &str) -> Option<String>
 where
-    G: Numbered + Element<Float = f32>,
-    S: Numbered + Element<Float = f32>,
-    H: Numbered + Half,
+    G: Numbered + Bits + Element<Float = f32>,
+    S: Numbered + StateElement<Float = f32>,
+    H: Numbered + Bits + Half,
 {
     let rule = random_rule_from(name, random, 1);
-    let states = rule.states().len();
-    let asked = Options::random(random);
-    let Buffers { mut theta, grad, mut states } = Buffers::<f32, G, S>::random(random, states);
+    let asked = Options::random::<S>(random);
+    let Buffers { mut theta, grad, mut states } =
+        Buffers::<f32, G, S>::random(random, rule.states());
     let mut own_theta = theta.clone();
     let mut own_states: Vec<_> = states.iter().map(|state| Guarded::new(state, 3)).collect();
     let mut copy = vec![H::CANARY; theta.len()];
@@ -219,60 +221,38 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
     let state_pointers: Vec<*mut c_void> =
         states.iter_mut().map(|state| state.get_mut().as_mut_ptr().cast()).collect();
     let of = [T::NUMBER, G::NUMBER, S::NUMBER];
-    let own_noise = matches!(asked.rounding, Rounding::Stochastic { .. })
-        && (asked.seed, asked.offset) != (0, 0);
+    let is_8bit = S::NUMBER == FusedAdamType::Block8;
+    let is_random = is_8bit || matches!(asked.rounding, Rounding::Stochastic { .. });
+    let own_noise = is_random && (asked.seed, asked.offset) != (0, 0);
     // SAFETY: every pointer is to a slice of `len` elements of the given type.
     asked.options(|options| unsafe {
         let (theta, grad) = (theta.as_mut_ptr(), grad.as_ptr());
         let (states, count) = (state_pointers.as_ptr(), state_pointers.len());
-        if of == [of[0]; 3] && copy.is_none() && !own_noise {
-            let (rule, t, none) = (handle.get(), asked.t, null_mut());
-            return match T::NUMBER {
-                FusedAdamType::F32 => fused_adam_step_f32(
-                    rule,
-                    t,
-                    len,
-                    theta.cast(),
-                    grad.cast(),
-                    states.cast(),
-                    count,
-                    options,
-                    none,
-                ),
-                FusedAdamType::F64 => fused_adam_step_f64(
-                    rule,
-                    t,
-                    len,
-                    theta.cast(),
-                    grad.cast(),
-                    states.cast(),
-                    count,
-                    options,
-                    none,
-                ),
-                FusedAdamType::Bf16 => fused_adam_step_bf16(
-                    rule,
-                    t,
-                    len,
-                    theta.cast(),
-                    grad.cast(),
-                    states.cast(),
-                    count,
-                    options,
-                    none,
-                ),
-                FusedAdamType::F16 => fused_adam_step_f16(
-                    rule,
-                    t,
-                    len,
-                    theta.cast(),
-                    grad.cast(),
-                    states.cast(),
-                    count,
-                    options,
-                    none,
-                ),
-            };
+        use FusedAdamType::{Bf16, Block8, F16, F32, F64};
+        if copy.is_none() && !own_noise {
+            macro_rules! call {
+                ($function:ident) => {
+                    return $function(
+                        handle.get(),
+                        asked.t,
+                        len,
+                        theta.cast(),
+                        grad.cast(),
+                        states.cast(),
+                        count,
+                        options,
+                        null_mut(),
+                    )
+                };
+            }
+            match of {
+                [F32, F32, F32] => call!(fused_adam_step_f32),
+                [F64, F64, F64] => call!(fused_adam_step_f64),
+                [Bf16, Bf16, Bf16] => call!(fused_adam_step_bf16),
+                [F16, F16, F16] => call!(fused_adam_step_f16),
+                [F32, F32, Block8] => call!(fused_adam_step_8bit),
+                _ => {}
+            }
         }
         let copy_type = if copy.is_some() { H::NUMBER as i32 } else { -7 };
         let borrowed = FusedAdamParam {
@@ -292,6 +272,8 @@ fn by_header<T: Numbered, G: Numbered, S: Numbered, H: Numbered>(
             grad_type: G::NUMBER as i32,
             state_type: S::NUMBER as i32,
             copy_type,
+            correction: null_mut(),
+            correction_bits: 0,
         };
         fused_adam_step_all([handle.get()].as_ptr(), 1, &raw const borrowed, 1, options, null_mut())
     })
@@ -315,15 +297,16 @@ fn every_rule(what: &str, differs: fn(&mut Random, &str) -> Option<String>) {
 
 fn every_state<T, G>()
 where
-    T: Numbered + Element<Float = f32>,
-    G: Numbered + Element<Float = f32>,
+    T: Numbered + Bits + Element<Float = f32>,
+    G: Numbered + Bits + Element<Float = f32>,
 {
     every_rule("f32 states", differs::<T, G, f32>);
     every_rule("bf16 states", differs::<T, G, bf16>);
     every_rule("f16 states", differs::<T, G, f16>);
+    every_rule("states in 8 bits", differs::<T, G, Block8>);
 }
 
-fn every_grad<T: Numbered + Element<Float = f32>>() {
+fn every_grad<T: Numbered + Bits + Element<Float = f32>>() {
     every_state::<T, f32>();
     every_state::<T, bf16>();
     every_state::<T, f16>();
@@ -357,6 +340,7 @@ fn theta_in_f32_and_a_copy() {
     every_rule("f16 copy", copy_differs::<f32, f32, f16>);
     every_rule("f16 copy", copy_differs::<bf16, f32, f16>);
     every_rule("f16 copy", copy_differs::<f16, f16, f16>);
+    every_rule("f16 copy, states in 8 bits", copy_differs::<f32, Block8, f16>);
 }
 
 /// A step of many tensors is bit-identical to separate steps, on any number of threads.
@@ -409,6 +393,8 @@ fn many_tensors_on_many_threads() {
                 grad_type: 0,
                 state_type: 0,
                 copy_type: 0,
+                correction: null_mut(),
+                correction_bits: 0,
             })
             .collect();
         let (rules, count) = ([handle.get()], borrowed.len());
@@ -467,6 +453,8 @@ fn scalars_under_a_schedule() {
                 grad_type: of,
                 state_type: of,
                 copy_type: 0,
+                correction: null_mut(),
+                correction_bits: 0,
             };
             let rules = [handle.get()];
             let (borrowed, no_report) = (&raw const borrowed, null_mut());

@@ -8,7 +8,8 @@
 static struct {
   float theta[8], grad[8], m[8], v[8];
   double doubles[8];
-  uint16_t copy[8];
+  uint16_t copy[8], half[8], low[8];
+  uint8_t blocks[2][33];
 } mine, before;
 
 static FusedAdamReport report, report_before;
@@ -17,6 +18,8 @@ static FusedAdamRule *adamw;
 static FusedAdamOptimizer *opt;
 static size_t param;
 static int refused;
+/* The number of steps of `opt`. */
+static uint64_t steps = 1;
 
 static void refuse(int line, FusedAdamStatus got, FusedAdamStatus code, const char *message) {
   const char *said = fused_adam_last_error();
@@ -30,7 +33,7 @@ static void refuse(int line, FusedAdamStatus got, FusedAdamStatus code, const ch
     fprintf(stderr, "line %d: the call failed, but it wrote\n", line);
     exit(1);
   }
-  CHECK(opt == NULL || fused_adam_optimizer_steps(opt) == 1);
+  CHECK(opt == NULL || fused_adam_optimizer_steps(opt) == steps);
   printf("%-11s %s\n", fused_adam_status_name(got), said);
   refused++;
 }
@@ -132,14 +135,14 @@ static void wrong_tensors(void) {
   wrong.rule = 1;
   REFUSE(step_lent(wrong, NULL), UNKNOWN, "`rule` is 1, expected 0, an index of `rules`");
   wrong = lent();
-  wrong.theta_type = 4;
-  REFUSE(step_lent(wrong, NULL), TYPE, "`theta_type` is 4, expected a FusedAdamType, 0 to 3");
+  wrong.theta_type = 5;
+  REFUSE(step_lent(wrong, NULL), TYPE, "`theta_type` is 5, expected a FusedAdamType, 0 to 3");
   wrong.theta_type = 0;
   wrong.grad_type = -1;
   REFUSE(step_lent(wrong, NULL), TYPE, "`grad_type` is -1");
   wrong.grad_type = 0;
   wrong.state_type = 99;
-  REFUSE(step_lent(wrong, NULL), TYPE, "`state_type` is 99");
+  REFUSE(step_lent(wrong, NULL), TYPE, "`state_type` is 99, expected a FusedAdamType, 0 to 4");
   wrong = lent();
   wrong.grad = mine.doubles;
   wrong.grad_type = FUSED_ADAM_TYPE_F64;
@@ -194,6 +197,133 @@ static void wrong_tensors(void) {
   two[1].theta = NULL;
   REFUSE(fused_adam_step_all(rules, 1, two, 2, NULL, &report), NULL,
          "`theta` of tensor `1` is NULL");
+}
+
+static void wrong_states_in_8_bits(void) {
+  void *blocks[] = {mine.blocks[0], mine.blocks[1]};
+  FusedAdamParam right = lent(), wrong;
+  right.states = blocks;
+  right.state_type = FUSED_ADAM_TYPE_BLOCK8;
+  wrong = right;
+  wrong.theta_type = FUSED_ADAM_TYPE_BLOCK8;
+  REFUSE(step_lent(wrong, NULL), TYPE,
+         "`theta_type` is 8 bits, expected f32, f64, bf16 or f16, since only states can have 8 "
+         "bits");
+  wrong = right;
+  wrong.grad_type = FUSED_ADAM_TYPE_BLOCK8;
+  REFUSE(step_lent(wrong, NULL), TYPE, "`grad_type` is 8 bits");
+  wrong = lent();
+  wrong.copy = mine.copy;
+  wrong.copy_type = FUSED_ADAM_TYPE_BLOCK8;
+  REFUSE(step_lent(wrong, NULL), TYPE, "`copy_type` is 8 bits");
+  wrong = right;
+  wrong.offset = 7;
+  REFUSE(step_lent(wrong, NULL), VALUE,
+         "`offset` is 7, expected a multiple of 32 for states in 8 bits");
+  FusedAdamParam two[] = {right, right};
+  const FusedAdamRule *rules[] = {adamw};
+  two[0].len = 0;
+  two[1].offset = 33;
+  REFUSE(fused_adam_step_all(rules, 1, two, 2, NULL, &report), VALUE,
+         "tensor number 1: `offset` is 33");
+  wrong = right;
+  wrong.theta = mine.doubles;
+  wrong.grad = mine.doubles + 4;
+  wrong.theta_type = FUSED_ADAM_TYPE_F64;
+  wrong.len = 4;
+  wrong.grad_type = FUSED_ADAM_TYPE_F64;
+  REFUSE(step_lent(wrong, NULL), TYPE, "`m` is 8 bits, expected f64");
+  wrong = right;
+  wrong.state_count = 1;
+  REFUSE(step_lent(wrong, NULL), STATES, "state `v` is missing");
+  blocks[1] = NULL;
+  REFUSE(step_lent(right, NULL), NULL, "`v` is NULL, expected 8 elements of 8 bits");
+  blocks[1] = mine.blocks[0] + 32;
+  REFUSE(step_lent(right, NULL), OVERLAP, "`m` and `v` share 1 bytes");
+  blocks[1] = mine.blocks[1];
+  uint8_t *const in[] = {mine.blocks[0], mine.blocks[1]}, *const half_in[] = {in[0], NULL};
+  REFUSE(fused_adam_step_8bit(adamw, 1, 8, mine.theta, mine.grad, half_in, 2, NULL, &report), NULL,
+         "`v` is NULL");
+  REFUSE(fused_adam_step_8bit(adamw, 1, SIZE_MAX, NULL, NULL, in, 2, NULL, &report), LENGTH,
+         "expected at most");
+  REFUSE(fused_adam_step_8bit(adamw, 0, 8, mine.theta, mine.grad, in, 2, NULL, &report), VALUE,
+         "`t` is 0, expected 1");
+
+  uint8_t *const to = mine.blocks[0];
+  REFUSE(fused_adam_rule_encode_state(NULL, 0, 8, mine.theta, to), NULL, "`rule` is NULL");
+  REFUSE(fused_adam_rule_encode_state(adamw, 2, 8, mine.theta, to), UNKNOWN,
+         "there is no state 2, expected an index of [\"m\", \"v\"]");
+  REFUSE(fused_adam_rule_encode_state(adamw, 0, 8, NULL, to), NULL,
+         "`elements` is NULL, expected 8 elements of f32");
+  REFUSE(fused_adam_rule_encode_state(adamw, 0, 8, mine.theta, NULL), NULL, "`blocks` is NULL");
+  REFUSE(fused_adam_rule_encode_state(adamw, 0, 7, moved(mine.theta, 1), to), MISALIGNED,
+         "`elements` is at address");
+  REFUSE(fused_adam_rule_encode_state(adamw, 0, 2, mine.theta, (uint8_t *)mine.theta + 7), OVERLAP,
+         "`elements` and `blocks` share 1 bytes");
+  REFUSE(fused_adam_rule_decode_state(adamw, SIZE_MAX, 8, to, mine.theta), UNKNOWN,
+         "there is no state");
+  REFUSE(fused_adam_rule_decode_state(adamw, 0, SIZE_MAX, to, mine.theta), LENGTH,
+         "`elements` has");
+  REFUSE(fused_adam_rule_decode_state(adamw, 0, 8, NULL, mine.theta), NULL,
+         "`blocks` is NULL, expected 8 elements of 8 bits");
+  CHECK(fused_adam_state_bytes(9, 8) == 0 && fused_adam_last_status() == FUSED_ADAM_STATUS_TYPE);
+  CHECK(fused_adam_state_bytes(FUSED_ADAM_TYPE_BLOCK8, SIZE_MAX) == 0 &&
+        fused_adam_last_status() == FUSED_ADAM_STATUS_LENGTH);
+  CHECK(fused_adam_state_bytes(FUSED_ADAM_TYPE_BLOCK8, 33) == 66);
+}
+
+static void wrong_corrections(void) {
+  FusedAdamParam right = lent(), wrong = lent();
+  wrong.correction = mine.low;
+  wrong.correction_bits = 16;
+  REFUSE(step_lent(wrong, NULL), TYPE, "`theta` is f32, expected bf16 to have a correction");
+  wrong.copy = mine.copy;
+  wrong.copy_type = FUSED_ADAM_TYPE_BF16;
+  REFUSE(step_lent(wrong, NULL), TYPE, "`copy` and `correction` are both given");
+  right.theta = mine.half;
+  right.theta_type = FUSED_ADAM_TYPE_BF16;
+  right.correction = mine.low;
+  right.correction_bits = 16;
+  wrong = right;
+  wrong.correction_bits = 12;
+  REFUSE(step_lent(wrong, NULL), VALUE, "`correction_bits` is 12, expected 8 or 16");
+  wrong.correction_bits = 0;
+  REFUSE(step_lent(wrong, NULL), VALUE, "`correction_bits` is 0, expected 8 or 16");
+  wrong = right;
+  wrong.correction = NULL;
+  REFUSE(step_lent(wrong, NULL), NULL, "`correction` is NULL, expected 8 elements of 16 bits");
+  wrong = right;
+  wrong.len = 7;
+  wrong.correction = moved(mine.low, 1);
+  REFUSE(step_lent(wrong, NULL), MISALIGNED, "expected a multiple of 2 for 16 bits");
+  wrong.correction = mine.half;
+  REFUSE(step_lent(wrong, NULL), OVERLAP, "`correction`");
+  REFUSE(fused_adam_step_split(adamw, 1, 8, mine.half, NULL, 8, mine.copy, states, 2, NULL,
+                               &report),
+         NULL, "`correction` is NULL, expected 8 elements of 8 bits");
+  REFUSE(fused_adam_step_split(adamw, 1, 8, mine.half, mine.low, 1, mine.copy, states, 2, NULL,
+                               &report),
+         VALUE, "`correction_bits` is 1");
+  REFUSE(fused_adam_step_split(adamw, 1, 8, mine.half, NULL, 0, mine.copy, states, 2, NULL,
+                               &report),
+         VALUE, "`correction_bits` is 0");
+
+  uint16_t *const half = mine.half;
+  REFUSE(fused_adam_split_weights(8, mine.theta, half, mine.low, 32), VALUE,
+         "`correction_bits` is 32, expected 8 or 16");
+  REFUSE(fused_adam_split_weights(8, NULL, half, mine.low, 16), NULL,
+         "`weights` is NULL, expected 8 elements of f32");
+  REFUSE(fused_adam_split_weights(8, mine.theta, NULL, mine.low, 16), NULL, "`theta` is NULL");
+  REFUSE(fused_adam_split_weights(8, mine.theta, half, NULL, 16), NULL, "`correction` is NULL");
+  REFUSE(fused_adam_split_weights(SIZE_MAX / 2, mine.theta, half, mine.low, 8), LENGTH,
+         "`weights` has");
+  REFUSE(fused_adam_split_weights(8, mine.theta, half, mine.theta, 8), OVERLAP,
+         "`weights` and `correction` share 8 bytes");
+  REFUSE(fused_adam_join_weights(8, half, mine.low, 0, mine.theta), VALUE,
+         "`correction_bits` is 0");
+  REFUSE(fused_adam_join_weights(8, half, mine.low, 16, NULL), NULL, "`weights` is NULL");
+  REFUSE(fused_adam_join_weights(7, half, moved(mine.low, 1), 16, mine.theta), MISALIGNED,
+         "`correction` is at address");
 }
 
 static void wrong_scalars(void) {
@@ -376,8 +506,62 @@ static void wrong_registrations(void) {
   fused_adam_rule_free(NULL);
 }
 
+/* A parameter that is split, with states in 8 bits. It is in another optimizer. */
+static void wrong_splits_of_an_optimizer(void) {
+  FusedAdamOptimizer *rest = opt;
+  size_t split, number = 7;
+  OK(fused_adam_optimizer_new(adamw, &opt));
+  steps = 0;
+  int32_t bf16 = FUSED_ADAM_TYPE_BF16, block8 = FUSED_ADAM_TYPE_BLOCK8;
+  REFUSE(fused_adam_optimizer_add(opt, 0, "w", 8, block8, bf16, block8, &number), TYPE,
+             "`theta_type` is 8 bits, expected f32, f64, bf16 or f16");
+  REFUSE(fused_adam_optimizer_add(opt, 0, "w", 8, bf16, block8, block8, &number), TYPE,
+             "`grad_type` is 8 bits");
+  int32_t f64 = FUSED_ADAM_TYPE_F64;
+  REFUSE(fused_adam_optimizer_add(opt, 0, "w", 8, f64, f64, block8, &number), TYPE,
+             "parameter `w` is f64 with a gradient of f64 and states of 8 bits, expected f64 for "
+             "all or for none");
+  CHECK(number == 7);
+  OK(fused_adam_optimizer_add(opt, 0, "w", 8, bf16, bf16, block8, &split));
+  FusedAdamTensor right = {.param = split, .len = 8, .theta = mine.half, .grad = mine.copy,
+                           .correction = mine.low, .correction_bits = 16}, wrong;
+  wrong = right;
+  wrong.correction_bits = 4;
+  REFUSE(step_tensor(wrong), VALUE, "`correction_bits` is 4, expected 8 or 16");
+  wrong = right;
+  wrong.correction = NULL;
+  REFUSE(step_tensor(wrong), NULL, "`correction` of tensor `0` is NULL, expected 8 elements");
+  wrong = right;
+  wrong.correction = mine.half + 4;
+  REFUSE(step_tensor(wrong), OVERLAP, "`correction` of tensor `0`");
+  wrong = right;
+  wrong.copy = mine.low;
+  REFUSE(step_tensor(wrong), TYPE, "`copy` and `correction` are both given");
+  OK(step_tensor(right));
+  steps = 1;
+  memcpy(&mine, &before, sizeof mine);
+  memcpy(&report, &report_before, sizeof report);
+  /* The blocks of the optimizer, which a step writes, as a correction. */
+  const void *m = NULL;
+  OK(fused_adam_optimizer_state(opt, split, "m", &m));
+  wrong = right;
+  wrong.correction = (void *)(uintptr_t)m;
+  wrong.correction_bits = 8;
+  REFUSE(step_tensor(wrong), OVERLAP, "share 8 bytes");
+  FusedAdamExtraTensor kept = {"w", mine.blocks, 8, FUSED_ADAM_TYPE_BLOCK8};
+  REFUSE(fused_adam_optimizer_save(opt, "unused", &kept, 1), TYPE,
+         "`element_type` is 8 bits, expected f32, f64, bf16 or f16");
+  fused_adam_optimizer_free(opt);
+  opt = rest;
+}
+
 static void wrong_steps(void) {
   FusedAdamTensor right = tensor(), wrong;
+  wrong = right;
+  wrong.correction = mine.low;
+  wrong.correction_bits = 16;
+  REFUSE(step_tensor(wrong), TYPE,
+         "`theta` of parameter `w` is f32, expected bf16 to have a correction");
   REFUSE(fused_adam_optimizer_step(NULL, &right, 1, &report), NULL, "`opt` is NULL");
   REFUSE(fused_adam_optimizer_step(opt, NULL, 1, &report), NULL, "`tensors` is NULL");
   FusedAdamTensor twice[] = {right, right};
@@ -499,9 +683,12 @@ int main(int argc, char **argv) {
 
   wrong_buffers();
   wrong_tensors();
+  wrong_states_in_8_bits();
+  wrong_corrections();
   wrong_names_and_values();
   wrong_registrations();
   wrong_steps();
+  wrong_splits_of_an_optimizer();
   wrong_files(argv[1]);
 
   /* Valid calls. */
