@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::border::{
-    Kind, Overlap, OwnedView, StepTensor, View, decode, encode, held, shape_of_blocks, with_slices,
+    Kind, Overlap, OwnedView, StepTensor, View, decode, encode, held, join, shape_of_blocks, split,
+    with_slices,
 };
 use crate::pool;
 use crate::rules::{by_name, changed, refused};
@@ -74,10 +75,11 @@ impl Rule {
     }
 
     /// Takes step number `t` in place. `scalars` are the scalars before the step; it updates them
-    /// in place. Without `scalars` they follow from `t`.
+    /// in place. Without `scalars` they follow from `t`. With `correction`, `theta` is the upper
+    /// part of split master weights.
     #[pyo3(signature = (
-        t, theta, grad, *states, scalars = None, grad_scale = 1.0, clip_value = None, seed = None,
-        offset = 0, backend = None
+        t, theta, grad, *states, scalars = None, correction = None, grad_scale = 1.0,
+        clip_value = None, seed = None, offset = 0, backend = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
     fn step(
@@ -87,6 +89,7 @@ impl Rule {
         grad: &Bound<'_, PyAny>,
         states: &Bound<'_, PyTuple>,
         scalars: Option<&Bound<'_, PyAny>>,
+        correction: Option<&Bound<'_, PyAny>>,
         grad_scale: f64,
         clip_value: Option<f64>,
         seed: Option<u64>,
@@ -103,19 +106,24 @@ impl Rule {
             )));
         }
         let (theta, grad) = (floats("theta", theta)?, floats("grad", grad)?);
-        let states = names.iter().zip(states.iter()).map(|(name, state)| named(name, &state));
+        let states = names.iter().zip(states.iter()).map(|(name, state)| {
+            let owned = named(name, &state)?;
+            if owned.view.kind == Kind::U8 { Ok(owned) } else { of_floats(name, owned) }
+        });
         let states: Vec<_> = states.collect::<PyResult<_>>()?;
+        let correction = correction.map(correction_of).transpose()?;
         let mut slot = StepTensor { t, offset, ..StepTensor::of(theta.view, grad.view) };
         for (place, state) in slot.states.iter_mut().zip(&states) {
             *place = Some(state.view);
         }
-        let all = ["theta", "grad"].iter().chain(&names);
-        let views = [Some(slot.theta), Some(slot.grad)].into_iter().chain(slot.states).flatten();
-        for (name, view) in all.zip(views) {
+        slot.correction = correction.as_ref().map(|correction| correction.view);
+        let all = ["theta", "grad"].iter().chain(&names).chain(&["correction"]);
+        let views = [&slot.theta, &slot.grad].into_iter().chain(slot.kept()).copied();
+        for (name, view) in all.zip(views.collect::<Vec<_>>()) {
             if *name != "grad" && !view.is_writable() {
                 return Err(PyValueError::new_err(format!("{name} is read-only")));
             }
-            if view.kind == Kind::U8 {
+            if view.kind == Kind::U8 && *name != "correction" {
                 check_blocks(name, &view, slot.theta.len())?;
                 if !slot.theta.is_row_major() {
                     return Err(PyValueError::new_err(format!(
@@ -231,6 +239,9 @@ impl Rule {
     }
 }
 
+/// The types of floats, in messages.
+const FLOATS: &str = "float32, float64, bfloat16 or float16";
+
 /// The memory of an array. An error begins with the array's name.
 fn named<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
     held(array).map_err(|error| {
@@ -243,13 +254,106 @@ fn named<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>>
 
 /// The memory of an array of floats. An error begins with the array's name.
 fn floats<'py>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
-    let owned = named(name, array)?;
-    if owned.view.kind == Kind::U8 {
+    of_floats(name, named(name, array)?)
+}
+
+fn of_floats<'py>(name: &str, owned: OwnedView<'py>) -> PyResult<OwnedView<'py>> {
+    if matches!(owned.view.kind, Kind::U8 | Kind::U16) {
         return Err(PyTypeError::new_err(format!(
-            "{name} is of type uint8, expected float32, float64, bfloat16 or float16"
+            "{name} is of type {}, expected {FLOATS}",
+            owned.view.kind.name()
         )));
     }
     Ok(owned)
+}
+
+/// The memory of a correction.
+fn correction_of<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
+    let owned = named("correction", array).map_err(|error| {
+        let text = error.value(array.py()).to_string();
+        let text = text.replace(FLOATS, "uint8 or uint16");
+        PyErr::from_type(error.get_type(array.py()), text)
+    })?;
+    if !matches!(owned.view.kind, Kind::U8 | Kind::U16) {
+        return Err(PyTypeError::new_err(format!(
+            "correction is of type {}, expected uint8 or uint16",
+            owned.view.kind.name()
+        )));
+    }
+    Ok(owned)
+}
+
+/// Splits `weights` of `float32` in `theta` of `bfloat16` and its `correction`, which are written.
+#[pyfunction]
+pub fn split_weights(
+    weights: &Bound<'_, PyAny>,
+    theta: &Bound<'_, PyAny>,
+    correction: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let [weights, theta, correction] = of_split(weights, theta, correction)?;
+    writable("theta", &theta.view)?;
+    writable("correction", &correction.view)?;
+    let (from, to, low) = (weights.view, theta.view, correction.view);
+    // SAFETY: the arrays are kept alive until this returns, and their types were checked. The
+    // caller must not use them in another Python thread meanwhile.
+    let done = theta.py().detach(move || in_default_mode(move || unsafe { split(from, to, low) }));
+    converted(done)
+}
+
+/// Joins `theta` of `bfloat16` and its `correction` to `weights` of `float32`, which are written.
+#[pyfunction]
+pub fn join_weights(
+    theta: &Bound<'_, PyAny>,
+    correction: &Bound<'_, PyAny>,
+    weights: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let [weights, theta, correction] = of_split(weights, theta, correction)?;
+    writable("weights", &weights.view)?;
+    let (from, low, to) = (theta.view, correction.view, weights.view);
+    // SAFETY: as in `split_weights`.
+    let done = theta.py().detach(move || in_default_mode(move || unsafe { join(from, low, to) }));
+    converted(done)
+}
+
+/// The checked arrays of a conversion of master weights.
+fn of_split<'py>(
+    weights: &Bound<'py, PyAny>,
+    theta: &Bound<'py, PyAny>,
+    correction: &Bound<'py, PyAny>,
+) -> PyResult<[OwnedView<'py>; 3]> {
+    let of_kind = |name: &'static str, array, kind: Kind, expected| {
+        let owned = named(name, array)?;
+        if owned.view.kind != kind {
+            let given = owned.view.kind.name();
+            let text = format!("{name} is an array of {given}, expected {expected}");
+            return Err(PyTypeError::new_err(text));
+        }
+        Ok(owned)
+    };
+    let weights = of_kind("weights", weights, Kind::F32, "f32")?;
+    let theta = of_kind("theta", theta, Kind::Bf16, "bf16")?;
+    let correction = correction_of(correction)?;
+    if !theta.view.is_dense() {
+        return Err(PyValueError::new_err("theta is not contiguous, expected a contiguous array"));
+    }
+    for (name, owned) in [("weights", &weights), ("correction", &correction)] {
+        if !owned.view.is_shaped_as(&theta.view) || !owned.view.is_laid_out_as(&theta.view) {
+            return Err(PyValueError::new_err(format!(
+                "{name} has another shape or memory order than theta, expected the same"
+            )));
+        }
+    }
+    Ok([weights, theta, correction])
+}
+
+/// The error for a conversion of master weights that was not done.
+fn converted(done: Option<Result<(), Error>>) -> PyResult<()> {
+    let overlap = || {
+        PyValueError::new_err(
+            "weights, theta and correction overlap in memory, expected them to be apart",
+        )
+    };
+    done.ok_or_else(overlap)?.map_err(refused)
 }
 
 /// Checks that a state of bytes has the blocks of this many elements.
@@ -297,7 +401,7 @@ fn overlaps(Overlap([first, second]): &Overlap, names: &[&str]) -> PyErr {
     let name = |&(_, buffer): &(usize, usize)| match buffer {
         0 => "theta",
         1 => "grad",
-        state => names[state - 2],
+        state => names.get(state - 2).unwrap_or(&"correction"),
     };
     PyValueError::new_err(format!(
         "{} and {} overlap in memory, expected what is written to be apart",
@@ -334,8 +438,8 @@ impl Rule {
         if !array.is_writable() {
             return Err(PyValueError::new_err("scalars is read-only"));
         }
-        let others = [Some(slot.theta), Some(slot.grad)].into_iter().chain(slot.states);
-        if others.flatten().any(|other| array.meets(&other)) {
+        let mut others = [&slot.theta, &slot.grad].into_iter().chain(slot.kept());
+        if others.any(|other| array.meets(other)) {
             return Err(PyValueError::new_err(
                 "scalars overlaps in memory with another array, expected it to be apart",
             ));

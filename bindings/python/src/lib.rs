@@ -20,7 +20,7 @@ mod _native {
     use pyo3::types::PyTuple;
 
     #[pymodule_export]
-    use super::arrays::Rule;
+    use super::arrays::{Rule, join_weights, split_weights};
     #[pymodule_export]
     use super::border::use_torch_threads;
     #[pymodule_export]

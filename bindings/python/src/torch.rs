@@ -5,6 +5,7 @@
 //! those that are not in row-major order are copied to row-major order for the step.
 
 mod dtensor;
+mod master_weights;
 mod messages;
 mod run;
 
@@ -19,6 +20,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyType};
 
 use self::dtensor::DTensors;
+use self::master_weights::MasterWeights;
 use self::messages::{Place, Which, shape};
 use crate::border::{Exchange, Kind, StepTensor, View, refuse_negated, shape_of_blocks};
 use crate::rules::{of_group, text_for_torch};
@@ -102,13 +104,13 @@ pub fn torch_step<'py>(
             if made.is_none() {
                 made = Some(rule_of(kind, &group, number, groups.len())?);
             }
-            let Some((rule, keys)) = &made else { continue };
+            let Some((rule, keys, master)) = &made else { continue };
             let place = Place { group: &group, in_group, index: first + in_group, param: &param };
-            if !call.add(rule, rules.len(), &place, grad, &found, keys)? {
+            if !call.add((rule, *master), rules.len(), &place, grad, &found, keys)? {
                 missing.push((param, group.clone()));
             }
         }
-        rules.extend(made.map(|(rule, _)| rule));
+        rules.extend(made.map(|(rule, ..)| rule));
         first += count;
     }
     if !missing.is_empty() {
@@ -132,24 +134,25 @@ pub fn failed_step<'py>(py: Python<'py>, reason: &str) -> Bound<'py, PyBytes> {
     PyBytes::new(py, &fused_adam::failed_step(reason))
 }
 
-/// The rule of a group, and the keys of its states and of its scalars.
+/// The rule of a group, the keys of its states and of its scalars, and its master weights.
 fn rule_of<'py>(
     kind: &str,
     group: &Bound<'py, PyDict>,
     number: usize,
     groups: usize,
-) -> PyResult<(AnyRule, [Keys<'py>; 2])> {
+) -> PyResult<(AnyRule, [Keys<'py>; 2], Option<MasterWeights>)> {
     let py = group.py();
     let (rule, names) = of_group(kind, group)?;
-    rule.check().map_err(|error| {
-        let text = text_for_torch(&error);
+    let wrong = |text: String| {
         let place = if groups == 1 { String::new() } else { format!("parameter group {number}: ") };
         PyValueError::new_err(format!("{place}{text}"))
-    })?;
+    };
+    rule.check().map_err(|error| wrong(text_for_torch(&error)))?;
+    let master = MasterWeights::of_group(group)?.map_err(wrong)?;
     let keys = |names: &'static [&'static str]| -> Keys<'py> {
         names.iter().map(|name| (*name, PyString::intern(py, name))).collect()
     };
-    Ok((rule, [keys(names), keys(rule.scalars())]))
+    Ok((rule, [keys(names), keys(rule.scalars())], master))
 }
 
 /// The entries of a `state`, in order. Going through them avoids a lookup, in which Python computes
@@ -237,7 +240,7 @@ impl<'py> StepBuilder<'_, 'py> {
     /// Adds a parameter. Returns false if its state is incomplete.
     fn add(
         &mut self,
-        rule: &AnyRule,
+        (rule, master): (&AnyRule, Option<MasterWeights>),
         number: usize,
         place: &Place<'_, 'py>,
         grad: Bound<'py, PyAny>,
@@ -286,10 +289,18 @@ impl<'py> StepBuilder<'_, 'py> {
             *to = Some((state, view));
         }
         let in_blocks = self.are_in_blocks(place, &states, names)?;
-        // States in 8 bits are always rounded stochastically.
-        let seeded = self.seeded || in_blocks;
+        let correction = match master.filter(|_| !matches!(theta.kind, Kind::F32 | Kind::F64)) {
+            Some(master) => match self.correction(master, place, state, &theta)? {
+                Some(found) => Some(found),
+                None => return Ok(false),
+            },
+            None => None,
+        };
+        // States in 8 bits and corrections of 8 bits are always rounded stochastically.
+        let in_bytes = matches!(correction, Some((_, View { kind: Kind::U8, .. })));
+        let draws = self.seeded || in_blocks || in_bytes;
         let (mut seed, mut shard, mut first) = (0, None, 0);
-        if seeded {
+        if draws {
             if in_blocks {
                 first = self.first_of_shard(place)?;
             } else {
@@ -300,11 +311,13 @@ impl<'py> StepBuilder<'_, 'py> {
             // Blocks begin with the shard, so the random bits are not those of the whole tensor.
             seed = own ^ first.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         }
-        let Some(t) = self.step_number(rule, seeded, place, state)? else { return Ok(false) };
+        let counts = draws || correction.is_some();
+        let Some(t) = self.step_number(rule, counts, place, state)? else { return Ok(false) };
         let scalars = self.scalars(rule, number, t, state, scalars)?;
 
         let others = states.iter().flatten().map(|(_, view)| view).chain(Some(&grad_view));
-        let mut others = others.filter(|view| view.kind != Kind::U8);
+        let others = others.filter(|view| view.kind != Kind::U8);
+        let mut others = others.chain(correction.as_ref().map(|(_, view)| view));
         // The elements of a shard, and those of blocks, are counted in row-major order.
         let alike = theta.is_dense()
             && others.all(|view| view.is_laid_out_as(&theta))
@@ -325,6 +338,7 @@ impl<'py> StepBuilder<'_, 'py> {
         for (to, state) in slot.states.iter_mut().zip(&states) {
             *to = state.as_ref().map(|(_, view)| *view);
         }
+        slot.correction = correction.as_ref().map(|(_, view)| *view);
         if !alike {
             slot.theta = self.in_rows(param, theta, 0)?;
             slot.grad = self.in_rows(&grad, grad_view, 1)?;
@@ -333,13 +347,17 @@ impl<'py> StepBuilder<'_, 'py> {
                     *to = Some(self.in_rows(state, *view, buffer)?);
                 }
             }
+            if let Some((correction, view)) = &correction {
+                let buffer = 2 + states.iter().flatten().count();
+                slot.correction = Some(self.in_rows(correction, *view, buffer)?);
+            }
         }
         self.slots.push(slot);
         self.params.push(place.param.clone());
         self.places.push(place.index);
         self.keep.extend(local);
         self.keep.push(grad);
-        self.keep.extend(states.into_iter().flatten().map(|(state, _)| state));
+        self.keep.extend(states.into_iter().chain([correction]).flatten().map(|(kept, _)| kept));
         Ok(true)
     }
 
@@ -347,12 +365,12 @@ impl<'py> StepBuilder<'_, 'py> {
     fn step_number(
         &mut self,
         rule: &AnyRule,
-        seeded: bool,
+        counts: bool,
         place: &Place<'_, 'py>,
         state: &Bound<'py, PyDict>,
     ) -> PyResult<Option<u64>> {
         let py = place.param.py();
-        if matches!(rule, AnyRule::Sgd(_)) && !seeded {
+        if matches!(rule, AnyRule::Sgd(_)) && !counts {
             // torch stores no step number here. It only matters whether it is the first step.
             let fresh = self.fresh.contains(&(place.param.as_ptr() as usize));
             return Ok(Some(if fresh { 1 } else { 2 }));
@@ -433,7 +451,7 @@ impl<'py> StepBuilder<'_, 'py> {
         }
         self.strided.push((tensor.clone(), view, (self.slots.len(), buffer)));
         let copy = tensor.call_method0("detach")?.call_method0("contiguous")?;
-        let view = self.exchange.view(&copy)?;
+        let view = self.exchange.view_of_any(&copy)?;
         if is_written(buffer) {
             self.copies.push((tensor.clone(), copy));
         } else {

@@ -94,8 +94,13 @@ def backward(
 
 
 def full(tensors: Any) -> list[torch.Tensor]:
-    """The whole tensors."""
-    wholes = (t.full_tensor() if isinstance(t, DTensor) else t for t in tensors)
+    """The whole tensors. Gloo has no integers of 16 bits."""
+
+    def whole(tensor: Any) -> torch.Tensor:
+        is_short = tensor.dtype == torch.int16
+        return (tensor.int() if is_short else tensor).full_tensor().to(tensor.dtype)
+
+    wholes = (whole(tensor) if isinstance(tensor, DTensor) else tensor for tensor in tensors)
     return [tensor.detach().clone() for tensor in wholes]
 
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.distributed
 
+import block8
 import digits
-import eight_bit
 import fused_adam
 import fused_adam.torch as fused
 import workers
+from block8 import ALL, SIZE, assert_same_contents, blocks_of, contents, grad_of, start
 from common import CASES, Case, assert_same_bits
-from eight_bit import ALL, SIZE, assert_same_contents, blocks_of, contents, grad_of, start
 from fused_adam import Rule, decode_state, encode_state
 
 #: The optimizers that have states.
@@ -720,7 +720,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, 
     if not torch.distributed.is_gloo_available():
         pytest.skip("this torch was built without gloo")
     folder = tmp_path_factory.mktemp("eight_bit")
-    return {world: workers.spawn(eight_bit.CHECKS, folder, world) for world in (2, 1)}
+    return {world: workers.spawn(block8.CHECKS, folder, world) for world in (2, 1)}
 
 
 worlds = pytest.mark.parametrize("world", [1, 2])
@@ -745,7 +745,7 @@ def test_distributed_data_parallel(ranks: dict[int, list[dict[str, Any]]], world
         assert_same_contents(of_rank["ddp"], found[0]["ddp"])
         for how in ("ddp", "zero"):
             params = of_rank[f"params of {how}"], found[0][f"params of {how}"]
-            for one, other, begin in zip(*params, eight_bit.model().parameters(), strict=True):
+            for one, other, begin in zip(*params, block8.model().parameters(), strict=True):
                 assert_same_bits(one, other, how)
                 assert not torch.equal(one, begin), how
         # There each process numbers its own parameters, so that the random bits differ.
@@ -754,7 +754,7 @@ def test_distributed_data_parallel(ranks: dict[int, list[dict[str, Any]]], world
 
 
 @worlds
-@pytest.mark.parametrize("name", eight_bit.SHARDED)
+@pytest.mark.parametrize("name", block8.SHARDED)
 def test_shards(ranks: dict[int, list[dict[str, Any]]], world: int, name: str):
     """A shard is stepped as a tensor of its own, whose seed has the index of its first element."""
     for rank, found in enumerate(results(ranks, world, "shards")):
@@ -787,9 +787,9 @@ def test_states_of_shards_are_decoded_for_checkpoints(
 @pytest.mark.parametrize("case", STATEFUL, ids=str)
 def test_shards_of_all_classes(ranks: dict[int, list[dict[str, Any]]], world: int, case: Case):
     """One process has the bits of plain tensors. What was saved is loaded, to a rounding."""
-    network = eight_bit.model()
+    network = block8.model()
     plain = make(case, network.named_parameters())
-    eight_bit.advance(network, plain, range(3))
+    block8.advance(network, plain, range(3))
     for rank_found in results(ranks, world, "classes"):
         found = rank_found[str(case)]
         if world == 1:
@@ -810,7 +810,7 @@ def test_shards_of_all_classes(ranks: dict[int, list[dict[str, Any]]], world: in
 
 
 @worlds
-@pytest.mark.parametrize("before, after", eight_bit.PAIRS)
+@pytest.mark.parametrize("before, after", block8.PAIRS)
 def test_checkpoints_of_shards(
     ranks: dict[int, list[dict[str, Any]]], world: int, before: str, after: str
 ):

@@ -705,7 +705,7 @@ def test_signatures_are_torchs():
     for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SGD"):
         of = [inspect.signature(getattr(where, name)) for where in (fused, torch.optim)]
         ours, torchs = (dict(signature.parameters) for signature in of)
-        own = ["state_dtype", "stochastic_rounding", "state", "min_8bit_size"]
+        own = ["state_dtype", "stochastic_rounding", "state", "min_8bit_size", "master_weights"]
         assert list(ours) == [*torchs, *own]
         for key, expected in torchs.items():
             assert (ours[key].default, ours[key].kind) == (expected.default, expected.kind), key

@@ -19,7 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ._native import RULES, Rule, __version__, get_num_threads, set_num_threads
+from ._native import (
+    RULES,
+    Rule,
+    __version__,
+    get_num_threads,
+    join_weights,
+    set_num_threads,
+    split_weights,
+)
 
 __all__ = [
     "RULES",
@@ -29,7 +37,9 @@ __all__ = [
     "decode_state",
     "encode_state",
     "get_num_threads",
+    "join_weights",
     "set_num_threads",
+    "split_weights",
 ]
 
 
@@ -115,6 +125,8 @@ class Flat:
             grad: its gradient.
             **options: keyword arguments of ``Rule.step``, except ``scalars``:
 
+                - ``correction`` makes ``theta``, of ``bfloat16``, the upper part of split master
+                  weights. Default: none.
                 - ``grad_scale`` multiplies the gradient. Default: 1.
                 - ``clip_value`` then clamps each element of it to ± this bound. Default: no bound.
                 - ``seed`` turns on stochastic rounding of 16-bit arrays. Default: to nearest.

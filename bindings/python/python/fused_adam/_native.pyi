@@ -7,7 +7,9 @@ __all__ = [
     "__version__",
     "failed_step",
     "get_num_threads",
+    "join_weights",
     "set_num_threads",
+    "split_weights",
     "torch_step",
     "use_torch_threads",
 ]
@@ -45,6 +47,7 @@ class Rule:
         grad: Any,
         *states: Any,
         scalars: Any = None,
+        correction: Any = None,
         grad_scale: float = 1.0,
         clip_value: float | None = None,
         seed: int | None = None,
@@ -65,6 +68,9 @@ class Rule:
                 torch's ``exp_avg`` and ``exp_avg_sq``.
             scalars: an array of ``float64`` with the scalars before the step, in the order of
                 ``scalars``. It is updated. Default: they follow from ``t``.
+            correction: makes ``theta``, of ``bfloat16``, the upper part of split master weights: an
+                array of ``uint16``, or of ``uint8`` for 24 bits in all, at first of zeros. It is
+                updated. One of 8 bits is rounded stochastically, by default with the seed 0.
             grad_scale: multiplies the gradient. Finite, at least 0.
             clip_value: clamps each element of the gradient to ± this bound, after ``grad_scale``.
                 Finite, above 0. Default: no bound.
@@ -88,6 +94,27 @@ class Rule:
 
         ``fused_adam.decode_state`` creates ``elements``.
         """
+
+def split_weights(weights: Any, theta: Any, correction: Any) -> None:
+    """Split master weights in their nearest ``bfloat16`` and a correction.
+
+    All arrays are contiguous, of one shape and in the same memory order.
+
+    Args:
+        weights: the master weights, an array of ``float32``.
+        theta: an array of ``bfloat16``, which is set.
+        correction: an array of ``uint16``, or of ``uint8``, which is set. One of 8 bits has the
+            nearest 24 bits.
+    """
+
+def join_weights(theta: Any, correction: Any, weights: Any) -> None:
+    """Set ``weights``, an array of ``float32``, to the master weights. Exact.
+
+    Args:
+        theta: an array of ``bfloat16``.
+        correction: its correction, an array of ``uint16`` or of ``uint8``.
+        weights: an array of ``float32``, which is set.
+    """
 
 def failed_step(reason: str) -> bytes: ...
 def get_num_threads() -> int: ...

@@ -54,6 +54,7 @@ impl DlTensor {
             (2, 16, 1) => Kind::F16,
             (4, 16, 1) => Kind::Bf16,
             (1, 8, 1) => Kind::U8,
+            (0 | 1, 16, 1) => Kind::U16,
             _ => {
                 return Err(PyTypeError::new_err(format!(
                     "an array is of DLPack's type {} with {} bits, expected f32, f64, bf16 or f16",
@@ -121,11 +122,16 @@ impl Exchange {
 
     /// The memory of a tensor of floats, of this type or a subtype.
     pub fn view(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
-        self.view_of_state(tensor)?.of_floats()
+        self.view_of_any(tensor)?.of_floats()
     }
 
-    /// The memory of a tensor of floats, or of one of bytes, which a state may be.
+    /// The memory of a tensor of floats, or of bytes, which a state may be.
     pub fn view_of_state(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
+        self.view_of_any(tensor)?.of_state()
+    }
+
+    /// The memory of a tensor of any [`Kind`].
+    pub fn view_of_any(&self, tensor: &Bound<'_, PyAny>) -> PyResult<View> {
         let py = tensor.py();
         let of = self.of.bind(py).as_type_ptr();
         // SAFETY: both are types. (`isinstance` would trust an object's own `__class__`.)
@@ -193,7 +199,7 @@ pub struct OwnedView<'py> {
 }
 
 /// Reads any array: of NumPy, of torch, or of a library that supports DLPack or the buffer
-/// protocol. Its elements are floats, or bytes as in a state in 8 bits.
+/// protocol. Its elements are of any [`Kind`].
 pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
     if let Ok(capsule) = array.getattr(pyo3::intern!(array.py(), "__array_struct__")) {
         static GENERIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -205,7 +211,7 @@ pub fn held<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
         return Ok(OwnedView { view, keep: (array.clone(), Some(capsule)) });
     }
     if let Some(exchange) = Exchange::of(&array.get_type())? {
-        let view = exchange.view_of_state(array)?;
+        let view = exchange.view_of_any(array)?;
         refuse_negated(|| "an array".to_owned(), array)?;
         return Ok(OwnedView { view, keep: (array.clone(), None) });
     }
@@ -254,6 +260,7 @@ fn view_of_numpy(array: &Bound<'_, PyAny>, capsule: &Bound<'_, PyAny>) -> PyResu
         (b'f', 8) => Kind::F64,
         (b'f', 2) => Kind::F16,
         (b'u', 1) => Kind::U8,
+        (b'u', 2) => Kind::U16,
         (b'V', 2) if dtype()? == "bfloat16" => Kind::Bf16,
         _ => {
             return Err(PyTypeError::new_err(format!(

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use fused_adam::{Block8, Element, ParamMut, Shard, State, bf16, bytemuck, f16};
+use fused_adam::{Block8, Correction, Element, Error, ParamMut, Shard, State, bf16, bytemuck, f16};
 
 use super::view::{Kind, View};
 
@@ -14,6 +14,8 @@ pub struct StepTensor {
     pub theta: View,
     pub grad: View,
     pub states: [Option<View>; 3],
+    /// The correction of θ, which is then the upper part of split master weights.
+    pub correction: Option<View>,
     /// The rule's scalars after the step. None if they follow from `t`.
     pub scalars: Option<Vec<f64>>,
     /// The index of its first element in the whole tensor.
@@ -27,7 +29,8 @@ pub struct StepTensor {
 }
 
 /// Two views that overlap in memory, of which at least one would be written. Each is the number of
-/// its tensor, and of its buffer: 0 for θ, 1 for the gradient, and the states from 2 on.
+/// its tensor, and of its buffer: 0 for θ, 1 for the gradient, and the states from 2 on. The
+/// correction comes after the last state.
 pub struct Overlap(pub [(usize, usize); 2]);
 
 thread_local! {
@@ -51,7 +54,7 @@ fn check_overlap(slots: &[StepTensor]) -> Result<(), Overlap> {
     };
     let ranges = || {
         slots.iter().flat_map(move |slot| {
-            let states = slot.states.iter().flatten().map(move |state| range(state, true));
+            let states = slot.kept().map(move |state| range(state, true));
             [range(&slot.theta, true), range(&slot.grad, false)].into_iter().chain(states)
         })
     };
@@ -83,8 +86,8 @@ fn check_overlap(slots: &[StepTensor]) -> Result<(), Overlap> {
 fn overlap_at(address: usize, slots: &[StepTensor]) -> Overlap {
     let mut found = Vec::new();
     for (number, slot) in slots.iter().enumerate() {
-        let states = slot.states.iter().flatten();
-        for (buffer, view) in [&slot.theta, &slot.grad].into_iter().chain(states).enumerate() {
+        let all = [&slot.theta, &slot.grad].into_iter().chain(slot.kept());
+        for (buffer, view) in all.enumerate() {
             let start = view.data as usize;
             if (start..start + view.bytes()).contains(&address) {
                 found.push((number, buffer));
@@ -142,7 +145,50 @@ pub unsafe fn decode(state: &State, blocks: View, elements: View) -> bool {
     true
 }
 
+/// Splits contiguous `f32` weights in `bf16` parameters and their correction. All are laid out
+/// alike. Returns `None`, and does nothing, if they overlap.
+///
+/// # Safety
+///
+/// The objects of the views stay alive until this returns, and nothing else changes `weights` or
+/// uses `theta` or `correction` meanwhile. `theta` is of type `Bf16`, `weights` of type `F32`.
+pub unsafe fn split(weights: View, theta: View, correction: View) -> Option<Result<(), Error>> {
+    if meet([&weights, &theta, &correction]) {
+        return None;
+    }
+    // SAFETY: the contract of this function, and they do not overlap.
+    unsafe {
+        Some(correction.correction_mut().split(weights.slice::<f32>(), theta.slice_mut::<bf16>()))
+    }
+}
+
+/// Joins `bf16` parameters and their correction to contiguous `f32` weights, as [`split`].
+///
+/// # Safety
+///
+/// The objects of the views stay alive until this returns, and nothing else changes `theta`, or
+/// uses `correction` or `weights` meanwhile. The types are as for [`split`].
+pub unsafe fn join(theta: View, correction: View, weights: View) -> Option<Result<(), Error>> {
+    if meet([&weights, &theta, &correction]) {
+        return None;
+    }
+    // SAFETY: the contract of this function, and they do not overlap.
+    unsafe {
+        Some(correction.correction_mut().join(theta.slice::<bf16>(), weights.slice_mut::<f32>()))
+    }
+}
+
+/// Whether any two of three views overlap.
+fn meet([a, b, c]: [&View; 3]) -> bool {
+    a.meets(b) || a.meets(c) || b.meets(c)
+}
+
 impl StepTensor {
+    /// What is kept from step to step beside θ: the states, and the correction.
+    pub fn kept(&self) -> impl Iterator<Item = &View> {
+        self.states.iter().chain([&self.correction]).flatten()
+    }
+
     /// The first step of the first rule, without states.
     pub fn of(theta: View, grad: View) -> Self {
         StepTensor {
@@ -151,6 +197,7 @@ impl StepTensor {
             theta,
             grad,
             states: [None; 3],
+            correction: None,
             scalars: None,
             offset: 0,
             shard: None,
@@ -170,7 +217,7 @@ impl StepTensor {
                 Kind::F64 => self.lend_theta::<f64>(),
                 Kind::Bf16 => self.lend_theta::<bf16>(),
                 Kind::F16 => self.lend_theta::<f16>(),
-                Kind::U8 => unreachable!("a parameter is of floats"),
+                Kind::U8 | Kind::U16 => unreachable!("a parameter is of floats"),
             }
         }
     }
@@ -188,7 +235,7 @@ impl StepTensor {
                 Kind::F64 => ParamMut::new(rule, t, theta, self.grad.slice::<f64>()),
                 Kind::Bf16 => ParamMut::new(rule, t, theta, self.grad.slice::<bf16>()),
                 Kind::F16 => ParamMut::new(rule, t, theta, self.grad.slice::<f16>()),
-                Kind::U8 => unreachable!("a gradient is of floats"),
+                Kind::U8 | Kind::U16 => unreachable!("a gradient is of floats"),
             };
             for state in self.states.iter().flatten() {
                 borrowed = match state.kind {
@@ -197,7 +244,11 @@ impl StepTensor {
                     Kind::Bf16 => borrowed.with_state(state.slice_mut::<bf16>()),
                     Kind::F16 => borrowed.with_state(state.slice_mut::<f16>()),
                     Kind::U8 => borrowed.with_state(state.blocks_mut()),
+                    Kind::U16 => unreachable!("a state is of floats or in 8 bits"),
                 };
+            }
+            if let Some(correction) = &self.correction {
+                borrowed = borrowed.with_correction(correction.correction_mut());
             }
             if let Some(scalars) = &self.scalars {
                 borrowed = borrowed.with_scalars(scalars);
@@ -235,6 +286,20 @@ impl View {
         }
         // SAFETY: the contract; the alignment and the size were checked when the view was read.
         unsafe { std::slice::from_raw_parts(self.data.cast(), self.len) }
+    }
+
+    /// # Safety
+    ///
+    /// The memory is valid for `'a`, and nothing else uses it.
+    unsafe fn correction_mut<'a>(&self) -> Correction<'a> {
+        // SAFETY: the contract; the type is that of the kind.
+        unsafe {
+            match self.kind {
+                Kind::U8 => self.slice_mut::<u8>().into(),
+                Kind::U16 => self.slice_mut::<u16>().into(),
+                _ => unreachable!("a correction is of integers"),
+            }
+        }
     }
 
     /// # Safety

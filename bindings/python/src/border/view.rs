@@ -11,8 +11,10 @@ pub enum Kind {
     F64,
     Bf16,
     F16,
-    /// The bytes of a state in 8 bits. Nothing else is of this type.
+    /// The bytes of a state in 8 bits, or a correction of 8 bits. Nothing else is of this type.
     U8,
+    /// A correction of 16 bits, signed or not. Nothing else is of this type.
+    U16,
 }
 
 impl Kind {
@@ -23,6 +25,7 @@ impl Kind {
             Kind::Bf16 => bf16::NAME,
             Kind::F16 => f16::NAME,
             Kind::U8 => "uint8",
+            Kind::U16 => "uint16",
         }
     }
 
@@ -34,6 +37,7 @@ impl Kind {
             Kind::Bf16 => "torch.bfloat16",
             Kind::F16 => "torch.float16",
             Kind::U8 => "torch.uint8",
+            Kind::U16 => "torch.int16",
         }
     }
 
@@ -45,7 +49,7 @@ impl Kind {
         match self {
             Kind::F64 => 8,
             Kind::F32 => 4,
-            Kind::Bf16 | Kind::F16 => 2,
+            Kind::Bf16 | Kind::F16 | Kind::U16 => 2,
             Kind::U8 => 1,
         }
     }
@@ -114,14 +118,20 @@ impl View {
         self.len == other.len && self.shape == other.shape
     }
 
-    /// The view, if its elements are numbers and not the bytes of a state in 8 bits.
+    /// The view, if its elements are floats, and not those of a state in 8 bits or a correction.
     pub fn of_floats(self) -> PyResult<Self> {
-        if self.kind == Kind::U8 {
-            return Err(PyTypeError::new_err(
-                "an array is of type uint8, expected float32, float64, bfloat16 or float16",
-            ));
+        if matches!(self.kind, Kind::U8 | Kind::U16) {
+            return Err(PyTypeError::new_err(format!(
+                "an array is of type {}, expected float32, float64, bfloat16 or float16",
+                self.kind.name()
+            )));
         }
         Ok(self)
+    }
+
+    /// The view, if its elements are floats, or bytes as in a state in 8 bits.
+    pub fn of_state(self) -> PyResult<Self> {
+        if self.kind == Kind::U8 { Ok(self) } else { self.of_floats() }
     }
 
     /// Whether it has the shape of a state in 8 bits of this many elements.
@@ -159,7 +169,7 @@ impl View {
             Kind::F32 => Some(f64::from(unsafe { *self.data.cast::<f32>() })),
             // SAFETY: as above.
             Kind::F64 => Some(unsafe { *self.data.cast::<f64>() }),
-            Kind::Bf16 | Kind::F16 | Kind::U8 => None,
+            Kind::Bf16 | Kind::F16 | Kind::U8 | Kind::U16 => None,
         }
     }
 

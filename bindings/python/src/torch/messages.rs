@@ -54,6 +54,14 @@ impl Which {
             Which::State(name) => format!("{name} of {place}"),
         }
     }
+
+    /// The types that it can have.
+    pub(super) fn known(&self) -> &'static [&'static str] {
+        match self {
+            Which::State("correction") => &["torch.uint8", "torch.int16"],
+            _ => &["torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"],
+        }
+    }
 }
 
 impl<'py> StepBuilder<'_, 'py> {
@@ -100,7 +108,7 @@ impl<'py> StepBuilder<'_, 'py> {
             let text = format!("{what} is on the device {device}, expected cpu");
             return PyRuntimeError::new_err(text);
         }
-        let known = ["torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"];
+        let known = which.known();
         if !known.contains(&dtype.as_str()) {
             let text = format!("{what} is {dtype}, expected one of {}", known.join(", "));
             return PyTypeError::new_err(text);

@@ -17,8 +17,7 @@ impl<'py> StepBuilder<'_, 'py> {
         for (i, (tensor, view, own)) in self.strided.iter().enumerate() {
             let written = is_written(own.1);
             for (number, slot) in self.slots.iter().enumerate() {
-                let states = slot.states.iter().flatten();
-                let all = [&slot.theta, &slot.grad].into_iter().chain(states);
+                let all = [&slot.theta, &slot.grad].into_iter().chain(slot.kept());
                 for (other, buffer) in all.zip(0..) {
                     if (written || is_written(buffer)) && view.meets(other) {
                         return Ok(Err(Overlap([*own, (number, buffer)])));

@@ -9,11 +9,11 @@ import changes:
 ``AdaBound`` and ``Lion`` are not in ``torch.optim``. They follow its conventions. ``from_torch``
 takes over a running optimizer.
 
-Each class has four more arguments: ``state_dtype``, the type of the states,
-``stochastic_rounding`` for parameters and states of 16 bits, and ``state="8bit"`` with
-``min_8bit_size`` for states in 8 bits. They are kept by pickle and deepcopy, and are not in
-``param_groups`` or in a ``state_dict``. ``AdamW8bit`` and similar names are those of bitsandbytes
-for ``state="8bit"``.
+Each class has five more arguments: ``state_dtype``, the type of the states,
+``stochastic_rounding`` for parameters and states of 16 bits, ``state="8bit"`` with
+``min_8bit_size`` for states in 8 bits, and ``master_weights`` for parameters of ``bfloat16``. They
+are kept by pickle and deepcopy. Only ``master_weights`` is in ``param_groups`` and in a
+``state_dict``. ``AdamW8bit`` and similar names are those of bitsandbytes for ``state="8bit"``.
 
 Differences from ``torch.optim`` are in the README, with their reasons. In short: the arithmetic is
 that of ``kernels.md``, which is more exact than torch's and has the same bits on every machine.

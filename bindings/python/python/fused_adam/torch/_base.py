@@ -5,24 +5,26 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from .._native import torch_step
-from . import _eight_bit
+from . import _eight_bit, _master_weights
 
 #: The types of a state of a parameter that is not ``float64``.
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 #: The attributes that are options of an instance. They are not in ``param_groups``, so that
-#: torch's classes and flattened checkpoints read the same dictionaries.
+#: torch's classes and flattened checkpoints read the same dictionaries. ``master_weights`` is only
+#: the default of groups, which have it unless it is ``None``.
 _OPTIONS = (
     "_state_dtype",
     "_seed",
     "_eight_bit",
     "_min_8bit_size",
+    "_master_weights",
     "_step_supports_amp_scaling",
 )
 
@@ -54,6 +56,8 @@ class Fused(torch.optim.Optimizer):
     _eight_bit = False
     #: The least number of elements of such a parameter.
     _min_8bit_size = 4096
+    #: The ``master_weights`` of a group that has none.
+    _master_weights: str | None = None
     #: Whether a group lists a parameter twice.
     _has_duplicates = False
 
@@ -67,6 +71,7 @@ class Fused(torch.optim.Optimizer):
         stochastic_rounding: bool | int,
         state: str | None,
         min_8bit_size: int,
+        master_weights: str | None,
     ) -> None:
         """Check and set the options of the instance. Called before the constructor of torch."""
         if state_dtype is not None and state_dtype not in _STATE_DTYPES:
@@ -93,6 +98,8 @@ class Fused(torch.optim.Optimizer):
             raise TypeError(f"min_8bit_size is a {kind}, expected a whole number") from None
         if self._min_8bit_size < 0:
             raise ValueError(f"min_8bit_size is {min_8bit_size}, expected at least 0")
+        _master_weights.check(master_weights)
+        self._master_weights = master_weights
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in torch."""
@@ -100,14 +107,21 @@ class Fused(torch.optim.Optimizer):
         for option in ("capturable", "differentiable"):
             if group.get(option):
                 raise ValueError(f"{option}=True is not supported, expected False")
+        master_weights = group.get("master_weights", self._master_weights)
+        _master_weights.check(master_weights)
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group.pop("master_weights", None)
+        if master_weights is not None:
+            group["master_weights"] = master_weights
         try:
-            for param in self.param_groups[-1]["params"]:
+            for param in group["params"]:
                 if hasattr(param, "placements"):
                     from ._dtensor import check_placements
 
                     check_placements(param, self._name_of(param))
                 self._is_8bit(param)
+                _master_weights.check_dtype(param, group, self._place_of)
         except BaseException:
             self.param_groups.pop()
             raise
@@ -130,13 +144,15 @@ class Fused(torch.optim.Optimizer):
     def _buffer_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return self._buffers
 
-    def _dtype_of_states(self, param: Tensor, saved: torch.dtype | None = None) -> torch.dtype:
+    def _dtype_of_states(
+        self, param: Tensor, group: dict[str, Any], saved: torch.dtype | None = None
+    ) -> torch.dtype:
         """The dtype of the states of a parameter, which were perhaps saved in another one."""
         if param.dtype == torch.float64:
             return param.dtype
         if self._state_dtype is not None:
             return self._state_dtype
-        if param.dtype == torch.float16:
+        if param.dtype == torch.float16 or _master_weights.dtype_of(param, group) is not None:
             return torch.float32
         return saved if saved in _STATE_DTYPES else param.dtype
 
@@ -163,7 +179,8 @@ class Fused(torch.optim.Optimizer):
         eight_bit = any(map(_eight_bit.are_blocks, kept)) or (
             bool(names) and not kept and self._is_8bit(param)
         )
-        seeded = self._seed is not None or eight_bit
+        correction = _master_weights.dtype_of(param, group)
+        seeded = self._seed is not None or eight_bit or correction is not None
         if self._kind != "sgd" or seeded:
             step = state.get("step")
             if step is None:
@@ -187,9 +204,13 @@ class Fused(torch.optim.Optimizer):
                 state[name] = torch.full_like(
                     param,
                     initial,
-                    dtype=self._dtype_of_states(param),
+                    dtype=self._dtype_of_states(param, group),
                     memory_format=torch.preserve_format,
                 )
+        if correction is not None:
+            state["correction"] = _master_weights.correction_of(
+                state.get("correction"), param, correction, self._place_of(param)
+            )
         # A checkpoint that was flattened has an empty dict for what another class did not save.
         if seeded and not isinstance(state.get("seed"), int):
             state["seed"] = name_hash(self._name_of(param))
@@ -227,7 +248,8 @@ class Fused(torch.optim.Optimizer):
         """Return the state of the optimizer as a :class:`dict`, as torch's class does.
 
         States in 8 bits are tensors of ``torch.uint8``. Those of a ``DTensor``, or of a shard of
-        FSDP1, are decoded to ``float32``, so that a distributed checkpoint can reshard them.
+        FSDP1, are decoded to ``float32``, so that a distributed checkpoint can reshard them. Their
+        corrections may get another ``dtype``, with the same numbers, for collectives.
         """
         return self._exported(super().state_dict(), decodes=False)
 
@@ -252,7 +274,12 @@ class Fused(torch.optim.Optimizer):
         self, param: Tensor, group: dict[str, Any], state: dict[str, Any], decodes: bool
     ) -> dict[str, Any]:
         """The state of a parameter in a ``state_dict``."""
-        if not (decodes or _eight_bit.is_sharded(param)):
+        is_sharded = _eight_bit.is_sharded(param)
+        correction = state.get("correction")
+        if is_sharded and isinstance(correction, Tensor):
+            dtype = _master_weights.exported_dtype(param, correction.dtype)
+            state = {**state, "correction": correction.to(dtype)}
+        if not (decodes or is_sharded):
             return state
         names = [name for name in _eight_bit.names_of(self._kind) if name in state]
         decoded = {
@@ -263,7 +290,7 @@ class Fused(torch.optim.Optimizer):
         if not decoded:
             return state
         exported = {**state, **decoded}
-        if self._seed is None:
+        if self._seed is None and correction is None:
             # States of ``float32`` have none, and it follows from the name of the parameter.
             exported.pop("seed", None)
         return exported
@@ -277,6 +304,10 @@ class Fused(torch.optim.Optimizer):
         States that were saved in 8 bits are decoded if the optimizer has no ``state="8bit"``.
         Others are encoded if it has, rounded to nearest.
 
+        Groups keep their own ``master_weights``. A correction of 8 bits becomes one of 16 bits, the
+        other way round it is refused. Without ``master_weights`` it is dropped, and where there is
+        none it begins at 0: with the parameters as they are.
+
         Args:
             state_dict: what ``state_dict`` returned.
         """
@@ -285,7 +316,13 @@ class Fused(torch.optim.Optimizer):
         def look(_: Any, changed: dict[str, Any]) -> dict[str, Any]:
             nonlocal loaded
             loaded = changed
-            return {**changed, "state": self._shielded(changed)}
+            own = [group.get("master_weights") for group in self.param_groups]
+            groups = [
+                _with_option(saved, option)
+                for saved, option in zip(changed["param_groups"], own)
+            ]
+            groups += changed["param_groups"][len(own) :]
+            return {**changed, "param_groups": groups, "state": self._shielded(changed)}
 
         def finish(_: Any) -> None:
             for number, group, param in self._numbered(loaded["param_groups"]):
@@ -319,11 +356,22 @@ class Fused(torch.optim.Optimizer):
         It would cast them all to the type of the parameter, before the first of them is converted.
         """
         states = dict(loaded["state"])
-        for number, _, param in self._numbered(loaded["param_groups"]):
+        options = {
+            number: saved.get("master_weights")
+            for saved in loaded["param_groups"]
+            for number in saved["params"]
+        }
+        for number, group, param in self._numbered(loaded["param_groups"]):
             saved = states.get(number)
             if not isinstance(saved, dict):
                 continue
             shields = {}
+            correction = saved.get("correction")
+            if isinstance(correction, Tensor):
+                shields["correction"] = _Shield()
+                if _master_weights.dtype_of(param, group) is not None:
+                    place = self._place_of(param)
+                    _master_weights.check_saved(correction, param, group, options[number], place)
             for name in _eight_bit.names_of(self._kind):
                 value = saved.get(name)
                 if _eight_bit.are_blocks(value):
@@ -348,7 +396,8 @@ class Fused(torch.optim.Optimizer):
         state, is_8bit = self.state[param], self._is_8bit(param)
         for name, value in saved.items():
             if isinstance(value, Tensor):
-                self._keep(param, name, value, copy)
+                self._keep(param, group, name, value, copy)
+        self._keep_correction(param, group, saved.get("correction"), copy)
         self._adopt(group, state)
         for name in _eight_bit.names_of(self._kind):
             value = state.get(name)
@@ -360,9 +409,11 @@ class Fused(torch.optim.Optimizer):
                     state[name] = _eight_bit.encode(self._kind, name, value, param.device)
             elif not is_8bit and _eight_bit.are_blocks(value):
                 decoded = _eight_bit.decode(self._kind, name, value, param)
-                state[name] = decoded.to(self._dtype_of_states(param))
+                state[name] = decoded.to(self._dtype_of_states(param, group))
 
-    def _keep(self, param: Tensor, name: str, value: Tensor, copy: bool = True) -> None:
+    def _keep(
+        self, param: Tensor, group: dict[str, Any], name: str, value: Tensor, copy: bool = True
+    ) -> None:
         """Take over a tensor of a saved state. torch has cast it to the type of the parameter.
 
         It is copied, so that a later step does not change what was loaded.
@@ -376,13 +427,91 @@ class Fused(torch.optim.Optimizer):
                 # It is encoded next.
                 self.state[param][name] = value
                 return
-            dtype = self._dtype_of_states(param, value.dtype)
+            dtype = self._dtype_of_states(param, group, value.dtype)
             self.state[param][name] = value.to(device=param.device, dtype=dtype, copy=copy)
         elif known and is_buffer and _eight_bit.are_blocks(value):
             self.state[param][name] = value.to(device=param.device, copy=copy).contiguous()
 
+    def _keep_correction(
+        self, param: Tensor, group: dict[str, Any], saved: Any, copy: bool
+    ) -> None:
+        state, dtype = self.state[param], _master_weights.dtype_of(param, group)
+        state.pop("correction", None)
+        if dtype is not None and isinstance(saved, Tensor):
+            found = saved.to(dtype) if saved.dtype == torch.float32 else saved
+            found = _master_weights.correction_of(found, param, dtype, self._place_of(param))
+            state["correction"] = found.to(device=param.device, copy=copy and found is saved)
+
     def _adopt(self, group: dict[str, Any], state: dict[str, Any]) -> None:
         """Convert torch's state of a parameter to that of this class, where they differ."""
+
+    # Master weights
+
+    @torch.no_grad()
+    def get_fp32_model_state_dict(self, model: torch.nn.Module) -> dict[str, Any]:
+        """Return ``model.state_dict()`` with the master weights of this optimizer, in ``float32``.
+
+        They are exact. Other tensors of 16 bits are converted to ``float32``, the rest is as it is.
+
+        Args:
+            model: a model with parameters of this optimizer, or a ``DistributedDataParallel`` of
+                it. The weights of a ``DTensor`` are a ``DTensor`` of the same placements. FSDP1 is
+                refused.
+        """
+        model = _master_weights.unwrapped(model)
+        found = {
+            name: value.float() if _is_half(value) else value
+            for name, value in model.state_dict().items()
+        }
+        for name, param in model.named_parameters(remove_duplicate=False):
+            correction = self.state.get(param, {}).get("correction")
+            if isinstance(correction, Tensor) and param.dtype == torch.bfloat16:
+                found[name] = _master_weights.join(param, correction)
+        return found
+
+    @torch.no_grad()
+    def set_fp32_model_state_dict(
+        self, model: torch.nn.Module, state_dict: dict[str, Any]
+    ) -> None:
+        """Load ``state_dict`` in ``model``, and set the master weights of this optimizer.
+
+        It is ``model.load_state_dict``, but parameters with ``master_weights`` get their part of
+        the weights of ``float32``, and the rest is in their corrections. ``"split32"`` keeps all
+        bits. ``"split24"`` rounds to the nearest 24 bits.
+
+        Args:
+            model: as for ``get_fp32_model_state_dict``.
+            state_dict: the weights, such as those of the model before it was converted to
+                ``bfloat16``. Those of a ``DTensor`` are a ``DTensor`` of the same placements.
+
+        Raises:
+            ValueError: if the weights of a parameter have another shape or other placements.
+        """
+        model = _master_weights.unwrapped(model)
+        groups = {param: group for group in self.param_groups for param in group["params"]}
+        found = []
+        for name, param in model.named_parameters(remove_duplicate=False):
+            group = groups.get(param)
+            dtype = None if group is None else _master_weights.dtype_of(param, group)
+            if group is None or dtype is None or name not in state_dict:
+                continue
+            weights = state_dict[name]
+            if not (isinstance(weights, Tensor) and weights.is_floating_point()):
+                kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+                raise TypeError(f"`{name}` is {kind}, expected a tensor of torch.float32")
+            if not _is_placed_as(weights, param):
+                raise ValueError(
+                    f"`{name}` has shape {tuple(weights.shape)}, or other placements than its "
+                    f"parameter, expected those of {self._place_of(param)}"
+                )
+            found.append((param, group, dtype, weights))
+        model.load_state_dict(state_dict)
+        for param, group, dtype, weights in found:
+            state = self.state[param]
+            if param.requires_grad:
+                # All of it, so that a distributed checkpoint that is loaded next finds it.
+                self._init_state(param, group, state)
+            state["correction"] = _master_weights.split(weights, param, dtype)
 
     # Steps
 
@@ -464,6 +593,17 @@ class Fused(torch.optim.Optimizer):
 
 class _Shield:
     """Stands for a tensor that torch must not see."""
+
+
+def _with_option(group: dict[str, Any], option: str | None) -> dict[str, Any]:
+    """A group of a ``state_dict`` with this ``master_weights``."""
+    others = {key: value for key, value in group.items() if key != "master_weights"}
+    return others if option is None else {**others, "master_weights": option}
+
+
+def _is_half(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor of 16 bits."""
+    return isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
 
 
 def _is_placed_as(value: Any, param: Any) -> bool:

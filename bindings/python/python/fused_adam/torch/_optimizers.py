@@ -9,6 +9,7 @@ import torch.optim as _torch
 from torch import Tensor
 
 from ._base import Fused
+from ._master_weights import dtype_of
 
 
 class Adam(Fused, _torch.Adam):
@@ -40,6 +41,9 @@ class Adam(Fused, _torch.Adam):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "adam"
@@ -63,8 +67,9 @@ class Adam(Fused, _torch.Adam):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.Adam.__init__(
             self,
             params,
@@ -113,6 +118,9 @@ class AdamW(Adam, _torch.AdamW):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     def __init__(
@@ -133,8 +141,9 @@ class AdamW(Adam, _torch.AdamW):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.AdamW.__init__(
             self,
             params,
@@ -180,6 +189,9 @@ class NAdam(Fused, _torch.NAdam):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "nadam"
@@ -202,8 +214,9 @@ class NAdam(Fused, _torch.NAdam):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.NAdam.__init__(
             self,
             params,
@@ -224,11 +237,13 @@ class NAdam(Fused, _torch.NAdam):
         if "mu_product" not in state:
             state["mu_product"] = torch.tensor(1.0, dtype=torch.float64, device="cpu")
 
-    def _keep(self, param: Tensor, name: str, value: Tensor, copy: bool = True) -> None:
+    def _keep(
+        self, param: Tensor, group: dict[str, Any], name: str, value: Tensor, copy: bool = True
+    ) -> None:
         if name == "mu_product":
             self.state[param][name] = value.to(device="cpu", dtype=torch.float64, copy=True)
         else:
-            super()._keep(param, name, value, copy)
+            super()._keep(param, group, name, value, copy)
 
 
 class RAdam(Fused, _torch.RAdam):
@@ -257,6 +272,9 @@ class RAdam(Fused, _torch.RAdam):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "radam"
@@ -278,8 +296,9 @@ class RAdam(Fused, _torch.RAdam):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.RAdam.__init__(
             self,
             params,
@@ -319,6 +338,9 @@ class Adamax(Fused, _torch.Adamax):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "adamax"
@@ -340,8 +362,9 @@ class Adamax(Fused, _torch.Adamax):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.Adamax.__init__(
             self,
             params,
@@ -386,6 +409,9 @@ class RMSprop(Fused, _torch.RMSprop):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "rmsprop"
@@ -408,8 +434,9 @@ class RMSprop(Fused, _torch.RMSprop):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.RMSprop.__init__(
             self,
             params,
@@ -472,6 +499,9 @@ class Adagrad(Fused, _torch.Adagrad):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "adagrad"
@@ -494,8 +524,9 @@ class Adagrad(Fused, _torch.Adagrad):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.Adagrad.__init__(
             self,
             params,
@@ -514,8 +545,9 @@ class Adagrad(Fused, _torch.Adagrad):
         for group in self.param_groups:
             for param in group["params"]:
                 dtype = self.state[param]["sum"].dtype
-                if self._is_8bit(param) or dtype != self._dtype_of_states(param):
+                if self._is_8bit(param) or dtype != self._dtype_of_states(param, group):
                     del self.state[param]["sum"]
+                if "sum" not in self.state[param] or dtype_of(param, group) is not None:
                     self._init_state(param, group, self.state[param])
 
     def _initial(self, name: str, group: dict[str, Any]) -> float:
@@ -525,7 +557,8 @@ class Adagrad(Fused, _torch.Adagrad):
 class SGD(Fused, _torch.SGD):
     """Implements SGD with momentum, dampening and Nesterov momentum, as ``torch.optim.SGD``.
 
-    With ``stochastic_rounding`` its state has a ``step``, which selects the random bits.
+    With ``stochastic_rounding`` or ``master_weights`` its state has a ``step``, which selects the
+    random bits.
 
     Args:
         params: an iterable of parameters, of named parameters, or of dicts that define groups.
@@ -548,6 +581,9 @@ class SGD(Fused, _torch.SGD):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "sgd"
@@ -569,8 +605,9 @@ class SGD(Fused, _torch.SGD):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         _torch.SGD.__init__(
             self,
             params,
@@ -635,6 +672,9 @@ class AdaBound(_Own):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "adabound"
@@ -656,8 +696,9 @@ class AdaBound(_Own):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         if not 0.0 <= eps:
             raise ValueError(f"Invalid epsilon value: {eps}")
         if not 0.0 <= final_lr:
@@ -703,6 +744,9 @@ class Lion(_Own):
         state: ``"8bit"`` keeps the states of large parameters in 8 bits. Default: None.
         min_8bit_size: with ``state="8bit"``, parameters with fewer elements keep the states that
             they have without it. Default: 4096.
+        master_weights: ``"split32"`` or ``"split24"`` keeps master weights of 32 or 24 bits for
+            parameters of ``bfloat16``: what the parameter lacks is in the state ``correction``.
+            A parameter group may have another value. Default: None.
     """
 
     _kind = "lion"
@@ -720,8 +764,9 @@ class Lion(_Own):
         stochastic_rounding: bool | int = False,
         state: Literal["8bit"] | None = None,
         min_8bit_size: int = 4096,
+        master_weights: Literal["split24", "split32"] | None = None,
     ) -> None:
-        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size)
+        self._set_options(state_dtype, stochastic_rounding, state, min_8bit_size, master_weights)
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, defaults)
 
@@ -755,6 +800,7 @@ def from_torch(
     stochastic_rounding: bool | int = False,
     state: Literal["8bit"] | None = None,
     min_8bit_size: int = 4096,
+    master_weights: Literal["split24", "split32"] | None = None,
 ) -> Fused:
     """Return an optimizer that takes over a running optimizer of ``torch.optim``.
 
@@ -769,6 +815,7 @@ def from_torch(
         stochastic_rounding: as for the classes.
         state: as for the classes.
         min_8bit_size: as for the classes.
+        master_weights: as for the classes.
 
     Raises:
         TypeError: if it is of another class.
@@ -792,6 +839,7 @@ def from_torch(
         stochastic_rounding=stochastic_rounding,
         state=state,
         min_8bit_size=min_8bit_size,
+        master_weights=master_weights,
     )
     new.defaults.update(optimizer.defaults)
     new.state.clear()

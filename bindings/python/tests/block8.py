@@ -230,7 +230,7 @@ def grad_in(step: int, number: int, shape: Any) -> torch.Tensor:
 def advance(network: torch.nn.Module, optimizer: Any, steps: range) -> None:
     for step in steps:
         for number, param in enumerate(network.parameters()):
-            grad = grad_in(step, number, param.shape)
+            grad = grad_in(step, number, param.shape).to(param.dtype)
             if isinstance(param, DTensor):
                 grad = distribute_tensor(grad, param.device_mesh, param.placements)
             param.grad = grad
