@@ -39,9 +39,14 @@ pub struct FusedConfig {
     #[serde(default)]
     pub grad_clipping: Option<GradientClippingConfig>,
     /// Whether to store the states of 16-bit parameters in `f32`, or in the type of the parameter.
-    /// Default: in `f32` for `f16`, and in `bf16` for `bf16`.
+    /// Default: in `f32` for `f16`, and in `bf16` for `bf16`; with `min_8bit_size`, in `f32` for
+    /// both.
     #[serde(default)]
     pub f32_states: Option<bool>,
+    /// Stores the states of parameters with at least so many elements in 8 bits. Default: none in 8
+    /// bits.
+    #[serde(default)]
+    pub min_8bit_size: Option<usize>,
 }
 
 impl Config for FusedConfig {}
@@ -51,7 +56,12 @@ impl FusedConfig {
     /// torch. burn's defaults are different: `AdamConfig` and `AdamWConfig` have an ε of 1e-5, and
     /// `AdamWConfig` has a weight decay of 1e-4.
     pub fn new(rule: impl Into<AnyRule>) -> Self {
-        FusedConfig { rule: rule.into(), grad_clipping: None, f32_states: None }
+        FusedConfig {
+            rule: rule.into(),
+            grad_clipping: None,
+            f32_states: None,
+            min_8bit_size: None,
+        }
     }
 
     /// Sets how burn clips each parameter's gradient before the step.
@@ -67,6 +77,26 @@ impl FusedConfig {
         FusedConfig { f32_states: Some(f32_states), ..self }
     }
 
+    /// Stores the states of large parameters in 8 bits: 33 bytes for 32 elements, so that AdamW has
+    /// 2.06 bytes of states for each element instead of 8. A step computes in `f32`, and rounds the
+    /// states stochastically. Parameters of `f64` are refused.
+    ///
+    /// Parameters with less than `min_8bit_size` elements have the other types of states: they take
+    /// little memory, and small parameters such as biases are sensitive. A usual value is 4096.
+    /// With 0 all parameters have states in 8 bits.
+    ///
+    /// ```
+    /// use fused_adam::AdamW;
+    /// use fused_adam_burn::FusedConfig;
+    ///
+    /// let optim = FusedConfig::new(AdamW::default()).with_8bit_states(4096).init()?;
+    /// # Ok::<(), fused_adam::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_8bit_states(self, min_8bit_size: usize) -> Self {
+        FusedConfig { min_8bit_size: Some(min_8bit_size), ..self }
+    }
+
     /// Builds the bare optimizer, without clipping, for one group of parameters.
     /// `ModuleOptimizer::with_group` takes it, and takes the clipping as a separate argument.
     ///
@@ -78,7 +108,7 @@ impl FusedConfig {
         let mut rule = self.rule;
         rule.set_lr(0.0);
         rule.check()?;
-        Ok(Fused::of(rule, self.f32_states))
+        Ok(Fused::of(rule, self.f32_states, self.min_8bit_size))
     }
 
     /// Builds the optimizer of a whole module, with clipping.

@@ -36,6 +36,10 @@ pub enum StepError {
         expected: Vec<usize>,
     },
 
+    /// A parameter of `f64` is to have states in 8 bits, which `f64` does not support.
+    #[error("`theta` is f64, expected f32, bf16 or f16 for states in 8 bits")]
+    EightBitStates,
+
     /// An error of fused-adam: in the hyper-parameters, states or types.
     #[error(transparent)]
     Step(#[from] fused_adam::Error),

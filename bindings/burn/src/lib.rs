@@ -43,10 +43,11 @@
 //! # Types and errors
 //!
 //! A step takes parameters of `f32`, `f64`, `bf16` and `f16` on flex. The states have the same
-//! type, but `f32` for `f16` ([`FusedConfig::f32_states`] changes this). burn's trait has no way to
-//! return an error from a step, so `ModuleOptimizer::step` panics with the message of a
-//! [`StepError`], before it writes to that parameter. [`FusedConfig::init`] returns an error for
-//! hyper-parameters that are outside their ranges. [`Fused::try_step`] returns all errors.
+//! type, but `f32` for `f16` ([`FusedConfig::f32_states`] changes this), or are in 8 bits, by
+//! [`FusedConfig::with_8bit_states`]. burn's trait has no way to return an error from a step, so
+//! `ModuleOptimizer::step` panics with the message of a [`StepError`], before it writes to that
+//! parameter. [`FusedConfig::init`] returns an error for hyper-parameters that are outside their
+//! ranges. [`Fused::try_step`] returns all errors.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

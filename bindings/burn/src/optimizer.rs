@@ -6,9 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn_core::backend::TensorMetadata;
 use burn_core::tensor::{DType, Device, Tensor};
 use burn_optim::{LearningRate, Optimizer};
-use fused_adam::{AnyRule, Backend, Error, Parallelism, Rule, StepOptions, step_all};
+use fused_adam::{
+    AnyRule, Backend, Block8, Error, Parallelism, Rule, State, StateElement, StepOptions, step_all,
+};
 
-use crate::memory::{FlexTensor, filled, put_back, reborrow, take_out};
+use crate::memory::{
+    FlexTensor, StateMemory, decoded, encoded, filled, filled_blocks, put_back, reborrow, seed_of,
+    take_out,
+};
+use crate::state::Stored;
 use crate::{FusedState, StepError};
 
 /// A rule of fused-adam as an optimizer for burn. [`FusedConfig::build`](crate::FusedConfig::build)
@@ -20,13 +26,19 @@ use crate::{FusedState, StepError};
 pub struct Fused {
     rule: AnyRule,
     f32_states: Option<bool>,
+    min_8bit_size: Option<usize>,
     options: StepOptions,
     copied: Arc<AtomicU64>,
 }
 
 impl Fused {
-    pub(crate) fn of(rule: AnyRule, f32_states: Option<bool>) -> Self {
-        Fused { rule, f32_states, options: StepOptions::default(), copied: Arc::default() }
+    pub(crate) fn of(
+        rule: AnyRule,
+        f32_states: Option<bool>,
+        min_8bit_size: Option<usize>,
+    ) -> Self {
+        let (options, copied) = (StepOptions::default(), Arc::default());
+        Fused { rule, f32_states, min_8bit_size, options, copied }
     }
 
     /// Sets the backend of fused-adam. Default: [`Backend::Auto`].
@@ -55,6 +67,9 @@ impl Fused {
     ///
     /// The step updates θ and the states in place if nothing else shares their memory. Otherwise it
     /// copies them, so other owners see no change.
+    ///
+    /// With [`with_8bit_states`](crate::FusedConfig::with_8bit_states), states of another type are
+    /// converted to 8 bits, rounded to nearest. Without it, states in 8 bits become `f32`.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -87,45 +102,102 @@ impl Fused {
         let mut theta = take_out("theta", theta, &mut copied)?;
         let grad = take_out("grad", grad, &mut copied)?;
         check_shape("grad", &grad, &theta)?;
-        let (t, mut states, mut scalars) = match state {
+        let in_8_bits = self.in_8_bits(&theta)?;
+        let (t, seed, mut states, mut scalars) = match state {
             Some(state) => {
                 let t = state.t().checked_add(1).ok_or(Error::StepNumber {
                     t: state.t(),
                     expected: "less than u64::MAX for another step to follow",
                 })?;
-                let scalars = state.scalars_of(&rule);
+                let (seed, scalars) = (state.seed(), state.scalars_of(&rule));
                 let mut states = Vec::new();
-                for (name, state) in state.into_states_of(&rule)? {
-                    let state = take_out(name, state, &mut copied)?;
-                    check_shape(name, &state, &theta)?;
-                    states.push((name, state));
+                for (declared, state) in rule.states().iter().zip(state.into_states_of(&rule)?) {
+                    states.push(converted(declared, state, in_8_bits, &theta, &mut copied)?);
                 }
-                (t, states, scalars)
+                (t, seed, states, scalars)
             }
             None => {
                 let scalars = (0..rule.scalars().len()).map(|i| rule.scalar_after(i, 0)).collect();
-                (1, self.first_states(&rule, &theta), scalars)
+                (1, None, self.first_states(&rule, &theta, in_8_bits), scalars)
             }
         };
+        let seed = (in_8_bits && !states.is_empty())
+            .then(|| seed.unwrap_or_else(|| seed_of(&theta, &grad)));
         rule.advance_scalars(t, &mut scalars);
         let borrowed = reborrow(t, &scalars, &mut theta, &grad, &mut states, &mut copied);
-        step_all(&[rule], &self.options, [borrowed])?;
+        step_all(&[rule], &self.options, [borrowed.with_seed(seed.unwrap_or(0))])?;
         self.copied.fetch_add(copied, Ordering::Relaxed);
-        let states = states.into_iter().map(|(name, state)| (name, put_back(state)));
+        let states = states.into_iter().map(|state| match state {
+            StateMemory::Tensor(state) => Stored::Tensor(put_back(state)),
+            StateMemory::Blocks(blocks) => Stored::Blocks(blocks),
+        });
+        let states = rule.states().iter().map(State::name).zip(states);
         let scalars = rule.scalars().iter().copied().zip(scalars);
-        Ok((put_back(theta), FusedState::new(t, states, scalars)))
+        Ok((put_back(theta), FusedState::new(t, seed, states, scalars)))
+    }
+
+    /// Whether the states of this parameter are in 8 bits.
+    fn in_8_bits(&self, theta: &FlexTensor) -> Result<bool, StepError> {
+        let in_8_bits = self.min_8bit_size.is_some_and(|size| theta.shape().num_elements() >= size);
+        if in_8_bits && theta.dtype() == DType::F64 {
+            return Err(StepError::EightBitStates);
+        }
+        Ok(in_8_bits)
     }
 
     /// The states before the first step.
-    fn first_states(&self, rule: &AnyRule, theta: &FlexTensor) -> Vec<(&'static str, FlexTensor)> {
+    fn first_states(
+        &self,
+        rule: &AnyRule,
+        theta: &FlexTensor,
+        in_8_bits: bool,
+    ) -> Vec<StateMemory> {
         let dtype = match theta.dtype() {
             DType::F16 if self.f32_states.unwrap_or(true) => DType::F32,
-            DType::BF16 if self.f32_states.unwrap_or(false) => DType::F32,
+            DType::BF16 if self.f32_states.unwrap_or(self.min_8bit_size.is_some()) => DType::F32,
             dtype => dtype,
         };
-        let filled = |i| filled(theta.shape(), dtype, rule.initial_state(i));
-        let states = rule.states().iter().enumerate();
-        states.map(|(i, state)| (state.name(), filled(i))).collect()
+        let first = |(i, state)| {
+            let (shape, value) = (theta.shape(), rule.initial_state(i));
+            if in_8_bits {
+                StateMemory::Blocks(filled_blocks(state, shape.num_elements(), value).into())
+            } else {
+                StateMemory::Tensor(filled(shape, dtype, value))
+            }
+        };
+        rule.states().iter().enumerate().map(first).collect()
+    }
+}
+
+/// Takes out the memory of a state of `theta`, in 8 bits or not.
+fn converted<const D: usize>(
+    declared: &State,
+    state: Stored<D>,
+    in_8_bits: bool,
+    theta: &FlexTensor,
+    copied: &mut u64,
+) -> Result<StateMemory, StepError> {
+    match state {
+        Stored::Tensor(state) => {
+            let state = take_out(declared.name(), state, copied)?;
+            check_shape(declared.name(), &state, theta)?;
+            // The core refuses states of `f64`.
+            let blocks = if in_8_bits { encoded(declared, &state) } else { None };
+            Ok(blocks
+                .map_or(StateMemory::Tensor(state), |blocks| StateMemory::Blocks(blocks.into())))
+        }
+        Stored::Blocks(blocks) => {
+            let (name, len) = (declared.name(), theta.shape().num_elements());
+            let expected = Block8::slots(len);
+            if blocks.len() != expected {
+                return Err(Error::Blocks { name, blocks: blocks.len(), expected, len }.into());
+            }
+            Ok(if in_8_bits {
+                StateMemory::Blocks(blocks)
+            } else {
+                StateMemory::Tensor(decoded(declared, &blocks, theta.shape()))
+            })
+        }
     }
 }
 

@@ -1,15 +1,19 @@
 //! The states of a parameter, and how burn's checkpoints store them.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use burn_core::tensor::{DType, Device, Tensor, TensorData};
 use burn_optim::{RecordState, StateSink, StateSource};
-use fused_adam::{AnyRule, Error, Rule, State};
+use fused_adam::{AnyRule, Block8, Error, Rule, State, bytemuck};
 
 /// The name of a byte tensor that lists the names of all states and scalars of a record, separated
 /// by spaces. A record needs the list, because burn can look up an entry by name but cannot list
 /// the entries.
 const NAMES: &str = "names";
+
+/// What follows the name of a state in 8 bits in a record: the format with its version.
+const BLOCK8: &str = ".block8.1";
 
 /// The name of a state or scalar, from a rule or from a record.
 type Name = Cow<'static, str>;
@@ -18,24 +22,36 @@ type Name = Cow<'static, str>;
 /// of steps taken.
 ///
 /// burn's checkpoints store them as the tensors `m`, `v` and so on, numbers such as `mu_product`,
-/// the number `t`, and the tensor `names`. If the checkpoint is from a rule with other states, the
+/// the number `t`, and the tensor `names`. States in 8 bits are tensors of bytes, such as
+/// `m.block8.1`, with the number `seed`. If the checkpoint is from a rule with other states, the
 /// next step fails.
 #[derive(Clone, Debug)]
 pub struct FusedState<const D: usize> {
     t: u64,
-    states: Vec<(Name, Tensor<D>)>,
+    /// The seed of the random bits of states in 8 bits.
+    seed: Option<u64>,
+    states: Vec<(Name, Stored<D>)>,
     scalars: Vec<(Name, f64)>,
+}
+
+/// A state: a tensor of the shape of θ, or blocks of 8 bits.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most states are tensors")]
+pub(crate) enum Stored<const D: usize> {
+    Tensor(Tensor<D>),
+    Blocks(Arc<Vec<Block8>>),
 }
 
 impl<const D: usize> FusedState<D> {
     pub(crate) fn new(
         t: u64,
-        states: impl Iterator<Item = (&'static str, Tensor<D>)>,
+        seed: Option<u64>,
+        states: impl Iterator<Item = (&'static str, Stored<D>)>,
         scalars: impl Iterator<Item = (&'static str, f64)>,
     ) -> Self {
         let states = states.map(|(name, state)| (name.into(), state)).collect();
         let scalars = scalars.map(|(name, scalar)| (name.into(), scalar)).collect();
-        FusedState { t, states, scalars }
+        FusedState { t, seed, states, scalars }
     }
 
     /// The number of steps taken.
@@ -43,9 +59,32 @@ impl<const D: usize> FusedState<D> {
         self.t
     }
 
-    /// The state with this name, such as `m`, if there is one.
+    /// The state with this name, such as `m`, if there is one and it is not in 8 bits.
     pub fn get(&self, name: &str) -> Option<&Tensor<D>> {
+        match self.find(name)? {
+            Stored::Tensor(state) => Some(state),
+            Stored::Blocks(_) => None,
+        }
+    }
+
+    /// The state with this name, if there is one and it is in 8 bits: a block for each 32 elements,
+    /// in row-major order. [`State::decode`] decodes them.
+    pub fn blocks(&self, name: &str) -> Option<&[Block8]> {
+        match self.find(name)? {
+            Stored::Tensor(_) => None,
+            Stored::Blocks(blocks) => Some(blocks),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&Stored<D>> {
         self.states.iter().find(|(of, _)| *of == name).map(|(_, state)| state)
+    }
+
+    /// The seed of the random bits of states in 8 bits: a hash of θ and the gradient of the first
+    /// step, or of that in which the states were converted to 8 bits. None without such states.
+    /// [`ParamMut::with_seed`](fused_adam::ParamMut::with_seed) gives the same bits with it.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
     }
 
     /// The scalar with this name, such as `mu_product`, after the steps taken, if there is one.
@@ -54,15 +93,16 @@ impl<const D: usize> FusedState<D> {
     }
 
     pub(crate) fn map(self, mut to: impl FnMut(Tensor<D>) -> Tensor<D>) -> Self {
-        let states = self.states.into_iter().map(|(name, state)| (name, to(state))).collect();
+        let to = |(name, state)| match state {
+            Stored::Tensor(state) => (name, Stored::Tensor(to(state))),
+            blocks => (name, blocks),
+        };
+        let states = self.states.into_iter().map(to).collect();
         FusedState { states, ..self }
     }
 
     /// The states in the order of the rule, if they are the states of this rule.
-    pub(crate) fn into_states_of(
-        mut self,
-        rule: &AnyRule,
-    ) -> Result<Vec<(&'static str, Tensor<D>)>, Error> {
+    pub(crate) fn into_states_of(mut self, rule: &AnyRule) -> Result<Vec<Stored<D>>, Error> {
         let (declared, given) = (rule.states(), self.states.len());
         let expected = declared.len();
         let names = || declared.iter().map(State::name).collect();
@@ -70,7 +110,7 @@ impl<const D: usize> FusedState<D> {
             let name = state.name();
             let i = self.states.iter().position(|(of, _)| *of == name);
             let i = i.ok_or_else(|| Error::MissingState { name, expected, names: names() })?;
-            Ok((name, self.states.swap_remove(i).1))
+            Ok(self.states.swap_remove(i).1)
         };
         let states = declared.iter().map(take).collect::<Result<Vec<_>, Error>>()?;
         if self.states.is_empty() {
@@ -90,14 +130,24 @@ impl<const D: usize> FusedState<D> {
 impl<const D: usize> RecordState for FusedState<D> {
     fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
         out.push_scalar(prefix, "t", self.t.into());
-        let mut names: Vec<&str> = Vec::new();
+        let mut names: Vec<Name> = Vec::new();
         for (name, state) in &self.states {
-            out.push_tensor(prefix, name, state.to_data());
+            let (name, data) = match state {
+                Stored::Tensor(state) => (name.clone(), state.to_data()),
+                Stored::Blocks(blocks) => {
+                    let (bytes, shape) = (blocks.as_flattened().to_vec(), [blocks.len(), 33]);
+                    (format!("{name}{BLOCK8}").into(), TensorData::new(bytes, shape))
+                }
+            };
+            out.push_tensor(prefix, &name, data);
             names.push(name);
+        }
+        if let Some(seed) = self.seed {
+            out.push_scalar(prefix, "seed", seed.into());
         }
         for (name, scalar) in &self.scalars {
             out.push_scalar(prefix, name, (*scalar).into());
-            names.push(name);
+            names.push(name.clone());
         }
         if !names.is_empty() {
             let bytes = names.join(" ").into_bytes();
@@ -113,14 +163,31 @@ impl<const D: usize> RecordState for FusedState<D> {
         let names = names.as_ref().map_or(&[][..], |names| names.as_bytes());
         // If an entry is missing, the next step reports it.
         for name in String::from_utf8_lossy(names).split_terminator(' ') {
-            let owned = || Name::from(name.to_owned());
             if let Some(data) = src.take_tensor(prefix, name) {
-                let dtype = data.dtype();
-                states.push((owned(), Tensor::from_data(data, (device, dtype))));
+                states.extend(stored(name, data, device));
             } else if let Some(scalar) = src.take_scalar(prefix, name) {
-                scalars.extend(f64::try_from(scalar).ok().map(|scalar| (owned(), scalar)));
+                scalars.extend(
+                    f64::try_from(scalar).ok().map(|scalar| (name.to_owned().into(), scalar)),
+                );
             }
         }
-        Some(FusedState { t, states, scalars })
+        let seed = src.take_scalar(prefix, "seed").and_then(|seed| seed.try_into().ok());
+        Some(FusedState { t, seed, states, scalars })
     }
+}
+
+/// A state of a record, from its name there. None if it is in 8 bits of another format.
+fn stored<const D: usize>(
+    name: &str,
+    data: TensorData,
+    device: &Device,
+) -> Option<(Name, Stored<D>)> {
+    let dtype = data.dtype();
+    let Some(name) = name.strip_suffix(BLOCK8) else {
+        let state = || Tensor::from_data(data, (device, dtype));
+        return dtype.is_float().then(|| (name.to_owned().into(), Stored::Tensor(state())));
+    };
+    let blocks: &[Block8] = bytemuck::try_cast_slice(data.as_bytes()).ok()?;
+    let blocks = Arc::new(blocks.to_vec());
+    (dtype == DType::U8).then(|| (name.to_owned().into(), Stored::Blocks(blocks)))
 }

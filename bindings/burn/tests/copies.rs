@@ -60,6 +60,27 @@ fn states_stay_where_they_are() {
     assert_eq!((state.t(), fused.copied()), (4, 0));
 }
 
+/// States in 8 bits stay where they are, and are copied if a clone shares them.
+#[test]
+fn states_in_8_bits_are_copied_once() {
+    let config = FusedConfig::new(AdamW::default()).with_8bit_states(0);
+    let (fused, device) = (config.build().unwrap(), Device::flex());
+    let tensor = |x: f32| tensor(vec![x; 1000], [1000], &device);
+    let (theta, state) = fused.try_step(1e-2, tensor(1.0), tensor(0.5), None).unwrap();
+    let before = state.blocks("m").unwrap().as_ptr();
+    let (theta, state) = fused.try_step(1e-2, theta, tensor(0.5), Some(state)).unwrap();
+    assert_eq!((state.blocks("m").unwrap().as_ptr(), fused.copied()), (before, 0));
+
+    let clone = state.clone();
+    let blocks = clone.blocks("v").unwrap().to_vec();
+    let (theta, state) = fused.try_step(1e-2, theta, tensor(0.5), Some(state)).unwrap();
+    assert_eq!(fused.copied(), 2 * 32 * 33);
+    assert_eq!(clone.blocks("v").unwrap(), blocks);
+    assert_ne!(state.blocks("v").unwrap(), blocks);
+    let _ = fused.try_step(1e-2, theta, tensor(0.5), Some(state)).unwrap();
+    assert_eq!(fused.copied(), 2 * 32 * 33);
+}
+
 #[test]
 fn a_clone_of_the_model_keeps_its_weights() {
     let (fused, model) = (fused(), model());

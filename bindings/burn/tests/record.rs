@@ -8,10 +8,11 @@ mod training;
 use burn::backend::Element as BurnElement;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_optim::{RecordState, StateSink, StateSource};
 use common::{Rng, bytes, rules, tensor};
-use fused_adam::{AdamW, AnyRule, Element, Flat, NAdam, Rule, Sgd, bf16, bytemuck, f16};
-use fused_adam_burn::{Fused, FusedConfig};
+use fused_adam::{AdamW, AnyRule, Block8, Element, Flat, NAdam, Rule, Sgd, bf16, bytemuck, f16};
+use fused_adam_burn::{Fused, FusedConfig, FusedState};
 use training::{Digits, Network, train};
 
 fn config() -> FusedConfig {
@@ -60,8 +61,8 @@ fn a_training_that_was_stopped_goes_on_to_the_bit() {
 }
 
 /// One parameter with any rule and type, and a record in memory between two of its steps.
-fn check<T: Element + BurnElement>(rule: AnyRule, f32_states: bool, seed: u64) {
-    let fused = FusedConfig::new(rule).with_f32_states(f32_states).build().unwrap();
+fn check<T: Element + BurnElement>(config: FusedConfig, seed: u64) {
+    let (rule, fused) = (config.rule, config.build().unwrap());
     let run = |save_after: Option<u64>| {
         let device = Device::flex().autodiff();
         let mut rng = Rng(seed);
@@ -97,11 +98,121 @@ fn check<T: Element + BurnElement>(rule: AnyRule, f32_states: bool, seed: u64) {
 #[test]
 fn every_rule_and_type_goes_on_to_the_bit() {
     for (seed, rule) in (1..).zip(rules()) {
-        check::<f32>(rule, false, seed);
-        check::<f64>(rule, false, seed);
-        check::<bf16>(rule, false, seed);
-        check::<f16>(rule, true, seed);
+        let config = || FusedConfig::new(rule);
+        check::<f32>(config(), seed);
+        check::<f64>(config(), seed);
+        check::<bf16>(config(), seed);
+        check::<f16>(config(), seed);
+        check::<f32>(config().with_8bit_states(77), seed);
+        check::<bf16>(config().with_8bit_states(0), seed);
+        check::<f16>(config().with_8bit_states(78), seed);
     }
+}
+
+/// θ and the states after one step with this config.
+fn stepped<T: Element + BurnElement>(config: &FusedConfig) -> (Tensor<1>, FusedState<1>) {
+    let mut rng = Rng(3);
+    let of = |rng: &mut Rng| tensor(rng.numbers::<T>(70), [70], &Device::flex());
+    let (theta, grad) = (of(&mut rng), of(&mut rng));
+    config.build().unwrap().try_step(0.01, theta, grad, None).unwrap()
+}
+
+/// States of `f32` and `bf16` become 8 bits in the next step, and states in 8 bits become `f32`.
+#[test]
+fn states_of_another_type_are_converted() {
+    let rule = AdamW { lr: 0.01, ..AdamW::default() };
+    let singles = FusedConfig::new(rule);
+    let in_8_bits = FusedConfig::new(rule).with_8bit_states(70);
+    let declared = AnyRule::from(rule).states();
+    /// A state, what the next step made of it and of θ, and θ and the gradient before it.
+    struct Next {
+        kept: FusedState<1>,
+        theta: Vec<u8>,
+        state: FusedState<1>,
+        expected: Vec<f32>,
+        grad: Vec<f32>,
+    }
+    fn next(config: &FusedConfig, (theta, state): (Tensor<1>, FusedState<1>)) -> Next {
+        let expected = theta.clone().try_into_vec_as().unwrap();
+        let grad = Rng(4).numbers::<f32>(70);
+        let given = tensor(grad.clone(), [70], &Device::flex());
+        let kept = state.clone();
+        let (theta, state) =
+            config.build().unwrap().try_step(0.01, theta, given, Some(state)).unwrap();
+        let theta = bytes(&theta);
+        Next { kept, theta, state, expected, grad }
+    }
+    let floats = |state: &FusedState<1>, name| -> Vec<f32> {
+        state.get(name).unwrap().clone().try_into_vec_as().unwrap()
+    };
+
+    for bf16_states in [false, true] {
+        let Next { kept, theta, state, mut expected, grad } = if bf16_states {
+            // States of `bf16`, of a parameter that is `f32` by now.
+            let (_, state) = stepped::<bf16>(&singles);
+            next(&in_8_bits, (stepped::<f32>(&singles).0, state))
+        } else {
+            next(&in_8_bits, stepped::<f32>(&singles))
+        };
+        let encoded = declared.iter().map(|of| {
+            let mut blocks: Vec<Block8> = vec![[0; 33]; 3];
+            of.encode(&floats(&kept, of.name()), &mut blocks);
+            blocks
+        });
+        let reference = Flat::resume(rule, 1, encoded.collect()).unwrap();
+        let mut reference = reference.with_seed(state.seed().unwrap());
+        reference.step_mixed(&mut expected, &grad).unwrap();
+        assert!(theta == bytemuck::cast_slice::<_, u8>(&expected));
+        for name in ["m", "v"] {
+            assert!(state.blocks(name) == reference.state(name) && state.get(name).is_none());
+        }
+        assert_eq!(state.t(), 2);
+    }
+
+    let Next { kept, theta, state, mut expected, grad } =
+        next(&singles, stepped::<f32>(&in_8_bits));
+    let decoded = declared.iter().map(|of| {
+        let mut elements = vec![0.0_f32; 70];
+        of.decode(kept.blocks(of.name()).unwrap(), &mut elements);
+        elements
+    });
+    let mut reference = Flat::resume(rule, 1, decoded.collect()).unwrap();
+    reference.step(&mut expected, &grad).unwrap();
+    assert!(theta == bytemuck::cast_slice::<_, u8>(&expected));
+    for name in ["m", "v"] {
+        let expected = reference.state(name).unwrap();
+        assert!(bytes(state.get(name).unwrap()) == bytemuck::cast_slice::<_, u8>(expected));
+        assert!(state.blocks(name).is_none());
+    }
+    assert_eq!((state.t(), state.seed()), (2, None));
+}
+
+/// States in 8 bits of another version are not read, and the next step says that they are missing.
+#[test]
+fn other_formats_are_refused() {
+    let config = FusedConfig::new(AdamW::default()).with_8bit_states(0);
+    let (theta, state) = stepped::<f32>(&config);
+    let mut sink = StateSink::default();
+    state.state_flatten("7", &mut sink);
+    let load = |version: &str| {
+        let mut source = StateSource::new(sink.scalars.iter().cloned().collect());
+        for (name, data) in &sink.tensors {
+            let mut data = data.clone();
+            if name == "7.names" {
+                let names = String::from_utf8(data.as_bytes().to_vec()).unwrap();
+                assert_eq!(names, "m.block8.1 v.block8.1");
+                let names = names.replace("block8.1", version).into_bytes();
+                let len = names.len();
+                data = TensorData::new(names, [len]);
+            }
+            source.insert_tensor(name.replace("block8.1", version), data);
+        }
+        let state = FusedState::<1>::state_unflatten("7", &mut source, &Device::flex());
+        config.build().unwrap().try_step(0.01, theta.clone(), theta.clone(), state).map(|_| ())
+    };
+    load("block8.1").unwrap();
+    let message = "state `m` is missing, expected the states `m`, `v`";
+    assert_eq!(load("block8.2").unwrap_err().to_string(), message);
 }
 
 /// NAdam's product of momenta with a schedule of β1: with the states passed from step to step, and
@@ -209,7 +320,7 @@ fn a_record_of_burns_own_optimizer_starts_anew() {
     let mut model = burn::nn::LinearConfig::new(3, 2).init(&device);
     let mut burns = burn::optim::AdamWConfig::new().init();
     let grads = |model: &burn::nn::Linear| {
-        let ones = burn::tensor::Tensor::<2>::ones([1, 3], &device);
+        let ones = Tensor::<2>::ones([1, 3], &device);
         let grads = model.forward(ones).square().mean().backward();
         burn::optim::GradientsParams::from_grads(grads, model)
     };

@@ -10,7 +10,9 @@ use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use common::{Rng, bytes, rules, tensor};
-use fused_adam::{AnyRule, Backend, Element, Parallelism, Rule, Step, bf16, bytemuck, f16};
+use fused_adam::{
+    AnyRule, Backend, Block8, Element, Flat, Parallelism, Rule, Step, bf16, bytemuck, f16,
+};
 use fused_adam_burn::FusedConfig;
 use proptest::prelude::*;
 
@@ -119,6 +121,83 @@ fn check_all(rule: AnyRule, lens: [usize; 3], steps: u64, seed: u64) {
     check::<f16, f16>(rule, Some(false), lens, steps, seed);
     check::<bf16, f32>(rule, Some(true), lens, steps, seed);
     check::<f16, f32>(rule, None, lens, steps, seed);
+}
+
+/// Compares parameters with states in 8 bits.
+fn check_8bit<T>(rule: AnyRule, len: usize, steps: u64, seed: u64)
+where
+    T: Element<Float = f32> + BurnElement,
+{
+    let (mut rng, device) = (Rng(seed), Device::flex());
+    let fused = FusedConfig::new(rule).with_8bit_states(len).build().unwrap();
+    let fused = fused.with_parallelism(Parallelism::Chunks(33.try_into().unwrap()));
+    let mut plain = rng.numbers::<T>(2 * len);
+    let mut theta = tensor(plain.clone(), [len, 2], &device);
+    let (mut state, mut reference) = (None, None);
+    for t in 1..=steps {
+        let grad = rng.numbers::<T>(2 * len);
+        let given = tensor(grad.clone(), [len, 2], &device);
+        let (next, kept) = fused.try_step(rule.lr(), theta, given, state).unwrap();
+        let reference = reference.get_or_insert_with(|| {
+            let flat = Flat::<_, Block8>::new(rule, 2 * len).unwrap();
+            flat.with_backend(Backend::Scalar).with_seed(kept.seed().unwrap_or(0))
+        });
+        reference.step_mixed(&mut plain, &grad).unwrap();
+        let expected: &[u8] = bytemuck::cast_slice(&plain);
+        assert!(bytes(&next) == expected, "step {t} of {rule:?}");
+        for of in rule.states() {
+            let name = of.name();
+            assert!(kept.blocks(name) == reference.state(name), "{name}, step {t} of {rule:?}");
+            assert!(kept.get(name).is_none());
+        }
+        (theta, state) = (next, Some(kept));
+    }
+}
+
+#[test]
+fn every_rule_with_states_in_8_bits() {
+    for (seed, rule) in (1..).zip(rules()) {
+        for len in [0, 1, 16, 47] {
+            check_8bit::<f32>(rule, len, 3, seed);
+            check_8bit::<bf16>(rule, len, 3, seed);
+            check_8bit::<f16>(rule, len, 3, seed);
+        }
+    }
+}
+
+/// The sizes of the states, and that small parameters have states of `f32` unless told otherwise.
+#[test]
+fn states_of_large_parameters_have_1_byte_and_a_scale() {
+    let step = |len: usize, config: FusedConfig| {
+        let ones = || tensor(vec![bf16::ONE; len], [len], &Device::flex());
+        config.build().unwrap().try_step(0.1, ones(), ones(), None).unwrap().1
+    };
+    let config = || FusedConfig::new(fused_adam::AdamW::default()).with_8bit_states(4096);
+    let size = |of: &[Block8]| size_of_val(of);
+    let state = step(4096, config());
+    let sizes = ["m", "v"].map(|name| size(state.blocks(name).unwrap()));
+    assert_eq!(sizes, [4096 + 128; 2]);
+    let state = step(4095, config());
+    assert!(state.blocks("m").is_none() && state.seed().is_none());
+    assert_eq!(state.get("m").unwrap().dtype(), burn::tensor::DType::F32);
+    let state = step(4095, config().with_f32_states(false));
+    assert_eq!(state.get("m").unwrap().dtype(), burn::tensor::DType::BF16);
+    assert_eq!(size(step(4095, config().with_8bit_states(0)).blocks("m").unwrap()), 4096 + 128);
+}
+
+/// Parameters that differ in θ or in the gradient have other random bits.
+#[test]
+fn seeds_of_parameters_differ() {
+    let fused = FusedConfig::new(fused_adam::AdamW::default()).with_8bit_states(0);
+    let fused = fused.build().unwrap();
+    let seed = |theta: f32, last: f32| {
+        let of = |values| tensor(values, [3], &Device::flex());
+        let (theta, grad) = (of(vec![theta; 3]), of(vec![0.0, 0.0, last]));
+        fused.try_step(0.1, theta, grad, None).unwrap().1.seed().unwrap()
+    };
+    assert_eq!(seed(1.0, 1.0), seed(1.0, 1.0));
+    assert_ne!(seed(1.0, 1.0), seed(2.0, 1.0));
+    assert_ne!(seed(1.0, 1.0), seed(1.0, 2.0));
 }
 
 proptest! {

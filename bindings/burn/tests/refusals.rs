@@ -6,7 +6,7 @@ use burn::config::Config;
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::Param;
 use burn::optim::{GradientsParams, ModuleOptimizer, Optimizer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use common::{bytes, tensor};
 use fused_adam::{Adam, AdamW, Backend, Error, Lion, Rule, Sgd};
 use fused_adam_burn::{Fused, FusedConfig, StepError};
@@ -88,6 +88,43 @@ fn types() {
 }
 
 #[test]
+fn states_in_8_bits() {
+    let config = FusedConfig::new(AdamW::default()).with_8bit_states(3);
+    let in_8_bits = config.build().unwrap();
+    let doubles = |len: usize| tensor(vec![1.0_f64; len], [len], &Device::flex());
+    refused(
+        in_8_bits.try_step(0.1, doubles(3), doubles(3), None),
+        "`theta` is f64, expected f32, bf16 or f16 for states in 8 bits",
+    );
+    let (_, state) = in_8_bits.try_step(0.1, doubles(2), doubles(2), None).unwrap();
+    assert_eq!(state.get("m").unwrap().dtype(), DType::F64);
+    refused(
+        config.clone().with_8bit_states(0).build().unwrap().try_step(
+            0.1,
+            ones(2),
+            ones(2),
+            Some(state),
+        ),
+        "`m` is f64, expected f32, bf16, f16 or 8 bits",
+    );
+
+    // The number of blocks, with and without a conversion. Then nothing has changed.
+    let (theta, state) = in_8_bits.try_step(0.1, ones(32), ones(32), None).unwrap();
+    let (before, m) = (bytes(&theta), state.blocks("m").unwrap().to_vec());
+    for optim in [&in_8_bits, &fused()] {
+        refused(
+            optim.try_step(0.1, ones(33), ones(33), Some(state.clone())),
+            "`m` has 1 block, expected 2 for 33 elements",
+        );
+        refused(
+            optim.try_step(-1.0, theta.clone(), ones(32), Some(state.clone())),
+            "`lr` is -1.0, expected a finite number of at least 0",
+        );
+    }
+    assert_eq!((bytes(&theta), state.blocks("m").unwrap(), state.t()), (before, &m[..], 1));
+}
+
+#[test]
 fn states_of_another_rule() {
     let (_, state) = fused().try_step(0.1, ones(3), ones(3), None).unwrap();
     let lion = FusedConfig::new(Lion::default()).build().unwrap();
@@ -159,9 +196,11 @@ fn a_config_that_is_saved_comes_back() {
     let clipping = Some(GradientClippingConfig::Norm(0.5));
     let rule = Adam { amsgrad: true, beta2: 0.99, ..Adam::default() };
     let config = FusedConfig::new(rule).with_grad_clipping(clipping).with_f32_states(true);
+    let config = config.with_8bit_states(100);
     let again = FusedConfig::load_binary(&burn::config::config_to_json(&config).into_bytes());
     let again = again.unwrap();
     assert_eq!((again.rule, again.f32_states), (config.rule, Some(true)));
+    assert_eq!(again.min_8bit_size, Some(100));
     assert!(matches!(again.grad_clipping, Some(GradientClippingConfig::Norm(0.5))));
     assert!(again.init().unwrap().has_gradient_clipping());
 
@@ -171,6 +210,7 @@ fn a_config_that_is_saved_comes_back() {
         "weight_decay": 0.0, "maximize": false}}"#;
     let short = load(&format!(r#"{{"rule": {lion}}}"#)).unwrap();
     assert!((short.rule.name(), short.f32_states) == ("lion", None));
+    assert_eq!(short.min_8bit_size, None);
     let told = |json: &str, what: &str| {
         let error = format!("{:?}", load(json).unwrap_err());
         assert!(error.contains(what), "{error}");

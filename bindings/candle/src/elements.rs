@@ -3,7 +3,7 @@
 use core::fmt;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, WithDType};
+use candle_core::{CpuStorage, DType, WithDType};
 use fused_adam::{Element, ParamId, Tensor};
 
 use crate::Error;
@@ -27,7 +27,12 @@ impl fmt::Display for TensorName<'_> {
 impl TensorName<'_> {
     /// The error for a storage with an unsupported element type.
     pub fn wrong_type(self, storage: &CpuStorage) -> Error {
-        Error::DType { what: self.to_string(), dtype: storage.dtype() }
+        self.wrong_dtype(storage.dtype())
+    }
+
+    /// The error for an unsupported element type.
+    pub fn wrong_dtype(self, dtype: DType) -> Error {
+        Error::DType { what: self.to_string(), dtype }
     }
 }
 

@@ -71,6 +71,21 @@ pub enum Error {
         expected: usize,
     },
 
+    /// A variable of `f64` is to have states in 8 bits, which `f64` does not support.
+    #[error("variable `{variable}` is f64, expected f32, bf16 or f16 for states in 8 bits")]
+    EightBitStates {
+        /// The variable.
+        variable: String,
+    },
+
+    /// The type of the states is set after the first step. There are already states of another
+    /// type, and they are not converted.
+    #[error("`set_8bit_states` was called after step {steps}, expected it before the first")]
+    StepsTaken {
+        /// The number of steps taken.
+        steps: u64,
+    },
+
     /// An error of fused-adam: in the hyper-parameters, the names, or a step.
     #[error(transparent)]
     Step(#[from] fused_adam::Error),

@@ -18,8 +18,9 @@ use crate::{Config, Error};
 /// rule is always an [`AnyRule`].
 ///
 /// The states of a variable are allocated at its first gradient, in its element type, but in `f32`
-/// for `f16`. Each variable has its own step number. If a variable has no gradient in a step, it
-/// does not change, nor do its states and its step number.
+/// for `f16`; or in 8 bits, by [`set_8bit_states`](Self::set_8bit_states). Each variable has its
+/// own step number. If a variable has no gradient in a step, it does not change, nor do its states
+/// and its step number.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -163,6 +164,37 @@ impl<C> Optimizer<C> {
         self.variables.core.grad_scaler = scale;
     }
 
+    /// Stores the states of large variables in 8 bits: 33 bytes for 32 elements, so that AdamW has
+    /// 2.06 bytes of states for each element instead of 8. A step computes in `f32`, and rounds the
+    /// states stochastically. Their random bits depend on the name of the variable and on the step
+    /// number.
+    ///
+    /// Variables with less than `min_8bit_size` elements have states of `f32`, or of `f64` if they
+    /// are `f64`: they take little memory, and small variables such as biases are sensitive. A
+    /// usual value is 4096. With 0 all variables have states in 8 bits.
+    ///
+    /// Call it before the first step, and before [`load`](Self::load). A checkpoint keeps the
+    /// states in 8 bits, and a resumed run continues with the same bits. `load` converts states of
+    /// `f32` to 8 bits, or the other way round, if the file has the other type.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Var};
+    /// use candle_nn::ParamsAdamW;
+    ///
+    /// let w = Var::zeros((64, 128), DType::F32, &Device::Cpu)?;
+    /// let mut opt = fused_adam_candle::AdamW::with_names([("w", w)], ParamsAdamW::default())?;
+    /// opt.set_8bit_states(4096)?;
+    /// # Ok::<(), fused_adam_candle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EightBitStates`] if a variable of `f64` has at least `min_8bit_size` elements, and
+    /// [`Error::StepsTaken`] after the first step.
+    pub fn set_8bit_states(&mut self, min_8bit_size: usize) -> Result<(), Error> {
+        self.variables.set_8bit_states(min_8bit_size)
+    }
+
     /// The rule with its hyper-parameters.
     pub fn rule(&self) -> &AnyRule {
         self.variables.core.rule(GroupId::default()).expect("the first group is always there")
@@ -189,6 +221,10 @@ impl<C> Optimizer<C> {
     }
 
     /// A copy of a variable's state, such as `m`. None before its first step.
+    ///
+    /// It has the shape of the variable. A [state in 8 bits](Self::set_8bit_states) has its bytes:
+    /// it is a tensor of `u8` with a row of 33 for each block of 32 elements.
+    /// [`State::decode`](fused_adam::State::decode) decodes them.
     ///
     /// # Errors
     ///

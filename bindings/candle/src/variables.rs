@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
-use fused_adam::{AnyRule, Element, GroupId, Optimizer, ParamId, Report, bf16, f16};
+use fused_adam::{AnyRule, Block8, Element, GroupId, Optimizer, ParamId, Report, bf16, f16};
 
 use crate::Error;
 use crate::elements::{self, ParamMut, TensorName};
@@ -64,15 +64,28 @@ impl Variables {
             }
             Entry::Vacant(place) => place.insert(self.all.len()),
         };
-        let (core, len) = (&mut self.core, var.elem_count());
-        let id = match var.dtype() {
-            DType::F32 => register::<f32>(core, &name, len),
-            DType::F64 => register::<f64>(core, &name, len),
-            DType::BF16 => register::<bf16>(core, &name, len),
-            DType::F16 => register::<f16>(core, &name, len),
-            dtype => return Err(Error::DType { what: what.to_string(), dtype }),
-        }?;
+        let id = register(&mut self.core, &name, &var, None)?;
         self.all.push(Variable { name, var, address, id });
+        Ok(())
+    }
+
+    /// Stores the states of the variables with at least this many elements in 8 bits.
+    pub fn set_8bit_states(&mut self, min_8bit_size: usize) -> Result<(), Error> {
+        let steps = self.core.steps();
+        if steps > 0 {
+            return Err(Error::StepsTaken { steps });
+        }
+        let rule = self.core.rule(GroupId::default()).expect("the first group is always there");
+        let mut core = Optimizer::new(*rule)?;
+        core.set_lr_schedule(self.core.lr_schedule().cloned())?;
+        let register = |of: &Variable| register(&mut core, &of.name, &of.var, Some(min_8bit_size));
+        let ids = self.all.iter().map(register).collect::<Result<Vec<_>, Error>>()?;
+        for (of, id) in self.all.iter_mut().zip(ids) {
+            of.id = id;
+        }
+        core.options = self.core.options;
+        core.grad_scaler = self.core.grad_scaler.take();
+        self.core = core;
         Ok(())
     }
 
@@ -129,23 +142,40 @@ impl Variables {
         let Some(Variable { var, id, .. }) = self.all.iter().find(|of| of.name == name) else {
             return Ok(None);
         };
-        let copied = match var.dtype() {
-            DType::F32 => copy::<f32>(self.core.state(*id, state), var),
-            DType::F64 => copy::<f64>(self.core.state(*id, state), var),
-            DType::BF16 => copy::<bf16>(self.core.state(*id, state), var),
-            DType::F16 => copy::<f32>(self.core.state(*id, state), var),
-            _ => None,
-        };
+        if let Some(blocks) = self.core.state::<Block8>(*id, state) {
+            let shape = (blocks.len(), size_of::<Block8>());
+            return Tensor::from_slice(blocks.as_flattened(), shape, &Device::Cpu).map(Some);
+        }
+        // States of another type are None.
+        let copied = copy::<f32>(self.core.state(*id, state), var)
+            .or_else(|| copy::<f64>(self.core.state(*id, state), var))
+            .or_else(|| copy::<bf16>(self.core.state(*id, state), var));
         copied.transpose()
     }
 }
 
-fn register<E: Element>(
+/// Registers a variable. With a size its states are in 8 bits, if it has at least so many elements.
+fn register(
     core: &mut Optimizer<AnyRule>,
     name: &str,
-    len: usize,
-) -> Result<ParamId, fused_adam::Error> {
-    core.add::<E>(GroupId::default(), name, len)
+    var: &Var,
+    min_8bit_size: Option<usize>,
+) -> Result<ParamId, Error> {
+    let (group, len) = (GroupId::default(), var.elem_count());
+    let id = match (var.dtype(), min_8bit_size) {
+        (DType::F32, None) => core.add::<f32>(group, name, len),
+        (DType::BF16, None) => core.add::<bf16>(group, name, len),
+        (DType::F16, None) => core.add::<f16>(group, name, len),
+        (DType::F32, Some(size)) => core.add_8bit::<f32, f32>(group, name, len, size),
+        (DType::BF16, Some(size)) => core.add_8bit::<bf16, bf16>(group, name, len, size),
+        (DType::F16, Some(size)) => core.add_8bit::<f16, f16>(group, name, len, size),
+        (DType::F64, size) if size.is_none_or(|size| len < size) => {
+            core.add::<f64>(group, name, len)
+        }
+        (DType::F64, _) => return Err(Error::EightBitStates { variable: name.to_owned() }),
+        (dtype, _) => return Err(TensorName::Variable(name).wrong_dtype(dtype)),
+    };
+    Ok(id?)
 }
 
 /// Checks that a tensor is on the CPU and has a supported type.
@@ -155,6 +185,6 @@ fn check_place(tensor: &Tensor, what: TensorName<'_>) -> Result<(), Error> {
     }
     match tensor.dtype() {
         DType::F32 | DType::F64 | DType::BF16 | DType::F16 => Ok(()),
-        dtype => Err(Error::DType { what: what.to_string(), dtype }),
+        dtype => Err(what.wrong_dtype(dtype)),
     }
 }

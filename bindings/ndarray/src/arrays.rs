@@ -1,7 +1,9 @@
 //! A step of arrays whose states the caller stores. The arrays become slices with a common element
 //! order, and one step of the core updates all of them.
 
-use fused_adam::{Element, Parallelism, Report, Rounding, Rule, State, StepOptions};
+use fused_adam::{
+    Block8, Element, Parallelism, Report, Rounding, Rule, State, StateElement, StepOptions,
+};
 use ndarray::{ArrayRef, ArrayViewD, ArrayViewMutD, Dimension, IxDyn};
 
 use crate::Error;
@@ -10,7 +12,8 @@ use crate::slices::{Slice, SliceMut};
 
 /// One array in a step of [`step_all`]: θ, its gradient, its states, its rule and its step number.
 ///
-/// θ is of type `T`, the gradient of type `G`, and the states of type `S`.
+/// θ is of type `T`, the gradient of type `G`, and the states of type `S`, which is an element type
+/// or [`Block8`] for [8 bits](crate#states-in-8-bits).
 pub struct ParamMut<'a, T, G, S> {
     rule: usize,
     t: u64,
@@ -19,6 +22,7 @@ pub struct ParamMut<'a, T, G, S> {
     theta: ArrayViewMutD<'a, T>,
     grad: ArrayViewD<'a, G>,
     states: Vec<ArrayViewMutD<'a, S>>,
+    f32_states: Vec<ArrayViewMutD<'a, f32>>,
     scalars: Option<Vec<f64>>,
 }
 
@@ -39,13 +43,23 @@ impl<'a, T, G, S> ParamMut<'a, T, G, S> {
         theta: ArrayViewMutD<'a, T>,
         grad: ArrayViewD<'a, G>,
     ) -> Self {
-        ParamMut { rule, t, seed: 0, offset: 0, theta, grad, states: Vec::new(), scalars: None }
+        let (states, f32_states) = (Vec::new(), Vec::new());
+        ParamMut { rule, t, seed: 0, offset: 0, theta, grad, states, f32_states, scalars: None }
     }
 
-    /// Adds the next state, in the order of [`Rule::states`]. It must have the shape of θ.
+    /// Adds the next state, in the order of [`Rule::states`]. It must have the shape of θ. In 8
+    /// bits, it must have one axis, with a block for each 32 elements of θ in row-major order.
     #[must_use]
     pub fn with_state<D: Dimension>(mut self, state: &'a mut ArrayRef<S, D>) -> Self {
         self.states.push(state.view_mut().into_dyn());
+        self
+    }
+
+    /// Adds the next state in `f32`, in place of [`with_state`](Self::with_state): for small arrays
+    /// in a step whose other arrays have states in 8 bits. It must have the shape of θ.
+    #[must_use]
+    pub fn with_f32_state<D: Dimension>(mut self, state: &'a mut ArrayRef<f32, D>) -> Self {
+        self.f32_states.push(state.view_mut().into_dyn());
         self
     }
 
@@ -59,7 +73,8 @@ impl<'a, T, G, S> ParamMut<'a, T, G, S> {
     }
 
     /// Sets the seed of this array's random bits. It is combined with the seed of
-    /// [`Rounding::Stochastic`]. Default: 0.
+    /// [`Rounding::Stochastic`]. Give each array another one, also for states in 8 bits. Default:
+    /// 0.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -68,15 +83,19 @@ impl<'a, T, G, S> ParamMut<'a, T, G, S> {
 
     /// For a part of a larger array, such as some of its rows: sets the index of its first element
     /// in the whole array, in row-major order. It only affects stochastic rounding, whose random
-    /// bits depend on the index in the whole array. Default: 0.
+    /// bits depend on the index in the whole array. With states in 8 bits it must be a multiple of
+    /// 32. Default: 0.
     #[must_use]
     pub fn with_offset(mut self, first: u64) -> Self {
         self.offset = first;
         self
     }
 
-    /// Checks that all shapes are that of θ.
-    fn check(&self, array: usize, declared: &[State]) -> Result<(), Error> {
+    /// Checks that all shapes are that of θ, and the numbers of blocks.
+    fn check(&self, array: usize, declared: &[State]) -> Result<(), Error>
+    where
+        S: StateElement,
+    {
         let expected = self.theta.shape();
         let check = |buffer, given: &[usize]| {
             if given == expected {
@@ -85,13 +104,32 @@ impl<'a, T, G, S> ParamMut<'a, T, G, S> {
             let (given, expected) = (given.to_vec(), expected.to_vec());
             Err(Error::Shape { array, buffer, given, expected })
         };
+        let check_blocks = |state, given: &[usize]| {
+            let (len, expected) = (self.theta.len(), S::slots(self.theta.len()));
+            if given == [expected] {
+                return Ok(());
+            }
+            Err(Error::Blocks { array, state, given: given.to_vec(), expected, len })
+        };
         check("grad", self.grad.shape())?;
         // The core checks the number of states.
+        for (of, state) in declared.iter().zip(&self.states) {
+            if in_8_bits::<S>() {
+                check_blocks(of.name(), state.shape())?;
+            } else {
+                check(of.name(), state.shape())?;
+            }
+        }
         declared
             .iter()
-            .zip(&self.states)
+            .zip(&self.f32_states)
             .try_for_each(|(of, state)| check(of.name(), state.shape()))
     }
+}
+
+/// Whether states of this type are in 8 bits.
+pub(crate) fn in_8_bits<S: StateElement>() -> bool {
+    S::NAME == Block8::NAME
 }
 
 /// Takes a step on many arrays in one parallel region, with states that the caller stores. It is
@@ -120,8 +158,8 @@ impl<'a, T, G, S> ParamMut<'a, T, G, S> {
 ///
 /// # Errors
 ///
-/// All checks run before the first write: [`Error::Shape`], and as [`Error::Core`] the errors of
-/// [`fused_adam::step_all`].
+/// All checks run before the first write: [`Error::Shape`], [`Error::Blocks`], and as
+/// [`Error::Core`] the errors of [`fused_adam::step_all`].
 pub fn step_all<'a, R, T, G, S>(
     rules: &[R],
     options: &StepOptions,
@@ -131,7 +169,7 @@ where
     R: Rule,
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
 {
     let arrays: Vec<_> = arrays.into_iter().collect();
     for (number, array) in arrays.iter().enumerate() {
@@ -153,13 +191,14 @@ where
 
 /// The element order in which an array is stepped. It is the memory order of θ. If the step uses
 /// random bits, it is row-major, because random bits depend on an element's index in row-major
-/// order.
-pub(crate) fn order<T: Element, S: Element>(
+/// order. So it is with states in 8 bits, whose blocks have the elements in this order.
+pub(crate) fn order<T: Element, S: StateElement>(
     theta: &ArrayRef<T, IxDyn>,
     rounding: Rounding,
 ) -> Order {
     let in_16_bits = size_of::<T>() == 2 || size_of::<S>() == 2;
-    if rounding != Rounding::Nearest && in_16_bits { Order::default() } else { Order::of(theta) }
+    let random = rounding != Rounding::Nearest && in_16_bits;
+    if random || in_8_bits::<S>() { Order::default() } else { Order::of(theta) }
 }
 
 /// The buffers of one array, as slices with a common element order.
@@ -171,20 +210,27 @@ struct Slices<'a, T, G, S> {
     theta: SliceMut<'a, T>,
     grad: Slice<'a, G>,
     states: Vec<SliceMut<'a, S>>,
+    f32_states: Vec<SliceMut<'a, f32>>,
     scalars: Option<Vec<f64>>,
 }
 
-impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
+impl<'a, T: Element, G: Element, S: StateElement> Slices<'a, T, G, S> {
     fn of(borrowed: ParamMut<'a, T, G, S>, rounding: Rounding, parallel: bool) -> Self {
-        let ParamMut { rule, t, seed, offset, theta, grad, states, scalars } = borrowed;
-        let order = order::<T, S>(&theta, rounding);
+        let ParamMut { rule, t, seed, offset, theta, grad, states, f32_states, scalars } = borrowed;
+        let order = if f32_states.is_empty() {
+            order::<T, S>(&theta, rounding)
+        } else {
+            order::<T, f32>(&theta, rounding)
+        };
         let states = states.into_iter().map(|state| SliceMut::of(state, &order, parallel));
+        let singles = f32_states.into_iter().map(|state| SliceMut::of(state, &order, parallel));
         Slices {
             rule,
             t,
             seed,
             offset,
             states: states.collect(),
+            f32_states: singles.collect(),
             scalars,
             grad: Slice::of(grad, &order, parallel),
             theta: SliceMut::of(theta, &order, parallel),
@@ -192,17 +238,21 @@ impl<'a, T: Element, G: Element, S: Element> Slices<'a, T, G, S> {
     }
 
     fn reborrow(&mut self) -> fused_adam::ParamMut<'_> {
-        let Slices { rule, t, seed, offset, theta, grad, states, scalars } = self;
+        let Slices { rule, t, seed, offset, theta, grad, states, f32_states, scalars } = self;
         let borrowed = fused_adam::ParamMut::new(*rule, *t, theta.get(), grad.get());
         let mut borrowed = borrowed.with_seed(*seed).with_offset(*offset);
         if let Some(scalars) = scalars {
             borrowed = borrowed.with_scalars(scalars);
         }
-        states.iter_mut().fold(borrowed, |borrowed, state| borrowed.with_state(state.get()))
+        for state in states {
+            borrowed = borrowed.with_state(state.get());
+        }
+        f32_states.iter_mut().fold(borrowed, |borrowed, state| borrowed.with_state(state.get()))
     }
 
     fn write_back(self, parallel: bool) {
         self.theta.write_back(parallel);
         self.states.into_iter().for_each(|state| state.write_back(parallel));
+        self.f32_states.into_iter().for_each(|state| state.write_back(parallel));
     }
 }

@@ -21,6 +21,24 @@ pub enum Error {
         expected: Vec<usize>,
     },
 
+    /// A state in 8 bits does not have one axis with a block for each 32 elements of `theta`.
+    #[error(
+        "`{state}` of array number {array} has shape {given:?}, expected [{expected}], the number \
+         of blocks of {len} elements"
+    )]
+    Blocks {
+        /// The index of the array in the list.
+        array: usize,
+        /// The name of the state.
+        state: &'static str,
+        /// Its shape.
+        given: Vec<usize>,
+        /// The expected number of blocks.
+        expected: usize,
+        /// The number of elements of `theta`.
+        len: usize,
+    },
+
     /// A step got a different number of arrays than the optimizer has states for.
     #[error("{given} {} given, expected {expected} as in the steps before", were(*given))]
     Count {

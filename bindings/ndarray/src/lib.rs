@@ -33,6 +33,29 @@
 //! memory order. For this, a step with stochastic rounding copies 16-bit arrays that are in another
 //! order.
 //!
+//! # States in 8 bits
+//!
+//! States of the type [`Block8`](fused_adam::Block8) have 33 bytes for 32 elements, so AdamW has
+//! 2.06 bytes of states for each element instead of 8. Such a state is an array with one axis, and
+//! ⌈n / 32⌉ blocks for the n elements of θ in row-major order. θ and a gradient in another order
+//! are copied in each step. A step computes in `f32`, and rounds the states stochastically, so give
+//! each array a [seed](ParamMut::with_seed).
+//!
+//! ```
+//! use fused_adam_ndarray::fused_adam::{AdamW, Block8};
+//! use fused_adam_ndarray::step;
+//! use ndarray::{Array1, Array2};
+//!
+//! let (mut theta, grad) = (Array2::<f32>::ones((100, 80)), Array2::<f32>::ones((100, 80)));
+//! let mut m = Array1::<Block8>::from_elem(250, [0; 33]);
+//! let mut v = m.clone();
+//! step(&AdamW::default(), 1, &mut theta, &grad, &mut [&mut m, &mut v])?;
+//! # assert!((theta[[3, 4]] - 0.99899).abs() < 1e-6);
+//! # Ok::<(), fused_adam_ndarray::Error>(())
+//! ```
+//!
+//! `ArrayOptimizer<_, Block8>` keeps them, and leaves small arrays in `f32`.
+//!
 //! # Features
 //!
 //! - `parallel` (default): steps large arrays, and copies arrays where a copy is needed, on the
@@ -53,13 +76,14 @@ pub use error::Error;
 pub use fused_adam;
 pub use owner::{ArrayOptimizer, Pair};
 
-use fused_adam::{Element, Report, Rule, StepOptions};
+use fused_adam::{Element, Report, Rule, StateElement, StepOptions};
 use ndarray::{ArrayRef, Dimension};
 
 /// Takes step number `t`, counted from 1, of a rule on one array: updates `theta` and each state in
 /// place, from `grad`. All of them can be arrays or views.
 ///
-/// `states` are the states of [`Rule::states`], in that order: `m` and `v` for AdamW. If the rule
+/// `states` are the states of [`Rule::states`], in that order: `m` and `v` for AdamW. They have the
+/// shape of `theta`, or are [in 8 bits](crate#states-in-8-bits). If the rule
 /// has scalars, they have the values after `t` steps with the current hyper-parameters; use
 /// [`ParamMut::with_scalars`] to pass others. [`Step::run_mixed`](fused_adam::Step::run_mixed)
 /// lists the element types that can be combined.
@@ -67,19 +91,20 @@ use ndarray::{ArrayRef, Dimension};
 /// # Errors
 ///
 /// Those of [`step_all`]. Nothing has changed after an error.
-pub fn step<R, T, G, S, D>(
+pub fn step<R, T, G, S, D, E>(
     rule: &R,
     t: u64,
     theta: &mut ArrayRef<T, D>,
     grad: &ArrayRef<G, D>,
-    states: &mut [&mut ArrayRef<S, D>],
+    states: &mut [&mut ArrayRef<S, E>],
 ) -> Result<(), Error>
 where
     R: Rule,
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
     D: Dimension,
+    E: Dimension,
 {
     step_with(rule, t, &StepOptions::default(), theta, grad, states).map(|_| ())
 }
@@ -105,20 +130,21 @@ where
 /// # Errors
 ///
 /// Those of [`step_all`]. Nothing has changed after an error.
-pub fn step_with<R, T, G, S, D>(
+pub fn step_with<R, T, G, S, D, E>(
     rule: &R,
     t: u64,
     options: &StepOptions,
     theta: &mut ArrayRef<T, D>,
     grad: &ArrayRef<G, D>,
-    states: &mut [&mut ArrayRef<S, D>],
+    states: &mut [&mut ArrayRef<S, E>],
 ) -> Result<Report, Error>
 where
     R: Rule,
     T: Element,
     G: Element<Float = T::Float>,
-    S: Element<Float = T::Float>,
+    S: StateElement<Float = T::Float>,
     D: Dimension,
+    E: Dimension,
 {
     let borrowed = ParamMut::new(0, t, theta, grad);
     let borrowed = states.iter_mut().fold(borrowed, |borrowed, state| borrowed.with_state(state));

@@ -1,9 +1,10 @@
 //! An optimizer that stores the states of a list of arrays.
 
-use fused_adam::{Element, Report, Rule, State, StepOptions};
-use ndarray::{ArrayD, ArrayRef, ArrayViewD, ArrayViewMutD, Dimension};
+use fused_adam::{Block8, Element, Flat, Report, Rule, State, StateElement, StepOptions};
+use ndarray::{Array1, ArrayD, ArrayRef, ArrayViewD, ArrayViewMutD, Dimension};
 
-use crate::arrays::order;
+use crate::arrays::{in_8_bits, order};
+use crate::order::Order;
 use crate::{Error, ParamMut, step_all};
 
 /// θ and its gradient in a step of an [`ArrayOptimizer`].
@@ -31,6 +32,9 @@ impl<'a, T, G> Pair<'a, T, G> {
 /// The first step allocates the states, of type `S`: one set for each array of the list, in the
 /// memory order of the array. Each later step takes the same list in the same order.
 ///
+/// If `S` is [`Block8`], the states are [in 8 bits](crate#states-in-8-bits), except those of
+/// [small arrays](Self::with_min_8bit_size): use [`step_mixed`](Self::step_mixed).
+///
 /// ```
 /// use fused_adam_ndarray::fused_adam::AdamW;
 /// use fused_adam_ndarray::{ArrayOptimizer, Pair};
@@ -53,6 +57,8 @@ pub struct ArrayOptimizer<R, S> {
     t: u64,
     /// None before the first step.
     arrays: Option<Vec<States<S>>>,
+    /// With states in 8 bits: arrays with fewer elements have states of `f32`.
+    min_8bit_size: usize,
     /// The options: how steps scale and clip gradients, and how they run.
     pub options: StepOptions,
 }
@@ -64,11 +70,13 @@ struct States<S> {
     /// them yet.
     declared: Option<&'static [State]>,
     states: Vec<ArrayD<S>>,
+    /// The states of a small array if `S` is [`Block8`], in place of `states`.
+    f32_states: Vec<ArrayD<f32>>,
     /// The scalars after the steps taken. None if they follow from the step number.
     scalars: Option<Vec<f64>>,
 }
 
-impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
+impl<R: Rule, S: StateElement> ArrayOptimizer<R, S> {
     /// Makes an optimizer without states and with one group, which uses this rule.
     ///
     /// # Errors
@@ -80,6 +88,7 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
             rules: vec![rule],
             t: 0,
             arrays: None,
+            min_8bit_size: 4096,
             options: StepOptions::default(),
         })
     }
@@ -91,7 +100,7 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     ///
     /// [`fused_adam::Error::HyperParameter`]. Each step checks whether the states fit.
     pub fn resume(rule: R, t: u64, states: Vec<Vec<ArrayD<S>>>) -> Result<Self, Error> {
-        let of = |states| States { declared: None, states, scalars: None };
+        let of = |states| States { declared: None, states, f32_states: Vec::new(), scalars: None };
         let arrays = states.into_iter().map(of).collect();
         Ok(ArrayOptimizer { t, arrays: Some(arrays), ..Self::new(rule)? })
     }
@@ -155,8 +164,8 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     /// Takes the next step on all arrays, in one parallel region. θ and gradients have the type of
     /// the states.
     ///
-    /// With stochastic rounding, the random bits of an array depend on the seed and its index in
-    /// the list.
+    /// With stochastic rounding, and with states in 8 bits, the random bits of an array depend on
+    /// the seed and its index in the list.
     ///
     /// # Errors
     ///
@@ -165,7 +174,10 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     pub fn step<'a>(
         &mut self,
         arrays: impl IntoIterator<Item = Pair<'a, S, S>>,
-    ) -> Result<Report, Error> {
+    ) -> Result<Report, Error>
+    where
+        S: Element,
+    {
         self.step_mixed(arrays)
     }
 
@@ -189,7 +201,7 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
             Some(kept) => kept,
             None => {
                 for pair in &pairs {
-                    new.push(States::new(pair, &self.rules, &self.options)?);
+                    new.push(States::new(pair, &self.rules, &self.options, self.min_8bit_size)?);
                 }
                 &mut new
             }
@@ -207,8 +219,9 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
             let array = ParamMut::of(pair.group, t, pair.theta, pair.grad);
             let array = array.with_seed(number as u64).with_scalars(&scalars);
             all_scalars.push(scalars);
-            borrowed
-                .push(kept.states.iter_mut().fold(array, |array, state| array.with_state(state)));
+            let array = kept.states.iter_mut().fold(array, |array, state| array.with_state(state));
+            let singles = kept.f32_states.iter_mut();
+            borrowed.push(singles.fold(array, |array, state| array.with_f32_state(state)));
         }
         let report = step_all(&self.rules, &self.options, borrowed)?;
         for ((kept, group), scalars) in kept.iter_mut().zip(groups).zip(all_scalars) {
@@ -240,11 +253,18 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
         self.rules.get_mut(group)
     }
 
-    /// The state with this name, such as `m`, of an array of the list. None before its first step.
+    /// The state with this name, such as `m`, of an array of the list. None before its first step,
+    /// and if it is not of type `S`.
     pub fn state(&self, array: usize, name: &str) -> Option<ArrayViewD<'_, S>> {
-        let States { declared, states, .. } = self.arrays.as_ref()?.get(array)?;
-        let i = (*declared)?.iter().position(|state| state.name() == name)?;
-        states.get(i).map(|state| state.view())
+        let (states, i) = self.find(array, name)?;
+        states.states.get(i).map(|state| state.view())
+    }
+
+    /// The states of an array, and the index of the one with this name.
+    fn find(&self, array: usize, name: &str) -> Option<(&States<S>, usize)> {
+        let states = self.arrays.as_ref()?.get(array)?;
+        let i = states.declared?.iter().position(|state| state.name() == name)?;
+        Some((states, i))
     }
 
     /// The scalars of an array of the list after the steps taken, in the order of
@@ -255,19 +275,94 @@ impl<R: Rule, S: Element> ArrayOptimizer<R, S> {
     }
 }
 
-impl<S: Element> States<S> {
+/// States in 8 bits.
+impl<R: Rule> ArrayOptimizer<R, Block8> {
+    /// Sets the number of elements from which an array has states in 8 bits. Smaller arrays have
+    /// states of `f32`: they take little memory, and small arrays such as biases are sensitive. It
+    /// counts in the first step. Default: 4096. With 0 all arrays have states in 8 bits.
+    ///
+    /// ```
+    /// use fused_adam_ndarray::fused_adam::{AdamW, Block8};
+    /// use fused_adam_ndarray::{ArrayOptimizer, Pair};
+    /// use ndarray::{Array1, Array2};
+    ///
+    /// let (mut w, mut b) = (Array2::<f32>::ones((100, 80)), Array1::<f32>::zeros(80));
+    /// let mut opt = ArrayOptimizer::<_, Block8>::new(AdamW::default())?.with_min_8bit_size(1000);
+    /// let (w_grad, b_grad) = (&w * 2.0, &b - 1.0);
+    /// opt.step_mixed([Pair::new(&mut w, &w_grad), Pair::new(&mut b, &b_grad)])?;
+    /// assert!(opt.state(0, "m").is_some_and(|m| m.shape() == [250]));
+    /// assert!(opt.f32_state(1, "m").is_some_and(|m| m.shape() == [80]));
+    /// # Ok::<(), fused_adam_ndarray::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_min_8bit_size(self, min_8bit_size: usize) -> Self {
+        ArrayOptimizer { min_8bit_size, ..self }
+    }
+
+    /// The state with this name of a small array of the list. None before its first step, and if it
+    /// is in 8 bits.
+    pub fn f32_state(&self, array: usize, name: &str) -> Option<ArrayViewD<'_, f32>> {
+        let (states, i) = self.find(array, name)?;
+        states.f32_states.get(i).map(|state| state.view())
+    }
+
+    /// The states of each small array, in the order of the list; none for the other arrays. To
+    /// save the optimizer, call it before [`into_parts`](Self::into_parts), which returns the
+    /// states in 8 bits.
+    pub fn f32_states(&self) -> Vec<Vec<ArrayD<f32>>> {
+        self.arrays.iter().flatten().map(|array| array.f32_states.clone()).collect()
+    }
+
+    /// Sets the states of each small array, from [`f32_states`](Self::f32_states), after
+    /// [`resume`](Self::resume).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Count`] if the number of arrays is not that of `resume`. Each step checks whether
+    /// the states fit.
+    pub fn with_f32_states(
+        mut self,
+        states: impl IntoIterator<Item = Vec<ArrayD<f32>>>,
+    ) -> Result<Self, Error> {
+        let states: Vec<_> = states.into_iter().collect();
+        let arrays = self.arrays.as_deref_mut().unwrap_or_default();
+        if states.len() != arrays.len() {
+            return Err(Error::Count { given: states.len(), expected: arrays.len() });
+        }
+        for (array, states) in arrays.iter_mut().zip(states) {
+            array.f32_states = states;
+        }
+        Ok(self)
+    }
+}
+
+impl<S: StateElement> States<S> {
     /// The states before the first step, in the memory order of θ.
     fn new<R: Rule, T: Element, G>(
         pair: &Pair<'_, T, G>,
         rules: &[R],
         options: &StepOptions,
+        min_8bit_size: usize,
     ) -> Result<Self, Error> {
-        let rule = find(rules, pair.group)?;
-        let (declared, order) = (rule.states(), order::<T, S>(&pair.theta, options.rounding));
-        let state =
-            |i| order.filled(pair.theta.shape(), S::saturating_from_f64(rule.initial_state(i)));
-        let states = (0..declared.len()).map(state).collect();
-        Ok(States { declared: Some(declared), states, scalars: None })
+        let (rule, theta) = (find(rules, pair.group)?, &pair.theta);
+        rule.check().map_err(|error| match rules.len() {
+            1 => error,
+            _ => fused_adam::Error::At {
+                place: format!("group {}", pair.group),
+                error: Box::new(error),
+            },
+        })?;
+        let (mut states, mut f32_states) = (Vec::new(), Vec::new());
+        if in_8_bits::<S>() && theta.len() < min_8bit_size {
+            let order = order::<T, f32>(theta, options.rounding);
+            f32_states = filled(rule, &order, theta.shape())?;
+        } else if in_8_bits::<S>() {
+            let (_, _, blocks, _) = Flat::<_, S>::new(rule.clone(), theta.len())?.into_parts();
+            states = blocks.into_iter().map(|blocks| Array1::from(blocks).into_dyn()).collect();
+        } else {
+            states = filled(rule, &order::<T, S>(theta, options.rounding), theta.shape())?;
+        }
+        Ok(States { declared: Some(rule.states()), states, f32_states, scalars: None })
     }
 
     /// Checks that these are the states of this array and its rule.
@@ -282,12 +377,15 @@ impl<S: Element> States<S> {
         if let Some(kept) = kept.filter(|kept| *kept != expected) {
             return Err(Error::OtherStates { array, kept, expected });
         }
-        match self.states.first() {
-            Some(state) if state.shape() != pair.theta.shape() => Err(Error::Shape {
+        // A step checks the number of blocks.
+        let states = self.states.first().filter(|_| !in_8_bits::<S>()).map(|state| state.shape());
+        let kept = states.or_else(|| self.f32_states.first().map(|state| state.shape()));
+        match kept {
+            Some(kept) if kept != pair.theta.shape() => Err(Error::Shape {
                 array,
                 buffer: "theta",
                 given: pair.theta.shape().to_vec(),
-                expected: state.shape().to_vec(),
+                expected: kept.to_vec(),
             }),
             _ => Ok(()),
         }
@@ -308,6 +406,16 @@ impl<S: Element> States<S> {
         rule.advance_scalars(t, &mut scalars);
         scalars
     }
+}
+
+/// The states of a rule before the first step, as arrays in this memory order.
+fn filled<S: StateElement>(
+    rule: &impl Rule,
+    order: &Order,
+    shape: &[usize],
+) -> Result<Vec<ArrayD<S>>, Error> {
+    let (_, _, one, _) = Flat::<_, S>::new(rule.clone(), 1)?.into_parts();
+    Ok(one.into_iter().map(|value| order.filled(shape, value[0])).collect())
 }
 
 fn find<R>(rules: &[R], group: usize) -> Result<&R, fused_adam::Error> {

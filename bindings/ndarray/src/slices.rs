@@ -1,6 +1,6 @@
 //! An array as a slice in a given order: its own memory if it has that order, or else a copy.
 
-use fused_adam::Element;
+use fused_adam::StateElement;
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
 use crate::copy::copy;
@@ -24,7 +24,7 @@ pub enum SliceMut<'a, T> {
     },
 }
 
-impl<'a, T: Element> Slice<'a, T> {
+impl<'a, T: StateElement> Slice<'a, T> {
     pub fn of(array: ArrayViewD<'a, T>, order: &Order, parallel: bool) -> Self {
         let array = order.arrange(array);
         match array.to_slice() {
@@ -41,7 +41,7 @@ impl<'a, T: Element> Slice<'a, T> {
     }
 }
 
-impl<'a, T: Element> SliceMut<'a, T> {
+impl<'a, T: StateElement> SliceMut<'a, T> {
     pub fn of(array: ArrayViewMutD<'a, T>, order: &Order, parallel: bool) -> Self {
         let array = order.arrange(array);
         if !array.is_standard_layout() {
@@ -65,7 +65,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     }
 }
 
-fn copied<T: Element>(array: ArrayViewD<'_, T>, parallel: bool) -> ArrayD<T> {
+fn copied<T: StateElement>(array: ArrayViewD<'_, T>, parallel: bool) -> ArrayD<T> {
     let mut to = ArrayD::from_elem(array.shape(), T::zeroed());
     copy(array, to.view_mut(), parallel);
     to

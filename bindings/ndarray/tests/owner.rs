@@ -1,6 +1,10 @@
 //! `ArrayOptimizer` takes the same steps as the core on slices, whatever the memory order of its
 //! arrays, and detects arrays and rules that do not match its states.
 
+/// In the same program, so that the kernels of all rules are compiled only once.
+#[path = "owner/eight_bits.rs"]
+mod eight_bits;
+
 use fused_adam_ndarray::fused_adam::{
     AdaGrad, AdamW, AnyRule, ClipNorm, Flat, NAdam, Rounding, Rule, Sgd, StepOptions, bf16,
 };

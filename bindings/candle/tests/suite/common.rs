@@ -34,6 +34,8 @@ pub fn tensor_bits(tensor: &Tensor) -> Vec<u8> {
         DType::F64 => bits(&elements::<f64>(tensor)),
         DType::BF16 => bits(&elements::<fused_adam::bf16>(tensor)),
         DType::F16 => bits(&elements::<fused_adam::f16>(tensor)),
+        // A state in 8 bits.
+        DType::U8 => tensor.flatten_all().unwrap().to_vec1().unwrap(),
         other => panic!("{other:?}"),
     }
 }

@@ -5,5 +5,6 @@ mod checkpoints;
 mod common;
 #[path = "../../examples/support/digits.rs"]
 mod digits;
+mod eight_bits;
 mod errors;
 mod reference;
