@@ -301,9 +301,7 @@ impl Conversion<'_> {
                 let (to, to_rest) = whole_mut(to, lanes);
                 let both = theta.chunks_exact(lanes).zip(low.chunks_exact(lanes));
                 for ((theta, low), to) in both.zip(to.chunks_exact_mut(lanes)) {
-                    let low = I::F32::load_lower(isa, low);
-                    let bits = split::joined(I::F32::load_upper(isa, theta), low);
-                    I::F32::from_bits(bits).store(to);
+                    split::load16::<I::F32>(isa, theta, low).store(to);
                 }
                 Conversion::Join { theta: theta_rest, low: low_rest, to: to_rest }
             }
@@ -313,9 +311,7 @@ impl Conversion<'_> {
                 let (to, to_rest) = whole_mut(to, lanes);
                 let both = theta.chunks_exact(lanes).zip(low.chunks_exact(lanes));
                 for ((theta, low), to) in both.zip(to.chunks_exact_mut(lanes)) {
-                    let low = I::F32::load_u8(isa, low).shl(8);
-                    let bits = split::joined(I::F32::load_upper(isa, theta), low);
-                    I::F32::from_bits(bits).store(to);
+                    split::load8::<I::F32>(isa, theta, low).store(to);
                 }
                 Conversion::Join8 { theta: theta_rest, low: low_rest, to: to_rest }
             }
@@ -325,9 +321,7 @@ impl Conversion<'_> {
                 let (low, low_rest) = whole_mut(low, lanes);
                 let both = theta.chunks_exact_mut(lanes).zip(low.chunks_exact_mut(lanes));
                 for (from, (theta, low)) in from.chunks_exact(lanes).zip(both) {
-                    let bits = split::bits(I::F32::load(isa, from));
-                    I::F32::store_upper(split::upper(bits), theta);
-                    I::F32::store_lower(bits.and_scalar(0xFFFF), low);
+                    split::store16(I::F32::load(isa, from), theta, low);
                 }
                 Conversion::Split { from: from_rest, theta: theta_rest, low: low_rest }
             }
@@ -337,14 +331,11 @@ impl Conversion<'_> {
                 let (low, low_rest) = whole_mut(low, lanes);
                 let both = theta.chunks_exact_mut(lanes).zip(low.chunks_exact_mut(lanes));
                 for (at, (from, (theta, low))) in from.chunks_exact(lanes).zip(both).enumerate() {
-                    let bits = split::bits(I::F32::load(isa, from));
                     let added = match words {
                         Some(words) => load_words(isa, &words[at * lanes..]).shr(24),
-                        None => bits.splat(0x80),
+                        None => I::F32::iota(isa).splat(0x80),
                     };
-                    let bits = bits.wrapping_add(added).and_scalar(0xFFFF_FF00);
-                    I::F32::store_upper(split::upper(bits), theta);
-                    I::F32::store_u8(bits.shr(8).and_scalar(0xFF), low);
+                    split::store8(I::F32::load(isa, from), added, theta, low);
                 }
                 let words = words.map(|words| &words[from.len()..]);
                 Conversion::Split8 { from: from_rest, theta: theta_rest, low: low_rest, words }

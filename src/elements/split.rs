@@ -123,24 +123,55 @@ impl<'a> Correction<'a> {
     }
 }
 
-/// The bits of the `f32` numbers with these bits of `bf16` in the upper halves, and these signed
-/// corrections in the lower halves of `low`, whose upper halves are 0.
+/// Loads the `f32` numbers that have these bits of `bf16` and corrections of 16 bits.
 #[inline(always)]
-pub(crate) fn joined<W: U32Lanes>(upper: W, low: W) -> W {
+pub(crate) fn load16<L: F32Register>(isa: L::Isa, theta: &[u16], low: &[u16]) -> L {
+    joined(L::load_upper(isa, theta), L::load_lower(isa, low))
+}
+
+/// The same with corrections of 8 bits.
+#[inline(always)]
+pub(crate) fn load8<L: F32Register>(isa: L::Isa, theta: &[u16], low: &[u8]) -> L {
+    joined(L::load_upper(isa, theta), L::load_u8(isa, low).shl(8))
+}
+
+/// Stores `f32` numbers as bits of `bf16` and corrections of 16 bits.
+#[inline(always)]
+pub(crate) fn store16<L: F32Register>(from: L, theta: &mut [u16], low: &mut [u16]) {
+    let bits = bits(from);
+    L::store_upper(upper(bits), theta);
+    L::store_lower(bits.and_scalar(0xFFFF), low);
+}
+
+/// The same with corrections of 8 bits. `added` is below 2^8: random bits, or 2^7 to round to the
+/// nearest 24 bits.
+#[inline(always)]
+pub(crate) fn store8<L: F32Register>(from: L, added: L::Bits, theta: &mut [u16], low: &mut [u8]) {
+    let bits = bits(from).wrapping_add(added);
+    // Only the carry of the lowest byte counts, so it need not be cleared.
+    L::store_upper(upper(bits), theta);
+    L::store_u8(bits.shr(8).and_scalar(0xFF), low);
+}
+
+/// The numbers whose upper halves are the bits of a `bf16`, and whose corrections are `low`: signed
+/// numbers of 16 bits in the lower halves of the lanes, whose upper halves are 0.
+#[inline(always)]
+fn joined<L: F32Register>(upper: L::Bits, low: L::Bits) -> L {
     let extended = low.xor(low.splat(0x8000)).wrapping_add_scalar(0xFFFF_8000);
-    upper.wrapping_add(extended)
+    L::from_bits(upper.wrapping_add(extended))
 }
 
 /// The bits of `lanes`. All NaNs have the bits of the NaN of `bf16`.
 #[inline(always)]
-pub(crate) fn bits<L: F32Register>(lanes: L) -> L::Bits {
-    let bits = lanes.unless_nan(lanes.to_bits());
-    bits.select_below(!0, bits, bits.splat(0x7FC0_0000))
+fn bits<L: F32Register>(lanes: L) -> L::Bits {
+    let bits = lanes.to_bits();
+    let nan = lanes.unless_nan(bits.splat(0));
+    bits.or(nan).xor(nan.and_scalar(!0x7FC0_0000))
 }
 
 /// Rounds to the nearest `bf16`, ties away from zero, in the upper halves. The lower halves are
 /// unspecified.
 #[inline(always)]
-pub(crate) fn upper<W: U32Lanes>(bits: W) -> W {
+fn upper<W: U32Lanes>(bits: W) -> W {
     bits.wrapping_add_scalar(0x8000)
 }

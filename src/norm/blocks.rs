@@ -12,7 +12,7 @@ use super::exact::ExactSum;
 use crate::simd::native::prefetch_lines;
 
 /// `f32` or `f64`, with the windows of the type.
-pub(super) trait Number: Copy + Default + Into<f64> {
+pub(super) trait Number: bytemuck::NoUninit + Copy + Default + Into<f64> {
     /// The bits of an absolute value, times two. Sizes have the order of the absolute values.
     type Size: Copy + Ord;
 

@@ -142,10 +142,10 @@ where
     S: StateElement<Float = T::Float>,
     R: Rule,
 {
-    if const { is_8bit::<S>() } {
-        step_of_blocks::<R>()
-    } else if const { is_fused::<T, G, S>() } {
+    if const { is_fused::<T, G, S>() } {
         step_batch::<T, G, S, R>
+    } else if const { is_8bit::<S>() } {
+        step_of_blocks::<R>()
     } else {
         step_of_tiles::<R>()
     }
@@ -157,7 +157,7 @@ pub(super) fn step_of_tiles<R: Rule>() -> StepBatch<R> {
     step_batch::<f32, f32, f32, R>
 }
 
-/// The code for all types with 8-bit states.
+/// The same with 8-bit states.
 pub(super) fn step_of_blocks<R: Rule>() -> StepBatch<R> {
     step_batch::<f32, f32, Block8, R>
 }

@@ -12,6 +12,7 @@ use super::shard::{Position, Shard};
 use super::states::{Columns, States};
 use super::step_plan::StepPlan;
 use super::tensor::{Grad, TensorBuffers, common_methods};
+use crate::elements::block8::Block8;
 use crate::elements::column::DType;
 use crate::elements::rows::Beside;
 use crate::elements::split::Correction;
@@ -241,12 +242,12 @@ fn step_of_types<R: Rule>(types: Types) -> StepBatch<R> {
     macro_rules! choose {
         ($([$theta:ident $grad:ident $state:ident])*) => {
             match (types.theta, types.grad, types.state) {
-                (_, _, DType::Block8) => step_of_blocks::<R>(),
                 $((
                     <$theta as StateElement>::DTYPE,
                     <$grad as StateElement>::DTYPE,
                     <$state as StateElement>::DTYPE,
                 ) => step_of::<$theta, $grad, $state, R>(),)*
+                (_, _, DType::Block8) => step_of_blocks::<R>(),
                 _ => step_of_tiles::<R>(),
             }
         };

@@ -301,7 +301,7 @@ pub trait Isa: Copy {
     /// Prefetches `len` elements of `buffer`, from index `start` on, to the L1 cache. Does nothing
     /// if the buffer is shorter, or where prefetching does not pay.
     #[inline(always)]
-    fn prefetch<E>(buffer: &[E], start: usize, len: usize) {
+    fn prefetch<E: bytemuck::NoUninit>(buffer: &[E], start: usize, len: usize) {
         let _ = (buffer, start, len);
     }
 }

@@ -15,6 +15,7 @@ mod bits;
 
 use core::ops::{Add, Div, Mul, Sub};
 
+use bytemuck::NoUninit;
 use pulp::Simd;
 
 use super::{Isa, Lanes, Register, Sealed};
@@ -35,7 +36,7 @@ impl<P: NativeSimd, const U: usize> Isa for Unrolled<P, U> {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn prefetch<E>(buffer: &[E], start: usize, len: usize) {
+    fn prefetch<E: NoUninit>(buffer: &[E], start: usize, len: usize) {
         if U == 1 {
             // Single registers compute only the few elements at the ends of a buffer.
             return;
@@ -48,9 +49,9 @@ impl<P: NativeSimd, const U: usize> Isa for Unrolled<P, U> {
 
 /// Prefetches `elements` to the L1 cache, on x86-64.
 #[inline(always)]
-pub(crate) fn prefetch_lines<E>(elements: &[E]) {
+pub(crate) fn prefetch_lines<E: NoUninit>(elements: &[E]) {
     #[cfg(target_arch = "x86_64")]
-    for line in elements.chunks(64 / size_of::<E>()) {
+    for line in bytemuck::cast_slice::<_, u8>(elements).chunks(64) {
         safe_arch::prefetch_t0(&line[0]);
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -4,80 +4,92 @@
 //! ```text
 //! for each block of θ, g and the states:
 //!     decode the states
-//!     load g, the states and θ; (θ, states) = kernel.update(θ, g, states)
+//!     load g and θ; (θ, states) = kernel.update(θ, g, states)
 //!     find the scale of each new state
 //!     if there is none, because it is not finite or too large, step this block by the reference
 //!     store θ, and encode the states with the random bits of the block
 //! ```
 //!
-//! θ and g are in the compute type. [`tiles`](super::tiles) converts other types to it, and calls
-//! this for one tile after the other. On a native backend a block is one (unrolled) register.
-//! A last block that is not whole is left to the reference too.
+//! θ and g are of the types `T` and `G`, and are converted in registers. θ may be split master
+//! weights. [`tiles`](super::tiles) converts other types to `f32`, and calls this for one tile
+//! after the other. On a native backend a block is one (unrolled) register. A last block that is
+//! not whole is left to the reference too.
 
-use crate::elements::Element;
 use crate::elements::block8::{BLOCK, Block8, BlocksMut, Code};
-use crate::elements::codec;
 use crate::elements::column::ColumnMut;
-use crate::elements::rounding::{BlockBits, Noise, TOGETHER, group_of_states};
+use crate::elements::rounding::{BlockBits, GROUP_OF_CORRECTION, Noise, TOGETHER, group_of_states};
 use crate::elements::rows::{Beside, Rows};
+use crate::elements::split::{self, Correction};
+use crate::elements::{Element, RegisterOf, codec};
 use crate::rules::{Kernel, reference};
 use crate::simd::dispatch::{Engine, WithSimd};
 use crate::simd::native::NativeSimd;
 use crate::simd::portable::Portable;
-use crate::simd::{F32Register, Float, Isa, Register};
+use crate::simd::{F32Register, Float, Isa, Register, U32Lanes};
 
-/// The buffers of a step. θ begins with a block.
-pub(super) struct Buffers<'a, F, const N: usize> {
-    pub theta: &'a mut [F],
-    pub grad: &'a [F],
-    pub state: [&'a mut [Block8]; N],
-    pub codes: [Code; N],
-    /// The random bits of the first element.
-    pub noise: Noise,
+/// Whether this loop can step the rows: they have the types `T` and `G`, θ is not rounded
+/// stochastically, and no copy of it is written.
+pub(super) fn takes<T: Element, G: Element, const N: usize>(rows: &Rows<'_, N>) -> bool {
+    let same_types = rows.theta.dtype() == T::DTYPE && rows.grad.dtype() == G::DTYPE;
+    let is_stochastic = rows.noise.is_some_and(|noise| noise.halves);
+    same_types
+        && match &rows.beside {
+            Beside::Nothing => size_of::<T>() != 2 || !is_stochastic,
+            Beside::Copy(_) => false,
+            Beside::Correction(_) => true,
+        }
 }
 
-impl<'a, F, const N: usize> Buffers<'a, F, N> {
-    /// The buffers of rows whose states are blocks.
-    pub fn new(
-        theta: &'a mut [F],
-        grad: &'a [F],
-        state: [ColumnMut<'a>; N],
-        noise: Option<Noise>,
-    ) -> Self {
-        let noise = noise.expect("8-bit states have random bits");
-        let mut codes = [Code::default(); N];
-        let mut codes_of = codes.iter_mut();
-        let state = state.map(|state| match (state, codes_of.next()) {
-            (ColumnMut::Block8(state), Some(code)) => {
-                *code = state.code;
-                state.blocks
-            }
-            _ => unreachable!("all states of a parameter have one type"),
-        });
-        Buffers { theta, grad, state, codes, noise }
-    }
-}
-
-/// Steps all of `buffers` on this thread, with any engine but the scalar one.
-pub(super) fn step<F, K, const N: usize>(engine: Engine, kernel: &K, buffers: Buffers<'_, F, N>)
+/// Steps all rows on this thread, with any engine but the scalar one. The loop [`takes`] them.
+pub(super) fn step<T, G, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
 where
-    F: Float + Element<Float = F>,
-    K: Kernel<F, N>,
+    T: Element,
+    G: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
 {
-    if let Err(step) = engine.vectorize(BlockStep { kernel, buffers }) {
+    let Rows { theta, grad, state, beside, noise } = rows;
+    let mut codes = [Code::default(); N];
+    let mut codes_of = codes.iter_mut();
+    let state = state.map(|state| match (state, codes_of.next()) {
+        (ColumnMut::Block8(state), Some(code)) => {
+            *code = state.code;
+            state.blocks
+        }
+        _ => unreachable!("all states of a parameter have one type"),
+    });
+    let step = BlockStep {
+        kernel,
+        theta: T::of_mut(theta).expect(COMPARED),
+        grad: G::of(grad).expect(COMPARED),
+        beside,
+        state,
+        codes,
+        noise: noise.expect("8-bit states have random bits"),
+    };
+    if let Err(step) = engine.vectorize(step) {
         step.portable();
     }
 }
 
-struct BlockStep<'a, F, K, const N: usize> {
+const COMPARED: &str = "the types were compared";
+
+/// A step: the kernel and its buffers. θ begins with a block.
+struct BlockStep<'a, T, G, K, const N: usize> {
     kernel: &'a K,
-    buffers: Buffers<'a, F, N>,
+    theta: &'a mut [T],
+    grad: &'a [G],
+    beside: Beside<'a>,
+    state: [&'a mut [Block8]; N],
+    codes: [Code; N],
+    /// The random bits of the first element.
+    noise: Noise,
 }
 
-impl<F, K, const N: usize> WithSimd for BlockStep<'_, F, K, N>
+impl<T, G, K, const N: usize> WithSimd for BlockStep<'_, T, G, K, N>
 where
-    F: Float + Element<Float = F>,
-    K: Kernel<F, N>,
+    T: Element,
+    G: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
 {
     type Output = ();
 
@@ -102,10 +114,11 @@ macro_rules! each_state {
     )*};
 }
 
-impl<F, K, const N: usize> BlockStep<'_, F, K, N>
+impl<T, G, K, const N: usize> BlockStep<'_, T, G, K, N>
 where
-    F: Float + Element<Float = F>,
-    K: Kernel<F, N>,
+    T: Element,
+    G: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
 {
     #[inline(never)]
     fn portable(self) {
@@ -116,145 +129,291 @@ where
     #[inline(always)]
     fn blocks<I: Isa, const P: usize>(self, isa: I) {
         const { assert!(<I::F32 as Register>::LANES * P == BLOCK) };
-        let BlockStep { kernel, buffers } = self;
-        let Buffers { theta, grad, mut state, codes, noise } = buffers;
-        let (len, ahead) = (theta.len(), const { PREFETCHED / size_of::<F>() });
+        let BlockStep { kernel, theta, grad, beside, mut state, codes, noise } = self;
+        let whole = theta.len() / BLOCK;
+        let (theta, last_theta) = theta.as_chunks_mut::<BLOCK>();
+        let (grad, last_grad) = grad.as_chunks::<BLOCK>();
+        let mut last_state = [(); N].map(|()| Default::default());
+        for (state, last) in state.iter_mut().zip(&mut last_state) {
+            (*state, *last) = core::mem::take(state).split_at_mut(whole);
+        }
+        // All slices have the length `whole`, so that the compiler checks each index once.
+        let (theta, grad) = (&mut theta[..whole], &grad[..whole]);
+        let mut blocks = Blocks { theta, grad, beside, state };
         let mut words = [[[0; TOGETHER]; 2]; N];
-        for number in 0..len.div_ceil(BLOCK) {
-            if number.is_multiple_of(TOGETHER) {
-                draw::<I, P, N>(isa, noise, number, &mut words);
+        let mut of_correction = [[0; TOGETHER]; 2];
+        for first in (0..whole).step_by(TOGETHER) {
+            for (pair, words) in words.iter_mut().enumerate().take(N.div_ceil(2)) {
+                draw::<I, P>(isa, noise, first, group_of_states(pair), words);
             }
-            let start = number * BLOCK;
-            I::prefetch(theta, start + ahead, BLOCK);
-            I::prefetch(grad, start + ahead, BLOCK);
-            let mut block = [(); N].map(|()| Default::default());
-            for (block, state) in block.iter_mut().zip(&mut state) {
-                I::prefetch(state, number + ahead / BLOCK, 1);
-                *block = &mut state[number..=number];
+            if blocks.beside.is_stochastic() {
+                draw::<I, P>(isa, noise, first, GROUP_OF_CORRECTION, &mut of_correction);
             }
-            let mut random = [BlockBits([0; 2]); N];
-            for (random, [first, second]) in random.iter_mut().zip(&words) {
-                *random = BlockBits([first[number % TOGETHER], second[number % TOGETHER]]);
+            for number in first..whole.min(first + TOGETHER) {
+                let at = number % TOGETHER;
+                let of_correction = BlockBits([of_correction[0][at], of_correction[1][at]]);
+                let mut random = [BlockBits([0; 2]); N];
+                for (random, words) in random.iter_mut().zip(&words) {
+                    *random = BlockBits([words[0][at], words[1][at]]);
+                }
+                if !blocks.step::<I, K, P>(isa, kernel, number, codes, random, of_correction) {
+                    let mut block = [(); N].map(|()| Default::default());
+                    for (block, state) in block.iter_mut().zip(&mut blocks.state) {
+                        *block = &mut state[number..=number];
+                    }
+                    let (theta, grad) = (&mut blocks.theta[number][..], &blocks.grad[number][..]);
+                    let (beside, noise) = (&mut blocks.beside, noise.skip(number * BLOCK));
+                    by_reference(kernel, theta, grad, beside, number, block, codes, noise);
+                }
             }
-            let range = start..len.min(start + BLOCK);
-            let (theta, grad) = (&mut theta[range.clone()], &grad[range.clone()]);
-            let done = range.len() == BLOCK
-                && one_block::<I, F, K, P, N>(isa, kernel, theta, grad, &mut block, codes, random);
-            if !done {
-                by_reference(kernel, theta, grad, block, codes, noise.skip(start));
-            }
+        }
+        if !last_theta.is_empty() {
+            let (beside, noise) = (&mut blocks.beside, noise.skip(whole * BLOCK));
+            let (theta, grad) = (last_theta, last_grad);
+            by_reference(kernel, theta, grad, beside, whole, last_state, codes, noise);
         }
     }
 }
 
-/// The prefetch distance, in bytes of θ.
-const PREFETCHED: usize = 1 << 10;
+/// The whole blocks of a step.
+struct Blocks<'a, T, G, const N: usize> {
+    theta: &'a mut [[T; BLOCK]],
+    grad: &'a [[G; BLOCK]],
+    beside: Beside<'a>,
+    state: [&'a mut [Block8]; N],
+}
 
-/// Draws the random words of the blocks from number `first` on, for each pair of states.
+impl<T, G, const N: usize> Blocks<'_, T, G, N>
+where
+    T: Element,
+    G: Element<Float = T::Float>,
+{
+    /// Steps block `number`. Returns false if it needs the reference, and then changes nothing.
+    /// `codes` is no field, so that the compiler computes what depends on it before the loop.
+    #[inline(always)]
+    fn step<I, K, const P: usize>(
+        &mut self,
+        isa: I,
+        kernel: &K,
+        number: usize,
+        codes: [Code; N],
+        random: [BlockBits; N],
+        of_correction: BlockBits,
+    ) -> bool
+    where
+        I: Isa,
+        K: Kernel<T::Float, N>,
+    {
+        let Blocks { theta, grad, beside, state } = self;
+        I::prefetch(theta, number + AHEAD, 1);
+        I::prefetch(grad, number + AHEAD, 1);
+        for state in &*state {
+            I::prefetch(state, number + AHEAD, 1);
+        }
+        let lanes = const { BLOCK / P };
+        let zero = I::F32::load(isa, &[0.0; BLOCK]);
+        let mut states = [[zero; P]; N];
+        each_state!(N, i => {
+            states[i] = codec::decode(isa, &state[i][number], codes[i]);
+        });
+        let grad = load::<I, G, P>(isa, &grad[number]);
+        let mut theta_now = load_theta::<I, T, P>(isa, &theta[number], beside, number);
+        for part in 0..P {
+            let mut old = [grad[part]; N];
+            for i in 0..N {
+                old[i] = T::Float::from_singles::<I>(states[i][part]);
+            }
+            let (new_theta, new) = kernel.update(theta_now[part], grad[part], old);
+            theta_now[part] = new_theta;
+            for i in 0..N {
+                states[i][part] = T::Float::to_singles::<I>(new[i]);
+            }
+        }
+        let mut scales = [0; N];
+        for i in 0..N {
+            match codec::scale(&states[i], codes[i]) {
+                Some(scale) => scales[i] = scale,
+                None => return false,
+            }
+        }
+        let theta = &mut theta[number];
+        store_theta::<I, T, P>(isa, &theta_now, theta, beside, number, of_correction);
+        let mut words = codec::nearest::<I::F32, P>(isa);
+        each_state!(N, i => {
+            if i % 2 == 0 {
+                for (part, words) in words.iter_mut().enumerate() {
+                    *words = random[i / 2].words::<I::F32>(isa, part * lanes);
+                }
+            }
+            let mut bits = codec::nearest::<I::F32, P>(isa);
+            if !codes[i].nearest {
+                for part in 0..P {
+                    bits[part] = BlockBits::of_state(words[part], i);
+                }
+            }
+            codec::encode(&states[i], codes[i], scales[i], &bits, &mut state[i][number]);
+        });
+        true
+    }
+}
+
+/// The prefetch distance, in blocks.
+const AHEAD: usize = 8;
+
+/// Draws the two random words of the blocks from number `first` on.
 #[inline(always)]
-fn draw<I: Isa, const P: usize, const N: usize>(
+fn draw<I: Isa, const P: usize>(
     isa: I,
     noise: Noise,
     first: usize,
-    words: &mut [[[u32; TOGETHER]; 2]; N],
+    group: usize,
+    to: &mut [[u32; TOGETHER]; 2],
 ) {
     let lanes = const { BLOCK / P };
-    for (pair, words) in words.iter_mut().enumerate().take(N.div_ceil(2)) {
-        for at in (0..TOGETHER).step_by(lanes) {
-            let start = (first + at) * BLOCK;
-            let both = BlockBits::draw::<I::F32>(isa, noise, start, group_of_states(pair));
-            for (word, to) in both.into_iter().zip(&mut *words) {
-                I::F32::from_bits(word).store(bytemuck::cast_slice_mut(&mut to[at..at + lanes]));
-            }
+    for at in (0..TOGETHER).step_by(lanes) {
+        let both = BlockBits::draw::<I::F32>(isa, noise, (first + at) * BLOCK, group);
+        for (word, to) in both.into_iter().zip(&mut *to) {
+            I::F32::from_bits(word).store(bytemuck::cast_slice_mut(&mut to[at..at + lanes]));
         }
     }
 }
 
-/// Steps a whole block. Returns false if it needs the reference, and then changes nothing.
+/// Loads a block.
 #[inline(always)]
-fn one_block<I, F, K, const P: usize, const N: usize>(
-    isa: I,
-    kernel: &K,
-    theta: &mut [F],
-    grad: &[F],
-    block: &mut [&mut [Block8]; N],
-    codes: [Code; N],
-    random: [BlockBits; N],
-) -> bool
+fn load<I, E, const P: usize>(isa: I, block: &[E; BLOCK]) -> [RegisterOf<E, I>; P]
 where
     I: Isa,
-    F: Float + Element<Float = F>,
-    K: Kernel<F, N>,
+    E: Element,
 {
-    let lanes = const { BLOCK / P };
-    let zero = I::F32::load(isa, &[0.0; BLOCK]);
-    let mut states = [[zero; P]; N];
-    each_state!(N, i => {
-        states[i] = codec::decode(isa, &block[i][0], codes[i]);
-    });
-    let mut new_theta = [F::load(isa, &grad[..lanes]); P];
-    for part in 0..P {
-        let at = part * lanes..(part + 1) * lanes;
-        let old_grad = F::load(isa, &grad[at.clone()]);
-        let mut old = [old_grad; N];
-        for i in 0..N {
-            old[i] = F::from_singles::<I>(states[i][part]);
-        }
-        let (theta, new) = kernel.update(F::load(isa, &theta[at]), old_grad, old);
-        new_theta[part] = theta;
-        for i in 0..N {
-            states[i][part] = F::to_singles::<I>(new[i]);
-        }
+    let mut all = [E::load(isa, block); P];
+    for part in 1..P {
+        all[part] = E::load(isa, &block[part * BLOCK / P..]);
     }
-    let mut scales = [0; N];
-    for i in 0..N {
-        match codec::scale(&states[i], codes[i]) {
-            Some(scale) => scales[i] = scale,
-            None => return false,
-        }
-    }
-    for part in 0..P {
-        F::store::<I>(new_theta[part], &mut theta[part * lanes..(part + 1) * lanes]);
-    }
-    let mut words = codec::nearest::<I::F32, P>(isa);
-    each_state!(N, i => {
-        if i % 2 == 0 {
-            for (part, words) in words.iter_mut().enumerate() {
-                *words = random[i / 2].words::<I::F32>(isa, part * lanes);
-            }
-        }
-        let mut bits = codec::nearest::<I::F32, P>(isa);
-        if !codes[i].nearest {
-            for part in 0..P {
-                bits[part] = BlockBits::of_state(words[part], i);
-            }
-        }
-        codec::encode(&states[i], codes[i], scales[i], &bits, &mut block[i][0]);
-    });
-    true
+    all
 }
 
-/// Steps a block by the reference.
+/// Stores a block.
+#[inline(always)]
+fn store<I, E, const P: usize>(from: &[RegisterOf<E, I>; P], block: &mut [E; BLOCK])
+where
+    I: Isa,
+    E: Element,
+{
+    for part in 0..P {
+        E::store::<I>(from[part], &mut block[part * BLOCK / P..]);
+    }
+}
+
+/// Loads block `number` of θ, with its correction.
+#[inline(always)]
+fn load_theta<I, T, const P: usize>(
+    isa: I,
+    theta: &[T; BLOCK],
+    beside: &Beside<'_>,
+    number: usize,
+) -> [RegisterOf<T, I>; P]
+where
+    I: Isa,
+    T: Element,
+{
+    let mut all = load(isa, theta);
+    if const { size_of::<T>() == 2 }
+        && let Beside::Correction(low) = beside
+    {
+        let theta = bytemuck::cast_slice(theta);
+        let at = number * BLOCK;
+        match low {
+            Correction::Bits16(low) => {
+                I::prefetch(low, at + AHEAD * BLOCK, BLOCK);
+                let low = &low[at..at + BLOCK];
+                for part in 0..P {
+                    let at = part * BLOCK / P;
+                    let both = split::load16::<I::F32>(isa, &theta[at..], &low[at..]);
+                    all[part] = T::Float::from_singles::<I>(both);
+                }
+            }
+            Correction::Bits8(low) => {
+                I::prefetch(low, at + AHEAD * BLOCK, BLOCK);
+                let low = &low[at..at + BLOCK];
+                for part in 0..P {
+                    let at = part * BLOCK / P;
+                    let both = split::load8::<I::F32>(isa, &theta[at..], &low[at..]);
+                    all[part] = T::Float::from_singles::<I>(both);
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Stores block `number` of θ, and its correction. `random` has the bits of one of 8 bits.
+#[inline(always)]
+fn store_theta<I, T, const P: usize>(
+    isa: I,
+    new: &[RegisterOf<T, I>; P],
+    theta: &mut [T; BLOCK],
+    beside: &mut Beside<'_>,
+    number: usize,
+    random: BlockBits,
+) where
+    I: Isa,
+    T: Element,
+{
+    let at = number * BLOCK;
+    if const { size_of::<T>() == 2 }
+        && let Beside::Correction(low) = beside
+    {
+        let theta = bytemuck::cast_slice_mut(theta);
+        match low {
+            Correction::Bits16(low) => {
+                let low = &mut low[at..at + BLOCK];
+                for part in 0..P {
+                    let at = part * BLOCK / P;
+                    let new = T::Float::to_singles::<I>(new[part]);
+                    split::store16(new, &mut theta[at..], &mut low[at..]);
+                }
+            }
+            Correction::Bits8(low) => {
+                let low = &mut low[at..at + BLOCK];
+                for part in 0..P {
+                    let at = part * BLOCK / P;
+                    let new = T::Float::to_singles::<I>(new[part]);
+                    let random = random.words::<I::F32>(isa, at).shr(24);
+                    split::store8(new, random, &mut theta[at..], &mut low[at..]);
+                }
+            }
+        }
+    } else {
+        store::<I, T, P>(new, theta);
+    }
+}
+
+/// Steps block `number` by the reference.
 #[cold]
 #[inline(never)]
-fn by_reference<F, K, const N: usize>(
+#[expect(clippy::too_many_arguments, reason = "a block of each buffer")]
+fn by_reference<T, G, K, const N: usize>(
     kernel: &K,
-    theta: &mut [F],
-    grad: &[F],
+    theta: &mut [T],
+    grad: &[G],
+    beside: &mut Beside<'_>,
+    number: usize,
     block: [&mut [Block8]; N],
     codes: [Code; N],
     noise: Noise,
 ) where
-    F: Float + Element<Float = F>,
-    K: Kernel<F, N>,
+    T: Element,
+    G: Element<Float = T::Float>,
+    K: Kernel<T::Float, N>,
 {
-    let len = theta.len();
+    let (start, len) = (number * BLOCK, theta.len());
     let mut codes = codes.into_iter();
     let state = block.map(|block| {
         let code = codes.next().unwrap_or_default();
         ColumnMut::Block8(BlocksMut::new(block, len, code))
     });
-    let (theta, grad) = (F::column_mut(theta), F::column(grad));
-    let (beside, noise) = (Beside::Nothing, Some(noise));
+    let (theta, grad) = (T::column_mut(theta), G::column(grad));
+    let beside = beside.reborrow().split_at(start + len).0.split_at(start).1;
+    let noise = Some(noise);
     reference::step(kernel, Rows { theta, grad, state, beside, noise });
 }

@@ -358,12 +358,11 @@ impl<'r, R: Rule> Step<'r, R> {
             }
         };
         let (theta, grad) = (T::column_mut(theta), G::column(grad));
-        // Types without their own loop share the code of `f32`, which uses tiles for them. So do
-        // those with 8-bit states.
-        if const { select::is_8bit::<S>() } {
-            self.run_columns::<f32, f32, Block8>(theta, grad, state, beside)
-        } else if const { select::is_fused::<T, G, S>() } {
+        // Types without their own loop share the code of `f32`, which uses tiles for them.
+        if const { select::is_fused::<T, G, S>() } {
             self.run_columns::<T, G, S>(theta, grad, state, beside)
+        } else if const { select::is_8bit::<S>() } {
+            self.run_columns::<f32, f32, Block8>(theta, grad, state, beside)
         } else {
             self.run_columns::<f32, f32, f32>(theta, grad, state, beside)
         }

@@ -1,28 +1,30 @@
 //! Selects the loop that steps rows of any element types on this thread.
 //!
-//! Five combinations of element types have their own loops, which convert 16-bit elements in
+//! These combinations of element types have their own loops, which convert 16-bit elements in
 //! registers:
 //!
 //! - `f32` for all buffers;
 //! - `f64` for all buffers;
 //! - `bf16` for all buffers;
 //! - `bf16` θ and gradient with `f32` states;
-//! - `f32` master weights and states with a `bf16` gradient, and optionally a `bf16` copy of θ.
+//! - `f32` master weights and states with a `bf16` gradient, and optionally a `bf16` copy of θ;
+//! - 8-bit states with `f32` θ and gradient;
+//! - 8-bit states with `bf16` θ and gradient, also with split master weights.
 //!
 //! All other combinations, and stochastic rounding, use [`tiles`](super::tiles), which convert
 //! through the stack. Tiles are slower while the data fits in cache, but add almost no code to the
-//! caller. So do states in 8 bits, for which tiles have a loop of their own.
+//! caller.
 
 use half::bf16;
 
 use super::blocks;
 use super::tiles;
 use super::vector::{self, Buffers};
+use crate::elements::block8::Block8;
 use crate::elements::column::DType;
 use crate::elements::rows::{Beside, Rows};
 use crate::elements::{Element, StateElement};
 use crate::rules::{Kernel, reference};
-use crate::simd::Float;
 use crate::simd::dispatch::Engine;
 
 /// Calls the macro `$then` with the types of θ, g and the states that have their own loop. This is
@@ -31,6 +33,7 @@ macro_rules! for_each_fused {
     ($then:ident) => {
         $then! {
             [f32 f32 f32] [f64 f64 f64] [bf16 bf16 bf16] [bf16 bf16 f32] [f32 bf16 f32]
+            [f32 f32 Block8] [bf16 bf16 Block8]
         }
     };
 }
@@ -74,7 +77,11 @@ where
         return reference::step(kernel, rows);
     }
     if const { is_8bit::<S>() } {
-        step_blocks::<T::Float, K, N>(engine, kernel, rows);
+        if const { is_fused::<T, G, S>() } && blocks::takes::<T, G, N>(&rows) {
+            blocks::step::<T, G, K, N>(engine, kernel, rows);
+        } else {
+            tiles::step::<T::Float, K, true, N>(engine, kernel, rows);
+        }
     } else if const { is_fused::<T, G, S>() } {
         match buffers::<T, G, S::Unpacked, N>(rows) {
             Ok(buffers) => vector::step(engine, kernel, buffers),
@@ -84,22 +91,6 @@ where
         }
     } else {
         tiles::step::<T::Float, _, false, N>(engine, kernel, rows);
-    }
-}
-
-/// Steps rows with 8-bit states. θ and g of the compute type are stepped in place, others in tiles.
-fn step_blocks<F, K, const N: usize>(engine: Engine, kernel: &K, rows: Rows<'_, N>)
-where
-    F: Float + Element<Float = F>,
-    K: Kernel<F, N>,
-{
-    let in_place = rows.theta.dtype() == F::DTYPE && rows.grad.dtype() == F::DTYPE;
-    if !in_place || !matches!(rows.beside, Beside::Nothing) {
-        tiles::step::<F, K, true, N>(engine, kernel, rows);
-    } else {
-        let Rows { theta, grad, state, noise, .. } = rows;
-        let (theta, grad) = (F::of_mut(theta).expect(COMPARED), F::of(grad).expect(COMPARED));
-        blocks::step(engine, kernel, blocks::Buffers::new(theta, grad, state, noise));
     }
 }
 

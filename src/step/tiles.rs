@@ -87,7 +87,10 @@ pub(super) fn step<F, K, const BLOCKS: bool, const N: usize>(
                 .each_mut()
                 .map(|column| column.reborrow().split_at(rows.end).0.split_at(rows.start).1);
             let noise = noise.map(|noise| noise.skip(start));
-            blocks::step(engine, kernel, blocks::Buffers::new(thetas, grads, state, noise));
+            let (theta, grad) = (F::column_mut(thetas), F::column(grads));
+            let beside = Beside::Nothing;
+            let rows = Rows { theta, grad, state, beside, noise };
+            blocks::step::<F, F, K, N>(engine, kernel, rows);
         } else {
             let mut staged: [&mut [F]; N] = [(); N].map(|()| Default::default());
             let columns = state.iter_mut().zip(&mut for_state);

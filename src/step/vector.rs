@@ -287,7 +287,7 @@ const fn prefetch_bytes(states: usize) -> usize {
 
 /// Prefetches the block that lies `ahead` bytes after the one at `start`.
 #[inline(always)]
-fn prefetch<I: Isa, E>(buffer: &[E], start: usize, block: usize, ahead: usize) {
+fn prefetch<I: Isa, E: Element>(buffer: &[E], start: usize, block: usize, ahead: usize) {
     I::prefetch(buffer, start + ahead / size_of::<E>(), block);
 }
 

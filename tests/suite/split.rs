@@ -1,8 +1,8 @@
 //! Split master weights: the conversions, and steps against the same steps on `f32`.
 
 use fused_adam::{
-    AdamW, AnyRule, Backend, ClipNorm, Correction, Error, Flat, GroupId, Optimizer, ParamMut,
-    Rounding, Rule, Step, StepOptions, Tensor, bf16, step_all,
+    AdamW, AnyRule, Backend, Block8, ClipNorm, Correction, Element, Error, Flat, GroupId,
+    Optimizer, ParamMut, Rounding, Rule, Step, StepOptions, Tensor, bf16, f16, step_all,
 };
 
 use crate::common::{Numbers, Random, difference, rules};
@@ -150,6 +150,77 @@ fn eight_bits_are_the_same_everywhere() {
         }
     }
     assert!(step8(0..LEN, Backend::Auto, Some(5)) != step8(0..LEN, Backend::Auto, Some(6)));
+}
+
+/// Steps of split weights whose states are in 8 bits. Returns the weights and the states.
+fn step_in_8_bits<G, C>(
+    rule: AnyRule,
+    backend: Backend,
+    chunk: Option<usize>,
+    grads: &[Vec<G>],
+) -> (Vec<u32>, Vec<Vec<Block8>>)
+where
+    G: Element<Float = f32>,
+    C: Copy + Default,
+    for<'a> Correction<'a>: From<&'a mut [C]>,
+{
+    let (start, _) = theta_and_grads();
+    let (mut theta, mut low) = (vec![bf16::ZERO; LEN], vec![C::default(); LEN]);
+    Correction::from(&mut low[..]).split(&start, &mut theta).unwrap();
+    let opt = Flat::<AnyRule, Block8>::new(rule, LEN).unwrap();
+    let mut opt = opt.with_seed(9).with_backend(backend);
+    #[cfg(feature = "parallel")]
+    if let Some(chunk) = chunk.and_then(std::num::NonZeroUsize::new) {
+        opt = opt.with_parallelism(fused_adam::Parallelism::Chunks(chunk));
+    }
+    let _ = chunk;
+    for grad in grads {
+        opt.step_split(&mut theta, &mut low[..], grad).unwrap();
+    }
+    let mut weights = vec![0.0; LEN];
+    Correction::from(&mut low[..]).join(&theta, &mut weights).unwrap();
+    (weights.into_iter().map(f32::to_bits).collect(), opt.into_parts().2)
+}
+
+/// With states in 8 bits and gradients of any type, a correction of 16 bits gives the bits of `f32`
+/// master weights, and one of 8 bits the same on every backend and in chunks. So it does where a
+/// gradient of a block is infinite.
+#[test]
+fn with_states_in_8_bits() {
+    fn check<G: Element<Float = f32>>(name: &str, rule: AnyRule, grads: &[Vec<bf16>]) {
+        let grads: Vec<Vec<G>> = grads
+            .iter()
+            .map(|grad| grad.iter().map(|x| G::from_float(x.to_f32())).collect())
+            .collect();
+        let (mut whole, _) = theta_and_grads();
+        let mut opt = Flat::<AnyRule, Block8>::new(rule, LEN).unwrap().with_seed(9);
+        for grad in &grads {
+            opt.step_mixed(&mut whole, grad).unwrap();
+        }
+        let whole: Vec<u32> = whole
+            .into_iter()
+            .map(|x| if x.is_nan() { bf16::NAN.to_f32() } else { x }.to_bits())
+            .collect();
+        let states = opt.into_parts().2;
+        let by_scalar = step_in_8_bits::<G, u8>(rule, Backend::Scalar, None, &grads);
+        for backend in Backend::ALL.iter().copied().filter(|backend| backend.is_available()) {
+            for chunk in [None, Some(96)] {
+                let what = format!("{name} on {backend}, {chunk:?}, g of {}", G::NAME);
+                let bits16 = step_in_8_bits::<G, u16>(rule, backend, chunk, &grads);
+                assert!(bits16.0 == whole, "weights of {what}");
+                assert!(bits16.1 == states, "states of {what}");
+                let bits8 = step_in_8_bits::<G, u8>(rule, backend, chunk, &grads);
+                assert!(bits8 == by_scalar, "8 bits of {what}");
+            }
+        }
+    }
+    let (_, mut grads) = theta_and_grads();
+    grads[1][70] = bf16::INFINITY;
+    for (name, rule) in rules::variants() {
+        check::<bf16>(&name, rule, &grads);
+        check::<f32>(&name, rule, &grads);
+    }
+    check::<f16>("AdamW", AdamW::default().into(), &grads);
 }
 
 /// Changes far below the precision of 24 bits add up to what they are in `f32`.
