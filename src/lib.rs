@@ -133,6 +133,9 @@
 //! - Checkpoints store the blocks, and resume to the bit. `f32` states can be loaded as 8-bit
 //!   states, and the other way round.
 //! - An infinite or NaN gradient makes a whole block NaN. Use `skip_nonfinite` or a loss scale.
+//! - The bindings have them too: `state="8bit"` in PyTorch, `set_8bit_states` in candle,
+//!   `with_8bit_states` in burn, `Block8` in ndarray, and `FUSED_ADAM_TYPE_BLOCK8` in C.
+//! - `docs/states-in-8-bits.md` compares memory, speed and training with `f32` and other libraries.
 //!
 //! # Defaults for 16-bit parameters
 //!
@@ -154,8 +157,8 @@
 //!
 //! Parameters stay in their type and are rounded to nearest, unless [`Rounding`] says otherwise. A
 //! step smaller than half a unit of the last place changes nothing then: for `bf16`, a relative
-//! change below 1/512. Use [`Rounding::Stochastic`] or `f32` master weights
-//! ([`Step::run_with_copy`]).
+//! change below 1/512. Use [`Rounding::Stochastic`], master weights that are split in `bf16` and a
+//! [`Correction`] ([`Step::run_split`]), or `f32` master weights ([`Step::run_with_copy`]).
 //!
 //! # How the parts fit together
 //!
