@@ -189,7 +189,7 @@ where
     G: Element<Float = T::Float>,
 {
     /// Steps block `number`. Returns false if it needs the reference, and then changes nothing.
-    /// `codes` is no field, so that the compiler computes what depends on it before the loop.
+    /// `codes` is not a field, so that the compiler computes what depends on it before the loop.
     #[inline(always)]
     fn step<I, K, const P: usize>(
         &mut self,

@@ -11,8 +11,9 @@
 //! - 8-bit states with `f32` θ and gradient;
 //! - 8-bit states with `bf16` θ and gradient, also with split master weights.
 //!
-//! All other combinations, and stochastic rounding, use [`tiles`](super::tiles), which convert
-//! through the stack. Tiles are slower while the data fits in cache, but add almost no code to the
+//! All other combinations use [`tiles`](super::tiles), which convert through the stack. So do
+//! stochastic rounding of 16-bit columns, except of split master weights, and a copy of θ beside
+//! 8-bit states. Tiles are slower while the data fits in cache, but add almost no code to the
 //! caller.
 
 use half::bf16;

@@ -79,7 +79,7 @@ impl FusedConfig {
 
     /// Stores the states of large parameters in 8 bits: 33 bytes for 32 elements, so that AdamW has
     /// 2.06 bytes of states for each element instead of 8. A step computes in `f32`, and rounds the
-    /// states stochastically. Parameters of `f64` are refused.
+    /// states stochastically. Parameters of `f64` of this size are refused.
     ///
     /// Parameters with less than `min_8bit_size` elements have the other types of states: they take
     /// little memory, and small parameters such as biases are sensitive. A usual value is 4096.

@@ -36,7 +36,7 @@ pub enum StepError {
         expected: Vec<usize>,
     },
 
-    /// A parameter of `f64` is to have states in 8 bits, which `f64` does not support.
+    /// 8-bit states were requested for a parameter of `f64`, which does not support them.
     #[error("`theta` is f64, expected f32, bf16 or f16 for states in 8 bits")]
     EightBitStates,
 

@@ -297,8 +297,8 @@ typedef struct FusedAdamParam {
   void *copy;
   /**
    * The seed of the tensor's random bits, combined with the seed of the options. Give each
-   * tensor another one. States in 8 bits and corrections of 8 bits use it even if the options
-   * round to nearest.
+   * tensor a different one. States in 8 bits and corrections of 8 bits use it even if the
+   * options round to nearest.
    */
   uint64_t seed;
   /**
@@ -325,13 +325,13 @@ typedef struct FusedAdamParam {
    */
   int32_t copy_type;
   /**
-   * If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+   * If theta is bfloat16: the lower part of split master weights, with as many elements. The
    * step updates it. fused_adam_split_weights explains it. NULL for none.
    */
   void *correction;
   /**
-   * The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
-   * uint8_t.
+   * The number of bits of an element of correction: 16 for uint16_t, 8 for uint8_t, or 0 for no
+   * correction.
    */
   int32_t correction_bits;
 } FusedAdamParam;
@@ -409,13 +409,13 @@ typedef struct FusedAdamTensor {
    */
   int32_t zero_grad;
   /**
-   * If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+   * If theta is bfloat16: the lower part of split master weights, with as many elements. The
    * step updates it. Pass it in every step. fused_adam_split_weights explains it. NULL for none.
    */
   void *correction;
   /**
-   * The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
-   * uint8_t.
+   * The number of bits of an element of correction: 16 for uint16_t, 8 for uint8_t, or 0 for no
+   * correction.
    */
   int32_t correction_bits;
 } FusedAdamTensor;
@@ -1242,8 +1242,8 @@ FusedAdamStatus fused_adam_step_f16(const struct FusedAdamRule *rule,
  *   fused_adam_rule_initial_state with fused_adam_rule_encode_state, where it is not 0.
  *
  * States in 8 bits are rounded stochastically, with the seed of
- * fused_adam_options_round_stochastically, or 0. Give each tensor another seed. For other types
- * of theta and gradients, use fused_adam_step_all.
+ * fused_adam_options_round_stochastically, or 0. Give each tensor a different seed. For other
+ * types of theta and gradients, use fused_adam_step_all.
  *
  * # Safety
  *

@@ -47,8 +47,8 @@ pub struct FusedAdamParam {
     /// for none.
     pub copy: *mut c_void,
     /// The seed of the tensor's random bits, combined with the seed of the options. Give each
-    /// tensor another one. States in 8 bits and corrections of 8 bits use it even if the options
-    /// round to nearest.
+    /// tensor a different one. States in 8 bits and corrections of 8 bits use it even if the
+    /// options round to nearest.
     pub seed: u64,
     /// If the buffers are a part of a larger tensor, such as the shard of one machine: the index of
     /// their first element in the whole tensor. It only affects stochastic rounding, whose random
@@ -63,11 +63,11 @@ pub struct FusedAdamParam {
     pub state_type: i32,
     /// The FusedAdamType of copy, if it is not NULL: FUSED_ADAM_TYPE_BF16 or FUSED_ADAM_TYPE_F16.
     pub copy_type: i32,
-    /// If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+    /// If theta is bfloat16: the lower part of split master weights, with as many elements. The
     /// step updates it. fused_adam_split_weights explains it. NULL for none.
     pub correction: *mut c_void,
-    /// The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
-    /// uint8_t.
+    /// The number of bits of an element of correction: 16 for uint16_t, 8 for uint8_t, or 0 for no
+    /// correction.
     pub correction_bits: i32,
 }
 
@@ -459,8 +459,8 @@ pub unsafe extern "C" fn fused_adam_step_f16(
 ///   fused_adam_rule_initial_state with fused_adam_rule_encode_state, where it is not 0.
 ///
 /// States in 8 bits are rounded stochastically, with the seed of
-/// fused_adam_options_round_stochastically, or 0. Give each tensor another seed. For other types
-/// of theta and gradients, use fused_adam_step_all.
+/// fused_adam_options_round_stochastically, or 0. Give each tensor a different seed. For other
+/// types of theta and gradients, use fused_adam_step_all.
 ///
 /// # Safety
 ///

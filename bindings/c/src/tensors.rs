@@ -35,11 +35,11 @@ pub struct FusedAdamTensor {
     pub copy_type: i32,
     /// 1 to set the gradient to zero in the same pass, also if the step is skipped. 0 to leave it.
     pub zero_grad: i32,
-    /// If theta is bfloat16: what it lacks to be float master weights, in as many elements. The
+    /// If theta is bfloat16: the lower part of split master weights, with as many elements. The
     /// step updates it. Pass it in every step. fused_adam_split_weights explains it. NULL for none.
     pub correction: *mut c_void,
-    /// The number of bits of an element of correction, if it is not NULL: 16 for uint16_t or 8 for
-    /// uint8_t.
+    /// The number of bits of an element of correction: 16 for uint16_t, 8 for uint8_t, or 0 for no
+    /// correction.
     pub correction_bits: i32,
 }
 

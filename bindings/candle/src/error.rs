@@ -71,7 +71,7 @@ pub enum Error {
         expected: usize,
     },
 
-    /// A variable of `f64` is to have states in 8 bits, which `f64` does not support.
+    /// 8-bit states were requested for a variable of `f64`, which does not support them.
     #[error("variable `{variable}` is f64, expected f32, bf16 or f16 for states in 8 bits")]
     EightBitStates {
         /// The variable.

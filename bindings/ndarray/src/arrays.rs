@@ -112,18 +112,17 @@ impl<'a, T, G, S> ParamMut<'a, T, G, S> {
             Err(Error::Blocks { array, state, given: given.to_vec(), expected, len })
         };
         check("grad", self.grad.shape())?;
-        // The core checks the number of states.
-        for (of, state) in declared.iter().zip(&self.states) {
+        // The core checks the number of states, and that the rule exists.
+        let name = |number| declared.get(number).map_or("state", State::name);
+        for (number, state) in self.states.iter().enumerate() {
             if in_8_bits::<S>() {
-                check_blocks(of.name(), state.shape())?;
+                check_blocks(name(number), state.shape())?;
             } else {
-                check(of.name(), state.shape())?;
+                check(name(number), state.shape())?;
             }
         }
-        declared
-            .iter()
-            .zip(&self.f32_states)
-            .try_for_each(|(of, state)| check(of.name(), state.shape()))
+        let mut singles = self.f32_states.iter().enumerate();
+        singles.try_for_each(|(number, state)| check(name(number), state.shape()))
     }
 }
 
@@ -217,7 +216,8 @@ struct Slices<'a, T, G, S> {
 impl<'a, T: Element, G: Element, S: StateElement> Slices<'a, T, G, S> {
     fn of(borrowed: ParamMut<'a, T, G, S>, rounding: Rounding, parallel: bool) -> Self {
         let ParamMut { rule, t, seed, offset, theta, grad, states, f32_states, scalars } = borrowed;
-        let order = if f32_states.is_empty() {
+        // Blocks have the row-major order also beside states of `f32`, which the core refuses.
+        let order = if f32_states.is_empty() || !states.is_empty() {
             order::<T, S>(&theta, rounding)
         } else {
             order::<T, f32>(&theta, rounding)

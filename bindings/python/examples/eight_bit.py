@@ -445,7 +445,7 @@ def training_table(results: list[dict[str, Any]]) -> str:
     final = {(r["seed"], r["name"]): r["losses"][last] for r in results}
     steps = " | ".join(f"at {step}" for step in printed)
     lines = [
-        f"| states | held-out loss | beside f32 | {steps} |",
+        f"| states | held-out loss | minus f32 | {steps} |",
         "|---|---|---|" + "---|" * len(printed),
     ]
     for name in dict.fromkeys(result["name"] for result in results):
@@ -619,7 +619,7 @@ def speed(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Iterator[N
 def speed_table(rows: list[dict[str, Any]]) -> str:
     """The medians, and how many times as long as the 8-bit step of fused-adam."""
     lines = [
-        "| parameters | elements | optimizer | ms | ns an element | beside ours in 8 bits |",
+        "| parameters | elements | optimizer | ms | ns an element | ratio to 8 bit |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -272,6 +272,8 @@ fn correction_of<'py>(array: &Bound<'py, PyAny>) -> PyResult<OwnedView<'py>> {
     let owned = named("correction", array).map_err(|error| {
         let text = error.value(array.py()).to_string();
         let text = text.replace(FLOATS, "uint8 or uint16");
+        // DLPack's names.
+        let text = text.replace("f32, f64, bf16 or f16", "uint8 or uint16");
         PyErr::from_type(error.get_type(array.py()), text)
     })?;
     if !matches!(owned.view.kind, Kind::U8 | Kind::U16) {

@@ -543,6 +543,32 @@ def test_weights_that_are_refused():
         assert_same_contents(contents(optimizer), before)
 
 
+def test_weights_without_a_key():
+    """torch loads the others before it raises. Their corrections are set too."""
+    first, second = parameter(4), parameter(4)
+    network = model_of(a=first, b=second)
+    optimizer = fused.AdamW([("a", first), ("b", second)], master_weights="split32")
+    steps(first, optimizer, 1, 2)
+    values = torch.tensor([0.1, -0.3, 1e-3, 7.7])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        optimizer.set_fp32_model_state_dict(network, {"a": values})
+    assert_same_bits(optimizer.get_fp32_model_state_dict(network)["a"], values, "a")
+
+
+def test_weights_after_the_option_has_changed():
+    """A correction of another width is replaced, and one without the option is not used."""
+    weight, values = parameter(4), torch.tensor([0.1, -0.3, 1e-3, 7.7])
+    network = model_of(w=weight)
+    optimizer = fused.AdamW([("w", weight)], master_weights="split32")
+    optimizer.set_fp32_model_state_dict(network, {"w": values})
+    optimizer.param_groups[0]["master_weights"] = "split24"
+    optimizer.set_fp32_model_state_dict(network, {"w": values})
+    assert optimizer.state[weight]["correction"].dtype == torch.uint8
+    optimizer.param_groups[0]["master_weights"] = None
+    found = optimizer.get_fp32_model_state_dict(network)["w"]
+    assert_same_bits(found, weight.detach().float(), "without master weights")
+
+
 @options
 def test_special_values(option: str):
     # The last is between two numbers of ``bfloat16``. torch rounds it to the even one.

@@ -237,6 +237,34 @@ fn wrong_numbers_of_blocks_are_refused() {
     }
 }
 
+/// States of both types, more states than the rule has, and an unknown rule are errors, also if θ
+/// is not in row-major order.
+#[test]
+fn states_that_the_rule_does_not_have_are_refused() {
+    let grad = numbers::<f32>((5, 13), 1);
+    for layout in 0..3 {
+        let mut theta = laid_out(&grad, layout);
+        let (before, mut blocks) = (theta.clone(), [blocks(3), blocks(3), blocks(3)]);
+        let mut singles = [grad.clone(), grad.clone()];
+        let [m, v, other] = &mut blocks;
+        let [first, second] = &mut singles;
+        let options = StepOptions::default();
+        let param = |theta| ParamMut::new(0, 1, theta, &grad);
+        let both = param(&mut theta).with_state(&mut *m).with_state(&mut *v);
+        let both = both.with_f32_state(&mut *first).with_f32_state(&mut *second);
+        assert!(step_all(&[adamw()], &options, [both]).is_err());
+        let three = param(&mut theta).with_state(&mut *m).with_state(&mut *v).with_state(other);
+        assert!(step_all(&[adamw()], &options, [three]).is_err());
+        let unknown = ParamMut::new(1, 1, &mut theta, &grad).with_state(&mut *m);
+        assert!(step_all(&[adamw()], &options, [unknown]).is_err());
+        // A state in `f32` with another number of dimensions.
+        let mut line = Array1::<f32>::zeros(65);
+        let wrong = ParamMut::<f32, f32, f32>::new(1, 1, &mut theta, &grad).with_state(&mut line);
+        assert!(step_all(&[adamw()], &options, [wrong]).is_err());
+        assert_eq!(theta, before);
+    }
+}
+
 /// Takes steps `t` on a large and a small array, of these memory orders.
 fn train(
     opt: &mut ArrayOptimizer<AnyRule, Block8>,

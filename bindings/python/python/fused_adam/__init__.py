@@ -131,7 +131,7 @@ class Flat:
                 - ``clip_value`` then clamps each element of it to ± this bound. Default: no bound.
                 - ``seed`` turns on stochastic rounding of 16-bit arrays. Default: to nearest.
                 - ``offset`` is the index of the first element, if the arrays are a shard. It
-                  matters only with ``seed``. Default: 0.
+                  matters only where random bits are used. Default: 0.
                 - ``backend`` is the name of a backend. Default: ``"auto"``.
         """
         states = self.states.values()

@@ -78,8 +78,9 @@ class Rule:
                 States in 8 bits are always rounded stochastically, by default with the seed 0.
                 Default: rounding to nearest.
             offset: the index of the first element in the whole array, if the arrays are a shard.
-                The shard then has the random bits of the whole. It matters only with ``seed`` or
-                with states in 8 bits. With these it is a multiple of 32.
+                The shard then has the random bits of the whole. It matters only with ``seed``,
+                with a correction of 8 bits, or with states in 8 bits. With these it is a multiple
+                of 32.
             backend: ``"auto"``, ``"scalar"``, ``"wide"``, ``"native"``, ``"avx2"``, ``"avx512"`` or
                 ``"neon"``. All give the same bits. Default: ``"auto"``.
         """

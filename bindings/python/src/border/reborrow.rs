@@ -166,16 +166,35 @@ pub unsafe fn split(weights: View, theta: View, correction: View) -> Option<Resu
 ///
 /// # Safety
 ///
-/// The objects of the views stay alive until this returns, and nothing else changes `theta`, or
-/// uses `correction` or `weights` meanwhile. The types are as for [`split`].
+/// The objects of the views stay alive until this returns, and nothing else changes `theta` or
+/// `correction`, or uses `weights` meanwhile. The types are as for [`split`].
 pub unsafe fn join(theta: View, correction: View, weights: View) -> Option<Result<(), Error>> {
     if meet([&weights, &theta, &correction]) {
         return None;
     }
     // SAFETY: the contract of this function, and they do not overlap.
     unsafe {
-        Some(correction.correction_mut().join(theta.slice::<bf16>(), weights.slice_mut::<f32>()))
+        let (theta, to) = (theta.slice::<bf16>(), weights.slice_mut::<f32>());
+        Some(match correction.kind {
+            Kind::U8 => join_parts::<u8>(theta, correction.slice(), to),
+            _ => join_parts::<u16>(theta, correction.slice(), to),
+        })
     }
+}
+
+/// Joins weights. The core takes a mutable correction, so this passes a copy of each part.
+fn join_parts<L: Copy + Default>(theta: &[bf16], low: &[L], to: &mut [f32]) -> Result<(), Error>
+where
+    for<'a> Correction<'a>: From<&'a mut [L]>,
+{
+    const PART: usize = 1024;
+    for ((theta, low), to) in theta.chunks(PART).zip(low.chunks(PART)).zip(to.chunks_mut(PART)) {
+        let mut copy = [L::default(); PART];
+        let copy = &mut copy[..low.len()];
+        copy.copy_from_slice(low);
+        Correction::from(copy).join(theta, to)?;
+    }
+    Ok(())
 }
 
 /// Whether any two of three views overlap.

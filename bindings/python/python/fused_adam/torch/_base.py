@@ -299,7 +299,7 @@ class Fused(torch.optim.Optimizer):
         """Load the state of an optimizer: of this class, or of torch's class of the same name.
 
         Unlike torch's, it keeps the ``dtype`` in which states were saved, unless the optimizer has
-        a ``state_dtype`` or the parameter is of ``float16`` or ``float64``.
+        a ``state_dtype`` or the parameter is of ``float16`` or ``float64``, or has master weights.
 
         States that were saved in 8 bits are decoded if the optimizer has no ``state="8bit"``.
         Others are encoded if it has, rounded to nearest.
@@ -463,11 +463,16 @@ class Fused(torch.optim.Optimizer):
             name: value.float() if _is_half(value) else value
             for name, value in model.state_dict().items()
         }
+        groups = self._groups()
         for name, param in model.named_parameters(remove_duplicate=False):
             correction = self.state.get(param, {}).get("correction")
-            if isinstance(correction, Tensor) and param.dtype == torch.bfloat16:
+            has_one = _master_weights.dtype_of(param, groups.get(param, {})) is not None
+            if isinstance(correction, Tensor) and has_one:
                 found[name] = _master_weights.join(param, correction)
         return found
+
+    def _groups(self) -> dict[Tensor, dict[str, Any]]:
+        return {param: group for group in self.param_groups for param in group["params"]}
 
     @torch.no_grad()
     def set_fp32_model_state_dict(
@@ -486,9 +491,12 @@ class Fused(torch.optim.Optimizer):
 
         Raises:
             ValueError: if the weights of a parameter have another shape or other placements.
+            TypeError: if they are no tensor of floats.
+            RuntimeError: that of ``model.load_state_dict``, such as for a missing key. Other
+                parameters are loaded then, as by torch.
         """
         model = _master_weights.unwrapped(model)
-        groups = {param: group for group in self.param_groups for param in group["params"]}
+        groups = self._groups()
         found = []
         for name, param in model.named_parameters(remove_duplicate=False):
             group = groups.get(param)
@@ -505,13 +513,18 @@ class Fused(torch.optim.Optimizer):
                     f"parameter, expected those of {self._place_of(param)}"
                 )
             found.append((param, group, dtype, weights))
-        model.load_state_dict(state_dict)
-        for param, group, dtype, weights in found:
-            state = self.state[param]
-            if param.requires_grad:
-                # All of it, so that a distributed checkpoint that is loaded next finds it.
-                self._init_state(param, group, state)
-            state["correction"] = _master_weights.split(weights, param, dtype)
+        try:
+            model.load_state_dict(state_dict)
+        finally:
+            # Also after an error: torch may have loaded some parameters before it.
+            for param, group, dtype, weights in found:
+                state = self.state[param]
+                # It may be of another option.
+                state.pop("correction", None)
+                if param.requires_grad:
+                    # All of it, so that a distributed checkpoint that is loaded next finds it.
+                    self._init_state(param, group, state)
+                state["correction"] = _master_weights.split(weights, param, dtype)
 
     # Steps
 
