@@ -326,19 +326,19 @@ where
             Correction::Bits16(low) => {
                 I::prefetch(low, at + AHEAD * BLOCK, BLOCK);
                 let low = &low[at..at + BLOCK];
-                for part in 0..P {
+                for (part, to) in all.iter_mut().enumerate() {
                     let at = part * BLOCK / P;
                     let both = split::load16::<I::F32>(isa, &theta[at..], &low[at..]);
-                    all[part] = T::Float::from_singles::<I>(both);
+                    *to = T::Float::from_singles::<I>(both);
                 }
             }
             Correction::Bits8(low) => {
                 I::prefetch(low, at + AHEAD * BLOCK, BLOCK);
                 let low = &low[at..at + BLOCK];
-                for part in 0..P {
+                for (part, to) in all.iter_mut().enumerate() {
                     let at = part * BLOCK / P;
                     let both = split::load8::<I::F32>(isa, &theta[at..], &low[at..]);
-                    all[part] = T::Float::from_singles::<I>(both);
+                    *to = T::Float::from_singles::<I>(both);
                 }
             }
         }

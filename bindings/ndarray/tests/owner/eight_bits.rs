@@ -249,11 +249,12 @@ fn states_that_the_rule_does_not_have_are_refused() {
         let [m, v, other] = &mut blocks;
         let [first, second] = &mut singles;
         let options = StepOptions::default();
-        let param = |theta| ParamMut::new(0, 1, theta, &grad);
-        let both = param(&mut theta).with_state(&mut *m).with_state(&mut *v);
+        let both = ParamMut::new(0, 1, &mut theta, &grad);
+        let both = both.with_state(&mut *m).with_state(&mut *v);
         let both = both.with_f32_state(&mut *first).with_f32_state(&mut *second);
         assert!(step_all(&[adamw()], &options, [both]).is_err());
-        let three = param(&mut theta).with_state(&mut *m).with_state(&mut *v).with_state(other);
+        let three = ParamMut::new(0, 1, &mut theta, &grad);
+        let three = three.with_state(&mut *m).with_state(&mut *v).with_state(other);
         assert!(step_all(&[adamw()], &options, [three]).is_err());
         let unknown = ParamMut::new(1, 1, &mut theta, &grad).with_state(&mut *m);
         assert!(step_all(&[adamw()], &options, [unknown]).is_err());
