@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <math.h>
+#include <stddef.h>
 
 /* The memory that a step may write. The wrong calls must not write it. */
 static struct {
@@ -29,7 +30,8 @@ static void refuse(int line, FusedAdamStatus got, FusedAdamStatus code, const ch
     exit(1);
   }
   if (memcmp(&mine, &before, sizeof mine) != 0 ||
-      memcmp(&report, &report_before, sizeof report) != 0) {
+      /* Without the padding at the end. */
+      memcmp(&report, &report_before, offsetof(FusedAdamReport, skipped) + 1) != 0) {
     fprintf(stderr, "line %d: the call failed, but it wrote\n", line);
     exit(1);
   }
