@@ -16,6 +16,7 @@ mod split;
 mod state;
 mod status;
 mod step;
+mod step_one;
 mod tensors;
 mod text;
 mod threads;
@@ -32,6 +33,7 @@ pub use status::{
     FusedAdamStatus, fused_adam_last_error, fused_adam_last_status, fused_adam_status_name,
 };
 pub use step::*;
+pub use step_one::*;
 pub use tensors::*;
 pub use threads::{fused_adam_set_threads, fused_adam_threads};
 pub use version::*;
