@@ -17,6 +17,7 @@ mod param;
 mod pass;
 #[cfg(feature = "parallel")]
 mod pieces;
+mod set_states;
 mod shard;
 mod states;
 mod step_all;

@@ -49,7 +49,7 @@ use crate::step::Scalars;
 /// # Ok::<(), fused_adam::Error>(())
 /// ```
 pub struct Optimizer<R = AdamW> {
-    id: OptimizerId,
+    pub(super) id: OptimizerId,
     /// The rule of each group.
     pub(super) groups: Vec<R>,
     /// The rules with the learning rates of the step in progress.

@@ -102,7 +102,6 @@ impl<'s> States<'s> {
     }
 
     /// State number `i`, if there is one.
-    #[cfg(feature = "checkpoint")]
     pub fn get_mut(&mut self, i: usize) -> Option<ColumnMut<'_>> {
         let mut all: Columns<'_> = self.declared.iter().map(|_| ColumnMut::default()).collect();
         self.reborrow_to(&mut all);

@@ -12,5 +12,6 @@ mod gradients;
 mod outside;
 mod saving;
 mod schedules;
+mod set_states;
 mod step_all;
 mod torchs_layout;

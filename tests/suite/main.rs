@@ -17,6 +17,5 @@ mod sixteen_bits;
 mod split;
 #[cfg(feature = "parallel")]
 mod threads;
-mod tolerance;
 mod vectors;
 mod worked_examples;

@@ -243,6 +243,11 @@ impl CheckpointReader {
         self.metadata.offset_keys()
     }
 
+    /// The shape of a tensor in the file, or `None` if the file does not have it.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.metadata.info(name).map(|info| &*info.shape)
+    }
+
     fn description<R: DeserializeOwned>(&self) -> Result<Description<R>> {
         let Some(json) = self.metadata_of(KEY) else {
             return Err(self.format(format!("is not a checkpoint: its metadata lack `{KEY}`")));

@@ -37,6 +37,8 @@ pub struct CheckpointWriter<'a> {
     taken: HashSet<String>,
     /// An error if the checkpoint could not be loaded again.
     valid: std::result::Result<(), Error>,
+    /// The first shape that does not fit its tensor.
+    wrong_shape: Option<String>,
 }
 
 struct Saved<'a> {
@@ -207,7 +209,8 @@ impl<'a> CheckpointWriter<'a> {
         metadata: serde_json::Result<HashMap<String, String>>,
         valid: std::result::Result<(), Error>,
     ) -> Self {
-        CheckpointWriter { metadata, tensors: Vec::new(), taken: HashSet::new(), valid }
+        let (tensors, taken) = (Vec::new(), HashSet::new());
+        CheckpointWriter { metadata, tensors, taken, valid, wrong_shape: None }
     }
 
     /// Adds the states of a parameter, 8-bit states as blocks or `decoded`. For states that do not
@@ -232,9 +235,30 @@ impl<'a> CheckpointWriter<'a> {
         }
     }
 
-    /// Adds another tensor to the file under this name, such as the parameter itself.
+    /// Adds another tensor to the file under this name, such as the parameter itself. In the file
+    /// it has one dimension.
     pub fn with_tensor<E: Element>(mut self, name: &str, tensor: &'a [E]) -> Self {
         self.tensors.push(Saved::new(name.to_owned(), E::column(tensor)));
+        self
+    }
+
+    /// Adds another tensor of this shape. A shape with another number of elements is an error of
+    /// [`save`](Self::save).
+    pub fn with_shaped_tensor<E: Element>(
+        mut self,
+        name: &str,
+        shape: &[usize],
+        tensor: &'a [E],
+    ) -> Self {
+        let elements = shape.iter().try_fold(1, |product: usize, &n| product.checked_mul(n));
+        if elements != Some(tensor.len()) {
+            self.wrong_shape.get_or_insert_with(|| {
+                let len = tensor.len();
+                format!("the tensor `{name}` has {len} elements, expected those of {shape:?}")
+            });
+        }
+        let shape = shape.to_vec();
+        self.tensors.push(Saved { shape, ..Saved::new(name.to_owned(), E::column(tensor)) });
         self
     }
 
@@ -245,10 +269,10 @@ impl<'a> CheckpointWriter<'a> {
     /// # Errors
     ///
     /// [`CheckpointError::Invalid`] and [`CheckpointError::Format`] if the result could not be
-    /// loaded: a hyper-parameter outside its range, states of another rule, two tensors with one
-    /// name, a tensor with the name of a state that does not exist yet, a header above 100 MB, or
-    /// in torch's layout a step count of 9e15 or more. [`CheckpointError::Io`] if writing fails, or
-    /// on a big-endian machine.
+    /// loaded: a hyper-parameter outside its range, states of another rule, a shape with another
+    /// number of elements than its tensor, two tensors with one name, a tensor with the name of a
+    /// state that does not exist yet, a header above 100 MB, or in torch's layout a step count of
+    /// 9e15 or more. [`CheckpointError::Io`] if writing fails, or on a big-endian machine.
     ///
     /// After an error the old file is unchanged, with one exception: if only syncing the directory
     /// fails, the new file is already in place.
@@ -263,6 +287,9 @@ impl<'a> CheckpointWriter<'a> {
         // Wider types first, so that all tensors are aligned.
         self.tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
         let format = |why| CheckpointError::Format { path: path.to_owned(), why };
+        if let Some(wrong_shape) = self.wrong_shape {
+            return Err(format(wrong_shape));
+        }
         let mut names = HashSet::from(["__metadata__"]);
         if let Some(twice) = self.tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
             return Err(format(format!("there are two tensors `{}`", twice.name)));
