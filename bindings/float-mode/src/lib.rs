@@ -117,3 +117,8 @@ mod control {
 
     pub fn write(_: u64) {}
 }
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,8 @@
 //! A step of arrays whose states the caller stores. The arrays become slices with a common element
 //! order, and one step of the core updates all of them.
 
+use core::fmt::Display;
+
 use fused_adam::{
     Block8, Element, Parallelism, Report, Rounding, Rule, State, StateElement, StepOptions,
 };
@@ -96,34 +98,48 @@ impl<'a, T, G, S> ParamMut<'a, T, G, S> {
     where
         S: StateElement,
     {
-        let expected = self.theta.shape();
-        let check = |buffer, given: &[usize]| {
-            if given == expected {
-                return Ok(());
-            }
-            let (given, expected) = (given.to_vec(), expected.to_vec());
-            Err(Error::Shape { array, buffer, given, expected })
-        };
-        let check_blocks = |state, given: &[usize]| {
-            let (len, expected) = (self.theta.len(), S::slots(self.theta.len()));
-            if given == [expected] {
-                return Ok(());
-            }
-            Err(Error::Blocks { array, state, given: given.to_vec(), expected, len })
-        };
-        check("grad", self.grad.shape())?;
+        let theta = self.theta.shape();
+        check_shape(&array, "grad", self.grad.shape(), theta)?;
         // The core checks the number of states, and that the rule exists.
         let name = |number| declared.get(number).map_or("state", State::name);
         for (number, state) in self.states.iter().enumerate() {
-            if in_8_bits::<S>() {
-                check_blocks(name(number), state.shape())?;
-            } else {
-                check(name(number), state.shape())?;
-            }
+            check_state::<S>(&array, name(number), state.shape(), theta)?;
         }
         let mut singles = self.f32_states.iter().enumerate();
-        singles.try_for_each(|(number, state)| check(name(number), state.shape()))
+        singles.try_for_each(|(number, of)| check_shape(&array, name(number), of.shape(), theta))
     }
+}
+
+/// Checks that a buffer of this array has the expected shape.
+pub(crate) fn check_shape(
+    array: &dyn Display,
+    buffer: &'static str,
+    given: &[usize],
+    expected: &[usize],
+) -> Result<(), Error> {
+    if given == expected {
+        return Ok(());
+    }
+    let (array, given, expected) = (array.to_string(), given.to_vec(), expected.to_vec());
+    Err(Error::Shape { array, buffer, given, expected })
+}
+
+/// Checks that a state has the shape of θ, or in 8 bits one axis with all blocks.
+pub(crate) fn check_state<S: StateElement>(
+    array: &dyn Display,
+    state: &'static str,
+    given: &[usize],
+    theta: &[usize],
+) -> Result<(), Error> {
+    if !in_8_bits::<S>() {
+        return check_shape(array, state, given, theta);
+    }
+    let len: usize = theta.iter().product();
+    let expected = S::slots(len);
+    if given == [expected] {
+        return Ok(());
+    }
+    Err(Error::Blocks { array: array.to_string(), state, given: given.to_vec(), expected, len })
 }
 
 /// Whether states of this type are in 8 bits.
@@ -188,16 +204,18 @@ where
     Ok(report)
 }
 
-/// The element order in which an array is stepped. It is the memory order of θ. If the step uses
-/// random bits, it is row-major, because random bits depend on an element's index in row-major
-/// order. So it is with states in 8 bits, whose blocks have the elements in this order.
-pub(crate) fn order<T: Element, S: StateElement>(
+/// The element order in which an array is stepped, with states of this size per element or block.
+/// It is the memory order of θ. If the step uses random bits, it is row-major, because random bits
+/// depend on an element's index in row-major order. So it is with states in 8 bits, whose blocks
+/// have the elements in this order.
+pub(crate) fn order<T: Element>(
     theta: &ArrayRef<T, IxDyn>,
     rounding: Rounding,
+    state_bytes: usize,
 ) -> Order {
-    let in_16_bits = size_of::<T>() == 2 || size_of::<S>() == 2;
+    let in_16_bits = size_of::<T>() == 2 || state_bytes == 2;
     let random = rounding != Rounding::Nearest && in_16_bits;
-    if random || in_8_bits::<S>() { Order::default() } else { Order::of(theta) }
+    if random || state_bytes == size_of::<Block8>() { Order::default() } else { Order::of(theta) }
 }
 
 /// The buffers of one array, as slices with a common element order.
@@ -218,9 +236,9 @@ impl<'a, T: Element, G: Element, S: StateElement> Slices<'a, T, G, S> {
         let ParamMut { rule, t, seed, offset, theta, grad, states, f32_states, scalars } = borrowed;
         // Blocks have the row-major order also beside states of `f32`, which the core refuses.
         let order = if f32_states.is_empty() || !states.is_empty() {
-            order::<T, S>(&theta, rounding)
+            order(&theta, rounding, size_of::<S>())
         } else {
-            order::<T, f32>(&theta, rounding)
+            order(&theta, rounding, size_of::<f32>())
         };
         let states = states.into_iter().map(|state| SliceMut::of(state, &order, parallel));
         let singles = f32_states.into_iter().map(|state| SliceMut::of(state, &order, parallel));

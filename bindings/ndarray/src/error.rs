@@ -3,16 +3,16 @@
 /// The error of a step.
 ///
 /// Every check runs before the first write: after an error no array, step number or state has
-/// changed. Messages contain the index of the array in the list, counted from 0. A single array has
-/// index 0.
+/// changed. Messages contain the name of the array, or without a name its index in the list,
+/// counted from 0. A single array has index 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An array or a state has a different shape than `theta`. There is no broadcasting.
-    #[error("`{buffer}` of array number {array} has shape {given:?}, expected {expected:?}")]
+    #[error("`{buffer}` of array `{array}` has shape {given:?}, expected {expected:?}")]
     Shape {
-        /// The index of the array in the list.
-        array: usize,
+        /// The name of the array, or its index in the list.
+        array: String,
         /// `theta`, `grad` or the name of a state.
         buffer: &'static str,
         /// Its shape.
@@ -23,12 +23,12 @@ pub enum Error {
 
     /// A state in 8 bits does not have one axis with a block for each 32 elements of `theta`.
     #[error(
-        "`{state}` of array number {array} has shape {given:?}, expected [{expected}], the number \
-         of blocks of {len} elements"
+        "`{state}` of array `{array}` has shape {given:?}, expected [{expected}], the number of \
+         blocks of {len} elements"
     )]
     Blocks {
-        /// The index of the array in the list.
-        array: usize,
+        /// The name of the array, or its index in the list.
+        array: String,
         /// The name of the state.
         state: &'static str,
         /// Its shape.
@@ -39,26 +39,13 @@ pub enum Error {
         len: usize,
     },
 
-    /// A step got a different number of arrays than the optimizer has states for.
-    #[error("{given} {} given, expected {expected} as in the steps before", were(*given))]
-    Count {
-        /// The number of arrays in the call.
-        given: usize,
-        /// The number of arrays with states.
-        expected: usize,
-    },
-
-    /// The current rule of an array has other states than the optimizer stores.
-    #[error(
-        "array number {array} has the states {kept:?}, expected its rule's states {expected:?}"
-    )]
-    OtherStates {
-        /// The index of the array in the list.
-        array: usize,
-        /// The names of the stored states.
-        kept: Vec<&'static str>,
-        /// The names of the rule's states.
-        expected: Vec<&'static str>,
+    /// The optimizer has no array with this name.
+    #[error("there is no array `{array}`, expected {}", one_of(known))]
+    UnknownArray {
+        /// The name.
+        array: String,
+        /// The names of the arrays that were added.
+        known: Vec<String>,
     },
 
     /// An error of the core: in a hyper-parameter, the step number, the number of states, the
@@ -67,6 +54,10 @@ pub enum Error {
     Core(#[from] fused_adam::Error),
 }
 
-fn were(arrays: usize) -> &'static str {
-    if arrays == 1 { "array was" } else { "arrays were" }
+/// "one of `w`, `b`".
+fn one_of(known: &[String]) -> String {
+    match known {
+        [] => "one that was added".to_owned(),
+        known => format!("one of `{}`", known.join("`, `")),
+    }
 }

@@ -15,8 +15,8 @@
 //! # Ok::<(), fused_adam_ndarray::Error>(())
 //! ```
 //!
-//! [`ArrayOptimizer`] stores the states of a list of arrays. [`step_all`] steps a list of arrays
-//! whose states you store. Both update all arrays in one parallel region.
+//! [`ArrayOptimizer`] stores the states of named arrays, and saves them. [`step_all`] steps a list
+//! of arrays whose states you store. Both update all arrays in one parallel region.
 //!
 //! # Memory order
 //!
@@ -32,6 +32,9 @@
 //! index of an element in *logical*, row-major order. So they depend on the shape, but not on the
 //! memory order. For this, a step with stochastic rounding copies 16-bit arrays that are in another
 //! order.
+//!
+//! [`ArrayOptimizer`] stores states in the memory order of θ. If θ comes in another order than
+//! before, its states are rearranged once.
 //!
 //! # States in 8 bits
 //!
@@ -54,12 +57,15 @@
 //! # Ok::<(), fused_adam_ndarray::Error>(())
 //! ```
 //!
-//! `ArrayOptimizer<_, Block8>` keeps them, and leaves small arrays in `f32`.
+//! [`ArrayOptimizer::add_8bit`] chooses such states for large arrays. The name of an array is its
+//! seed.
 //!
 //! # Features
 //!
 //! - `parallel` (default): steps large arrays, and copies arrays where a copy is needed, on the
 //!   threads of the caller's rayon pool.
+//! - `checkpoint`: `save` and `load` of [`ArrayOptimizer`], with or without the arrays. The file
+//!   format is that of the core, candle and C.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -4,7 +4,7 @@
 
 use core::cmp::Reverse;
 
-use ndarray::{ArrayBase, ArrayD, ArrayRef, Axis, IxDyn, RawData};
+use ndarray::{ArrayBase, ArrayRef, ArrayViewD, Axis, IxDyn, RawData};
 
 /// An order of axes. The default is row-major order, which allocates nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,21 +37,22 @@ impl Order {
         if self.axes.is_empty() { array } else { array.permuted_axes(self.axes.as_slice()) }
     }
 
-    /// A new array of this shape in this memory order.
-    pub fn filled<T: Clone>(&self, shape: &[usize], value: T) -> ArrayD<T> {
+    /// A view of this shape on elements in this order: the inverse of [`arrange`](Self::arrange).
+    /// None for another number of elements.
+    pub fn view<'a, T>(&self, shape: &[usize], elements: &'a [T]) -> Option<ArrayViewD<'a, T>> {
         if self.axes.is_empty() {
-            return ArrayD::from_elem(shape, value);
+            return ArrayViewD::from_shape(shape, elements).ok();
         }
         let arranged: Vec<usize> = self.axes.iter().map(|&axis| shape[axis]).collect();
         let mut back = vec![0; shape.len()];
         for (place, &axis) in self.axes.iter().enumerate() {
             back[axis] = place;
         }
-        let mut array = ArrayD::from_elem(arranged, value).permuted_axes(back);
+        let mut view = ArrayViewD::from_shape(arranged, elements).ok()?.permuted_axes(back);
         for &axis in &self.backwards {
-            array.invert_axis(Axis(axis));
+            view.invert_axis(Axis(axis));
         }
-        array
+        Some(view)
     }
 }
 
@@ -61,18 +62,19 @@ mod tests {
 
     use super::*;
 
-    /// Arrays without gaps are slices once their axes are arranged. A new array has the order in
-    /// which it was made.
+    /// Arrays without gaps are slices once their axes are arranged. A view of the slice has the
+    /// order and the elements of the array.
     #[test]
     fn an_array_without_gaps_is_a_slice_in_its_order() {
-        let rows = Array::<f32, _>::zeros((2, 3, 4)).into_dyn();
+        let numbers = (0..24_u8).map(f32::from).collect();
+        let rows = Array::from_shape_vec((2, 3, 4), numbers).unwrap().into_dyn();
         let mut backwards = rows.clone();
         backwards.invert_axis(Axis(2));
         backwards.invert_axis(Axis(0));
         let thin = Array::<f32, _>::zeros((3, 1, 2).f()).into_dyn();
         for array in [
             rows.clone(),
-            Array::<f32, _>::zeros((2, 3, 4).f()).into_dyn(),
+            rows.clone().reversed_axes(),
             rows.clone().permuted_axes(&[1, 2, 0][..]),
             backwards.clone(),
             backwards.permuted_axes(&[2, 0, 1][..]),
@@ -83,8 +85,9 @@ mod tests {
             let order = Order::of(&array);
             let slice = order.arrange(array.view()).to_slice();
             assert_eq!(slice.map(<[f32]>::len), Some(array.len()), "{array:?}");
-            let new = order.filled(array.shape(), 1.0_f32);
-            assert_eq!((new.shape(), Order::of(&new)), (array.shape(), order), "{array:?}");
+            let view = order.view(array.shape(), slice.unwrap()).unwrap();
+            assert_eq!(view, array.view());
+            assert_eq!((Order::of(&view), view.as_ptr()), (order, array.as_ptr()), "{array:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 use crate::copy::copy;
 use crate::order::Order;
 
-const ROW_MAJOR: &str = "what is made by `from_elem` is in row-major order";
+pub const ROW_MAJOR: &str = "what is made by `from_elem` is in row-major order";
 
 /// An array that is read.
 pub enum Slice<'a, T> {
@@ -65,7 +65,8 @@ impl<'a, T: StateElement> SliceMut<'a, T> {
     }
 }
 
-fn copied<T: StateElement>(array: ArrayViewD<'_, T>, parallel: bool) -> ArrayD<T> {
+/// A copy in row-major order.
+pub fn copied<T: StateElement>(array: ArrayViewD<'_, T>, parallel: bool) -> ArrayD<T> {
     let mut to = ArrayD::from_elem(array.shape(), T::zeroed());
     copy(array, to.view_mut(), parallel);
     to

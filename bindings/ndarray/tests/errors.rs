@@ -40,24 +40,24 @@ struct Arguments {
 const TABLE: [Bad; 11] = [
     (
         |call| call.arrays.grad = Dyn::zeros(IxDyn(&[3, 2])),
-        "`grad` of array number 0 has shape [3, 2], expected [2, 3]",
+        "`grad` of array `0` has shape [3, 2], expected [2, 3]",
     ),
     (
         |call| call.arrays.grad = Dyn::zeros(IxDyn(&[6])),
-        "`grad` of array number 0 has shape [6], expected [2, 3]",
+        "`grad` of array `0` has shape [6], expected [2, 3]",
     ),
     (
         // ndarray's own arithmetic would broadcast it.
         |call| call.arrays.grad = Dyn::zeros(IxDyn(&[3])),
-        "`grad` of array number 0 has shape [3], expected [2, 3]",
+        "`grad` of array `0` has shape [3], expected [2, 3]",
     ),
     (
         |call| call.arrays.m = Dyn::zeros(IxDyn(&[2, 2])),
-        "`m` of array number 0 has shape [2, 2], expected [2, 3]",
+        "`m` of array `0` has shape [2, 2], expected [2, 3]",
     ),
     (
         |call| call.arrays.v = Dyn::zeros(IxDyn(&[])),
-        "`v` of array number 0 has shape [], expected [2, 3]",
+        "`v` of array `0` has shape [], expected [2, 3]",
     ),
     (|call| call.states = 1, r#"state `v` is missing, expected the states `m`, `v`"#),
     (|call| call.states = 3, r#"3 states were given, expected the states `m`, `v`"#),
@@ -124,10 +124,10 @@ fn a_list_is_checked_before_the_first_of_it_is_written() {
             ParamMut::new(0, 1, theta, grad).with_state(m).with_state(v)
         });
         let error = step_all(&rules, &options, [a, b]).unwrap_err();
-        let message = "`grad` of array number 1 has shape [1, 2, 3], expected [2, 3]";
+        let message = "`grad` of array `1` has shape [1, 2, 3], expected [2, 3]";
         assert_eq!(error.to_string(), message);
         let (given, expected) = (vec![1, 2, 3], vec![2, 3]);
-        assert_eq!(error, Error::Shape { array: 1, buffer: "grad", given, expected });
+        assert_eq!(error, Error::Shape { array: "1".into(), buffer: "grad", given, expected });
     }
     assert_eq!((a, b), before);
 }

@@ -1,12 +1,16 @@
 //! States in 8 bits: steps are bit-identical to the core's on row-major copies, in any memory order
 //! of θ. Also which arrays keep states of `f32`, and wrong calls.
 
+use std::ops::Range;
+
 use fused_adam_ndarray::fused_adam::{
-    self, AdaGrad, AdaMax, AdamW, AnyRule, Backend, Block8, ClipNorm, Element, Flat, Parallelism,
-    RmsProp, Rule, Sgd, StateElement, StepOptions, bf16, bytemuck, f16,
+    self, AdaGrad, AdaMax, AdamW, AnyRule, Backend, Block8, ClipNorm, Element, Flat, GroupId,
+    Optimizer, Parallelism, RmsProp, Rule, Sgd, StateElement, StepOptions, bf16, f16,
 };
 use fused_adam_ndarray::{ArrayOptimizer, Error, Pair, ParamMut, step_all, step_with};
-use ndarray::{Array1, Array2, ArrayD, ArrayViewD, Axis, ShapeBuilder, s};
+use ndarray::{Array1, Array2, ArrayD, Axis, s};
+
+use crate::common::{bits, laid_out, numbers};
 
 /// Rules with zero to three states, with every kind of state and with another initial value.
 fn rules() -> [AnyRule; 6] {
@@ -18,37 +22,6 @@ fn rules() -> [AnyRule; 6] {
         AdaGrad { initial_accumulator_value: 0.3, ..AdaGrad::default() }.into(),
         RmsProp { centered: true, momentum: 0.5, ..RmsProp::default() }.into(),
     ]
-}
-
-/// A number for each element that differs from those around it.
-fn number<T: Element>(i: usize, j: usize, t: u64) -> T {
-    T::from_f64(((i * 31 + j * 7 + t as usize * 13) % 47) as f64 / 23.0 - 1.0)
-}
-
-fn numbers<T: Element>((rows, columns): (usize, usize), t: u64) -> Array2<T> {
-    Array2::from_shape_fn((rows, columns), |(i, j)| number(i, j, t))
-}
-
-/// The same elements with these strides.
-fn laid_out<T: Element>(of: &Array2<T>, layout: usize) -> Array2<T> {
-    let zero = T::from_f64(0.0);
-    let mut array = match layout {
-        0 => Array2::from_elem(of.raw_dim(), zero),
-        1 => Array2::from_elem(of.raw_dim().f(), zero),
-        _ => {
-            let mut array = Array2::from_elem(of.raw_dim().f(), zero);
-            array.invert_axis(Axis(0));
-            array
-        }
-    };
-    array.assign(of);
-    array
-}
-
-/// The bits in row-major order.
-fn bits<'a, T: Element>(elements: impl IntoIterator<Item = &'a T>) -> Vec<u8> {
-    let elements: Vec<T> = elements.into_iter().copied().collect();
-    bytemuck::cast_slice(&elements).to_vec()
 }
 
 fn blocks(number: usize) -> Array1<Block8> {
@@ -220,10 +193,10 @@ fn wrong_numbers_of_blocks_are_refused() {
     let grad = numbers::<f32>((5, 13), 1);
     let zeros = |shape: &[usize]| ArrayD::<Block8>::from_elem(shape, [0; 33]);
     for (m, v, found) in [
-        (&[2][..], &[3][..], "`m` of array number 0 has shape [2]"),
-        (&[3], &[4], "`v` of array number 0 has shape [4]"),
-        (&[5, 13], &[5, 13], "`m` of array number 0 has shape [5, 13]"),
-        (&[3], &[3, 1], "`v` of array number 0 has shape [3, 1]"),
+        (&[2][..], &[3][..], "`m` of array `0` has shape [2]"),
+        (&[3], &[4], "`v` of array `0` has shape [4]"),
+        (&[5, 13], &[5, 13], "`m` of array `0` has shape [5, 13]"),
+        (&[3], &[3, 1], "`v` of array `0` has shape [3, 1]"),
     ] {
         let (mut theta, mut m, mut v) = (grad.clone(), zeros(m), zeros(v));
         let before = (theta.clone(), m.clone(), v.clone());
@@ -266,127 +239,133 @@ fn states_that_the_rule_does_not_have_are_refused() {
     }
 }
 
-/// Takes steps `t` on a large and a small array, of these memory orders.
-fn train(
-    opt: &mut ArrayOptimizer<AnyRule, Block8>,
-    [w, b]: [&mut Array2<f32>; 2],
-    steps: [u64; 2],
-) {
-    for t in steps[0]..steps[1] {
+/// Takes steps on a large and a small array.
+fn train(opt: &mut ArrayOptimizer<AnyRule>, [w, b]: [&mut Array2<f32>; 2], steps: Range<u64>) {
+    for t in steps {
         let (w_grad, b_grad) = (numbers::<f32>((9, 31), t), numbers::<f32>((4, 8), t));
-        opt.step_mixed([Pair::new(w, &w_grad), Pair::new(b, &b_grad)]).unwrap();
+        opt.step([Pair::new("w", w, &w_grad), Pair::new("b", b, &b_grad)]).unwrap();
     }
+}
+
+/// The seed of an array's random bits in the core, by its name.
+fn seed(name: &str) -> u64 {
+    let mut core = Optimizer::new(adamw()).unwrap();
+    let id = core.add::<f32>(GroupId::default(), name, 1).unwrap();
+    core.seed(id, 0).unwrap()
 }
 
 #[test]
 fn an_optimizer_keeps_small_arrays_in_f32() {
     for rule in rules() {
-        let mut opt = ArrayOptimizer::<_, Block8>::new(rule).unwrap().with_min_8bit_size(33);
+        let mut opt = ArrayOptimizer::new(rule).unwrap();
         let (w, b) = (numbers::<f32>((9, 31), 0), numbers::<f32>((4, 8), 0));
         let mut plain: Vec<f32> = w.iter().copied().collect();
         let mut plain_b: Vec<f32> = b.iter().copied().collect();
         let (mut w, mut b) = (laid_out(&w, 1), laid_out(&b, 1));
-        train(&mut opt, [&mut w, &mut b], [1, 4]);
+        opt.add_8bit(GroupId::default(), "w", &w, 33).unwrap();
+        opt.add_8bit(GroupId::default(), "b", &b, 33).unwrap();
+        train(&mut opt, [&mut w, &mut b], 1..4);
 
         let (mut states, mut states_b) = (initial::<Block8>(rule, 279), initial::<f32>(rule, 32));
         for t in 1..4 {
             let grad: Vec<f32> = numbers((9, 31), t).iter().copied().collect();
-            core_step((rule, t, 0), &mut plain, &grad, &mut states);
+            core_step((rule, t, seed("w")), &mut plain, &grad, &mut states);
             let grad: Vec<f32> = numbers((4, 8), t).iter().copied().collect();
-            core_step((rule, t, 1), &mut plain_b, &grad, &mut states_b);
+            core_step((rule, t, seed("b")), &mut plain_b, &grad, &mut states_b);
         }
         assert!(bits(&w) == bits(&plain) && bits(&b) == bits(&plain_b), "{rule:?}");
         for (i, of) in rule.states().iter().enumerate() {
             let (name, place) = (of.name(), format!("{} of {rule:?}", of.name()));
-            assert!(opt.state(0, name).unwrap().as_slice() == Some(&states[i]), "{place}");
-            let state = opt.f32_state(1, name).unwrap();
+            assert!(opt.state("w", name).unwrap().as_slice() == Some(&states[i]), "{place}");
+            let state = opt.state::<f32>("b", name).unwrap();
             assert_eq!(bits(&state), bits(&states_b[i]), "{place}");
             // In the memory order of θ, so that it is stepped in place.
             assert_eq!(state.strides(), b.strides());
-            assert!(opt.state(1, name).is_none() && opt.f32_state(0, name).is_none());
+            assert!(opt.state::<Block8>("b", name).is_none(), "{place}");
+            assert!(opt.state::<f32>("w", name).is_none(), "{place}");
         }
     }
 }
 
-/// Arrays of one size have different random bits, by their index in the list.
 #[test]
-fn seeds_are_the_indices() {
-    let rule = adamw();
-    let mut opt = ArrayOptimizer::<_, Block8>::new(rule).unwrap().with_min_8bit_size(0);
-    let grad = numbers::<f32>((9, 31), 1);
-    let (mut a, mut b) = (grad.clone(), grad.clone());
-    opt.step_mixed([Pair::new(&mut a, &grad), Pair::new(&mut b, &grad)]).unwrap();
-    let [first, second] = [0, 1].map(|array| opt.state(array, "m").unwrap());
-    assert_ne!(first, second);
-    let mut states = initial::<Block8>(rule, 279);
-    core_step(
-        (rule, 1, 1),
-        &mut grad.as_slice().unwrap().to_vec(),
-        grad.as_slice().unwrap(),
-        &mut states,
-    );
-    assert!(second.as_slice() == Some(&states[0]));
-}
-
-#[test]
-fn default_size_and_memory() {
-    let mut opt = ArrayOptimizer::<_, Block8>::new(adamw()).unwrap();
+fn the_least_size_counts_elements() {
+    let mut opt = ArrayOptimizer::new(adamw()).unwrap();
     let [mut large, mut small] = [4096, 4095].map(|len| Array1::from_elem(len, bf16::ZERO));
+    opt.add_8bit(GroupId::default(), "large", &large, 4096).unwrap();
+    opt.add_8bit(GroupId::default(), "small", &small, 4096).unwrap();
     let (large_grad, small_grad) = (large.map(|_| bf16::ONE), small.map(|_| bf16::ONE));
-    let pairs = [Pair::new(&mut large, &large_grad), Pair::new(&mut small, &small_grad)];
-    opt.step_mixed(pairs).unwrap();
-    assert!(opt.f32_state(1, "v").is_some_and(|v: ArrayViewD<'_, f32>| v.len() == 4095));
-    let (_, _, states) = opt.into_parts();
-    let size: usize = states[0].iter().map(|state| size_of_val(state.as_slice().unwrap())).sum();
-    assert_eq!(size, 2 * (4096 + 128));
-    assert!(states[1].is_empty());
+    let large = Pair::new("large", &mut large, &large_grad);
+    opt.step([large, Pair::new("small", &mut small, &small_grad)]).unwrap();
+    assert!(opt.state::<f32>("small", "v").is_some_and(|v| v.len() == 4095));
+    assert!(opt.state::<Block8>("large", "v").is_some_and(|v| v.len() == 128));
 }
 
+/// Another shape with as many blocks is an error, before the first step and after it.
 #[test]
-fn it_goes_on_from_its_parts() {
-    for rule in rules() {
-        let new = || ArrayOptimizer::<_, Block8>::new(rule).unwrap().with_min_8bit_size(33);
-        let start = || (numbers::<f32>((9, 31), 0), numbers::<f32>((4, 8), 0));
-        let ((mut w, mut b), mut whole) = (start(), new());
-        train(&mut whole, [&mut w, &mut b], [1, 8]);
+fn shapes_are_those_of_the_arrays() {
+    let (mut theta, mut other) = (numbers::<f32>((8, 8), 0), numbers::<f32>((4, 16), 0));
+    let (grad, other_grad, before) = (theta.clone(), other.clone(), other.clone());
+    let mut opt = ArrayOptimizer::new(adamw()).unwrap();
+    opt.add_8bit(GroupId::default(), "w", &theta, 0).unwrap();
+    for _ in 0..2 {
+        let error = opt.step([Pair::new("w", &mut other, &other_grad)]).unwrap_err();
+        let message = "`theta` of array `w` has shape [4, 16], expected [8, 8]";
+        assert_eq!(error.to_string(), message);
+        opt.step([Pair::new("w", &mut theta, &grad)]).unwrap();
+    }
+    assert_eq!((other, opt.t("w")), (before, Some(2)));
+}
 
-        let ((mut other_w, mut other_b), mut opt) = (start(), new());
-        train(&mut opt, [&mut other_w, &mut other_b], [1, 5]);
-        let singles = opt.f32_states();
-        let (rules, t, states) = opt.into_parts();
-        let opt = ArrayOptimizer::resume(rules[0], t, states).unwrap();
-        let mut opt = opt.with_f32_states(singles).unwrap();
-        train(&mut opt, [&mut other_w, &mut other_b], [5, 8]);
+/// States out of one optimizer and into another: the run continues with the same bits.
+#[test]
+fn states_are_taken_over() {
+    for rule in rules() {
+        let new = |w: &Array2<f32>, b: &Array2<f32>| {
+            let mut opt = ArrayOptimizer::new(rule).unwrap();
+            opt.add_8bit(GroupId::default(), "w", w, 33).unwrap();
+            opt.add_8bit(GroupId::default(), "b", b, 33).unwrap();
+            opt
+        };
+        let (mut w, mut b) = (numbers::<f32>((9, 31), 0), laid_out(&numbers((4, 8), 0), 2));
+        let mut whole = new(&w, &b);
+        train(&mut whole, [&mut w, &mut b], 1..5);
+        let mut opt = new(&w, &b);
+        let states: Vec<_> = rule.states().iter().map(|of| of.name()).collect();
+        let blocks: Vec<_> =
+            states.iter().map(|of| whole.state::<Block8>("w", of).unwrap()).collect();
+        let blocks: Vec<_> = blocks.iter().map(|state| &**state).collect();
+        opt.set_states("w", 4, &[], &blocks).unwrap();
+        let singles: Vec<_> =
+            states.iter().map(|of| whole.state::<f32>("b", of).unwrap()).collect();
+        let singles: Vec<_> = singles.iter().map(|state| &**state).collect();
+        opt.set_states("b", 4, &[], &singles).unwrap();
+
+        let (mut other_w, mut other_b) = (w.clone(), b.clone());
+        train(&mut whole, [&mut w, &mut b], 5..8);
+        train(&mut opt, [&mut other_w, &mut other_b], 5..8);
         assert!(bits(&w) == bits(&other_w) && bits(&b) == bits(&other_b), "{rule:?}");
-        assert_eq!((opt.t(), opt.f32_states()), (7, whole.f32_states()));
-        assert!(opt.into_parts().2 == whole.into_parts().2, "{rule:?}");
+        assert_eq!((opt.t("w"), opt.steps()), (Some(7), 7));
+        for of in states {
+            assert!(opt.state::<Block8>("w", of) == whole.state("w", of), "{of} of {rule:?}");
+            assert_eq!(opt.state::<f32>("b", of), whole.state("b", of), "{of} of {rule:?}");
+        }
     }
 }
 
 /// After each of these errors nothing has changed.
 #[test]
 fn states_that_do_not_fit_are_refused() {
-    let rule = adamw();
-    let grad = numbers::<f32>((5, 13), 1);
-    let mut theta = grad.clone();
-    let eight = |len| vec![blocks(len).into_dyn(), blocks(len).into_dyn()];
-    let single = |shape: &[usize]| vec![ArrayD::<f32>::zeros(shape), ArrayD::zeros(shape)];
-    let mut step = |states, singles: Vec<ArrayD<f32>>| {
-        let opt = ArrayOptimizer::resume(rule, 1, vec![states])?;
-        let mut opt = opt.with_f32_states([singles])?;
-        opt.step_mixed([Pair::new(&mut theta, &grad)]).map(|_| ())
-    };
-    let wrong = &format!("`m` of array number 0 has shape [2], {EXPECTED}");
-    for (states, singles, message) in [
-        (eight(2), vec![], &wrong[..]),
-        (vec![], vec![], "state `m` is missing, expected the states `m`, `v`"),
-        (eight(3), single(&[5, 13]), "4 states were given, expected the states `m`, `v`"),
-        (vec![], single(&[65]), "`theta` of array number 0 has shape [5, 13], expected [65]"),
+    let theta = numbers::<f32>((5, 13), 1);
+    let mut opt = ArrayOptimizer::new(adamw()).unwrap();
+    opt.add_8bit(GroupId::default(), "w", &theta, 0).unwrap();
+    let (three, two) = (blocks(3), blocks(2));
+    for (states, message) in [
+        (&[&*two, &three][..], &format!("`m` of array `w` has shape [2], {EXPECTED}")[..]),
+        (&[&three], "parameter `w`: state `v` is missing, expected the states `m`, `v`"),
     ] {
-        assert_eq!(step(states, singles).unwrap_err().to_string(), message);
+        assert_eq!(opt.set_states("w", 1, &[], states).unwrap_err().to_string(), message);
     }
-    assert_eq!(theta, grad);
-    let opt = ArrayOptimizer::<_, Block8>::resume(rule, 1, vec![eight(3)]).unwrap();
-    let refused = opt.with_f32_states([]).unwrap_err();
-    assert_eq!(refused.to_string(), "0 arrays were given, expected 1 as in the steps before");
+    let error = opt.set_states("w", 1, &[], &[&*theta, &theta]).unwrap_err();
+    assert_eq!(error.to_string(), "`m` of parameter `w` is f32, expected 8 bits");
+    assert!(opt.t("w") == Some(0) && opt.state::<Block8>("w", "m").is_none());
 }
