@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use candle_core::{CpuStorage, DType, Tensor, WithDType};
-use fused_adam::{CheckpointReader, Element};
+use fused_adam::{AnyRule, CheckpointError, CheckpointReader, Element, Optimizer as Core};
 
 use crate::elements::{TensorName, part, part_mut};
 use crate::locks::{self, Readers};
 use crate::variables::{Variable, Variables};
-use crate::{Error, Optimizer};
+use crate::{Config, Error, Optimizer};
 
-impl<C> Optimizer<C> {
+impl<C: Config> Optimizer<C> {
     /// Saves the states to a file: tensors `<name>.<state>` such as `0.m`, and in the metadata the
     /// rule and the step number of each variable. The new file replaces an older one only when it
     /// is complete.
@@ -28,20 +28,29 @@ impl<C> Optimizer<C> {
     }
 
     /// Loads a file of [`save`](Self::save) or [`save_with_variables`](Self::save_with_variables):
-    /// the states, the step numbers and the hyper-parameters of the rule, including the learning
+    /// the states, the step numbers and the hyper-parameters of each group, including the learning
     /// rate. Variables are matched by name. If the names are numbers, pass the variables to the
-    /// optimizer in the same order as before.
+    /// optimizer in the same order as before. Add groups in the same order, too.
     ///
     /// # Errors
     ///
-    /// [`Error::Checkpoint`] if the file is not a checkpoint, or has another rule, other variables,
-    /// or variables of another type or length. Nothing has changed in that case.
+    /// [`Error::Checkpoint`] if the file is not a checkpoint, or has other rules, groups or
+    /// variables, variables of another type or length, or states of another type.
+    /// [`Error::NoStates`] if it has only variables, such as a file of
+    /// [`VarMap::save`](candle_nn::VarMap::save). Nothing has changed in these cases.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        self.variables.load(path.as_ref())
+        self.variables.load(path.as_ref())?;
+        self.refresh_params();
+        Ok(())
     }
 
-    /// Saves the states as [`save`](Self::save) does, and the variables to the same file, flat,
-    /// under their names. A crash cannot leave a mixture of old states and new variables.
+    /// Saves the states as [`save`](Self::save) does, and the variables to the same file, under
+    /// their names and with their shapes. A crash cannot leave a mixture of old states and new
+    /// variables.
+    ///
+    /// candle reads the variables from this file too: with
+    /// [`VarMap::load`](candle_nn::VarMap::load) or `VarBuilder::from_mmaped_safetensors`, for a
+    /// program that only runs the model.
     ///
     /// ```
     /// # use candle_core::{Device, Var};
@@ -75,9 +84,12 @@ impl<C> Optimizer<C> {
     ///
     /// # Errors
     ///
-    /// As for [`load`](Self::load). Then nothing has changed.
+    /// As for [`load`](Self::load), and [`Error::Checkpoint`] if the file lacks a variable or has
+    /// it with another shape. Then nothing has changed.
     pub fn load_with_variables(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        self.variables.load_with_variables(path.as_ref())
+        self.variables.load_with_variables(path.as_ref())?;
+        self.refresh_params();
+        Ok(())
     }
 }
 
@@ -87,19 +99,28 @@ impl Variables {
     }
 
     fn load(&mut self, path: &Path) -> Result<(), Error> {
-        Ok(CheckpointReader::open(path)?.load(&mut self.core)?)
+        load_states(&mut CheckpointReader::open(path)?, &mut self.core)
     }
 
     fn save_with_variables(&self, path: &Path) -> Result<(), Error> {
         let readers = Readers::new(self.all.iter().map(|of| (of.address, of.var.as_tensor())));
         let mut writer = self.core.checkpoint();
         for Variable { name, var, address, .. } in &self.all {
+            let dims = var.dims();
             let what = TensorName::Variable(name);
             writer = match readers.get(*address, what)? {
-                CpuStorage::F32(all) => writer.with_tensor(name, part(all, what, var)?),
-                CpuStorage::F64(all) => writer.with_tensor(name, part(all, what, var)?),
-                CpuStorage::BF16(all) => writer.with_tensor(name, part(all, what, var)?),
-                CpuStorage::F16(all) => writer.with_tensor(name, part(all, what, var)?),
+                CpuStorage::F32(all) => {
+                    writer.with_shaped_tensor(name, dims, part(all, what, var)?)
+                }
+                CpuStorage::F64(all) => {
+                    writer.with_shaped_tensor(name, dims, part(all, what, var)?)
+                }
+                CpuStorage::BF16(all) => {
+                    writer.with_shaped_tensor(name, dims, part(all, what, var)?)
+                }
+                CpuStorage::F16(all) => {
+                    writer.with_shaped_tensor(name, dims, part(all, what, var)?)
+                }
                 other => return Err(what.wrong_type(other)),
             };
         }
@@ -110,6 +131,7 @@ impl Variables {
         let mut file = CheckpointReader::open(path)?;
         let mut loaded = Vec::with_capacity(self.all.len());
         for of in &self.all {
+            check_shape(&file, path, of)?;
             let theta = match of.var.dtype() {
                 DType::F64 => CpuStorage::F64(read(&mut file, of)?),
                 DType::BF16 => CpuStorage::BF16(read(&mut file, of)?),
@@ -133,12 +155,44 @@ impl Variables {
                     (other, _) => return Err(TensorName::Variable(&of.name).wrong_type(other)),
                 });
             }
-            file.load(core)?;
+            load_states(&mut file, core)?;
             for write in writes {
                 write();
             }
             Ok(())
         })?
+    }
+}
+
+/// Loads the states. Its error tells a file of variables from one that is damaged.
+fn load_states(file: &mut CheckpointReader, core: &mut Core<AnyRule>) -> Result<(), Error> {
+    file.load(core).map_err(|source| {
+        let is_variable = |name: &str| core.id(name).is_some();
+        let is_state = |name: &str| name.rsplit_once('.').is_some_and(|(of, _)| is_variable(of));
+        let names = file.names();
+        let any = |is: &dyn Fn(&str) -> bool| names.iter().any(|name| is(name));
+        match source {
+            CheckpointError::Format { .. } if any(&is_variable) && !any(&is_state) => {
+                Error::NoStates { source }
+            }
+            source => Error::Checkpoint(source),
+        }
+    })
+}
+
+/// Checks that a variable has this shape in the file. The error for a missing one is that of
+/// [`read`].
+fn check_shape(file: &CheckpointReader, path: &Path, of: &Variable) -> Result<(), Error> {
+    match file.shape(&of.name) {
+        Some(shape) if shape != of.var.dims() => {
+            Err(Error::Checkpoint(CheckpointError::Mismatch {
+                path: path.to_owned(),
+                what: format!("the shape of `{}`", of.name),
+                found: format!("{shape:?}"),
+                expected: format!("{:?}", of.var.dims()),
+            }))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -2,45 +2,88 @@
 //! optimizer.
 
 use candle_nn::ParamsAdamW;
-use fused_adam::{Adam, AdamW, AnyRule};
+use fused_adam::{Adam, AdamW, AnyRule, Sgd};
 
 /// The `Config` of an [`Optimizer`](crate::Optimizer): a type that converts to a rule with its
 /// hyper-parameters.
 ///
-/// Every rule of fused-adam implements it, as do [`AnyRule`] and candle's [`ParamsAdamW`], which
-/// converts to AdamW.
-pub trait Config: Sized {
+/// Every rule of fused-adam implements it, as do [`AnyRule`], [`ParamsAdam`], and the types that
+/// candle's own optimizers take: [`ParamsAdamW`] for AdamW, and `f64`, the learning rate, for SGD
+/// without momentum.
+pub trait Config: Clone {
     /// Converts to a rule. The caller checks it.
     fn into_rule(self) -> AnyRule;
-}
 
-/// Implements the trait for types with a conversion. (A blanket implementation would conflict with
-/// that for [`ParamsAdamW`].)
-macro_rules! config {
-    ($type:ty) => {
-        impl Config for $type {
-            fn into_rule(self) -> AnyRule {
-                self.into()
-            }
-        }
-    };
+    /// Takes the hyper-parameters of a rule of the kind that [`into_rule`](Self::into_rule)
+    /// returns. [`params`](crate::Optimizer::params) shows them after the learning rate has been
+    /// set or a checkpoint has been loaded. Of a rule of another kind it takes nothing.
+    fn set_from_rule(&mut self, rule: &AnyRule);
 }
 
 /// Implements the trait for the table of rules.
 macro_rules! configs {
-    ($($name:ident: $Rule:ident),* $(,)?) => {
-        $(config!(fused_adam::$Rule);)*
-    };
+    ($($name:ident: $Rule:ident),* $(,)?) => {$(
+        impl Config for fused_adam::$Rule {
+            fn into_rule(self) -> AnyRule {
+                self.into()
+            }
+
+            fn set_from_rule(&mut self, rule: &AnyRule) {
+                if let AnyRule::$Rule(rule) = rule {
+                    *self = *rule;
+                }
+            }
+        }
+    )*};
 }
 
 fused_adam::for_each_rule!(configs);
-config!(AnyRule);
-config!(ParamsAdam);
+
+impl Config for AnyRule {
+    fn into_rule(self) -> AnyRule {
+        self
+    }
+
+    fn set_from_rule(&mut self, rule: &AnyRule) {
+        *self = *rule;
+    }
+}
+
+impl Config for f64 {
+    fn into_rule(self) -> AnyRule {
+        Sgd { lr: self, ..Sgd::default() }.into()
+    }
+
+    fn set_from_rule(&mut self, rule: &AnyRule) {
+        if let AnyRule::Sgd(rule) = rule {
+            *self = rule.lr;
+        }
+    }
+}
 
 impl Config for ParamsAdamW {
     fn into_rule(self) -> AnyRule {
         let ParamsAdamW { lr, beta1, beta2, eps, weight_decay } = self;
         AdamW { lr, beta1, beta2, eps, weight_decay, ..AdamW::default() }.into()
+    }
+
+    fn set_from_rule(&mut self, rule: &AnyRule) {
+        if let AnyRule::AdamW(AdamW { lr, beta1, beta2, eps, weight_decay, .. }) = *rule {
+            *self = ParamsAdamW { lr, beta1, beta2, eps, weight_decay };
+        }
+    }
+}
+
+impl Config for ParamsAdam {
+    fn into_rule(self) -> AnyRule {
+        let ParamsAdam { lr, beta1, beta2, eps, weight_decay } = self;
+        Adam { lr, beta1, beta2, eps, weight_decay, ..Adam::default() }.into()
+    }
+
+    fn set_from_rule(&mut self, rule: &AnyRule) {
+        if let AnyRule::Adam(Adam { lr, beta1, beta2, eps, weight_decay, .. }) = *rule {
+            *self = ParamsAdam { lr, beta1, beta2, eps, weight_decay };
+        }
     }
 }
 
@@ -79,12 +122,5 @@ impl From<ParamsAdamW> for ParamsAdam {
     fn from(params: ParamsAdamW) -> Self {
         let ParamsAdamW { lr, beta1, beta2, eps, weight_decay } = params;
         ParamsAdam { lr, beta1, beta2, eps, weight_decay }
-    }
-}
-
-impl From<ParamsAdam> for AnyRule {
-    fn from(params: ParamsAdam) -> Self {
-        let ParamsAdam { lr, beta1, beta2, eps, weight_decay } = params;
-        Adam { lr, beta1, beta2, eps, weight_decay, ..Adam::default() }.into()
     }
 }

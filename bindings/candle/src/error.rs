@@ -80,8 +80,10 @@ pub enum Error {
 
     /// The type of the states is set after the first step. There are already states of another
     /// type, and they are not converted.
-    #[error("`set_8bit_states` was called after step {steps}, expected it before the first")]
+    #[error("`{method}` was called after step {steps}, expected it before the first")]
     StepsTaken {
+        /// The method that was called.
+        method: &'static str,
         /// The number of steps taken.
         steps: u64,
     },
@@ -93,6 +95,14 @@ pub enum Error {
     /// An error of fused-adam in a checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+
+    /// A file has variables and nothing of an optimizer. It may be one of
+    /// [`VarMap::save`](candle_nn::VarMap::save).
+    #[error("{source}; it has only variables, which `VarMap::load` reads")]
+    NoStates {
+        /// The error of fused-adam.
+        source: CheckpointError,
+    },
 
     /// An error of candle.
     #[error(transparent)]

@@ -1,11 +1,11 @@
 //! The optimizer for candle.
 
-use std::marker::PhantomData;
+use std::fmt;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
-use candle_nn::{ParamsAdamW, VarMap};
-use fused_adam::{AnyRule, GradScaler, GroupId, LrSchedule, Report, Rule, StepOptions};
+use candle_nn::VarMap;
+use fused_adam::{AnyRule, GradScaler, LrSchedule, Report, StepOptions};
 
 use crate::variables::Variables;
 use crate::{Config, Error};
@@ -17,10 +17,13 @@ use crate::{Config, Error};
 /// [`AnyRule`], or candle's own hyper-parameters, as in [`AdamW`](crate::AdamW). Internally the
 /// rule is always an [`AnyRule`].
 ///
+/// All variables have the same hyper-parameters, unless some are in a group of their own, by
+/// [`add_group`](Self::add_group).
+///
 /// The states of a variable are allocated at its first gradient, in its element type, but in `f32`
-/// for `f16`; or in 8 bits, by [`set_8bit_states`](Self::set_8bit_states). Each variable has its
-/// own step number. If a variable has no gradient in a step, it does not change, nor do its states
-/// and its step number.
+/// for `f16`; or in another type, by [`set_f32_states`](Self::set_f32_states) or
+/// [`set_8bit_states`](Self::set_8bit_states). Each variable has its own step number. If a variable
+/// has no gradient in a step, it does not change, nor do its states and its step number.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -41,7 +44,15 @@ use crate::{Config, Error};
 /// ```
 pub struct Optimizer<C = AnyRule> {
     pub(crate) variables: Variables,
-    config: PhantomData<fn(C)>,
+    /// The hyper-parameters of each group, the same as those of its rule.
+    pub(crate) params: Vec<C>,
+}
+
+/// Prints the hyper-parameters, the names of the variables, and the settings.
+impl<C> fmt::Debug for Optimizer<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.variables.core.fmt(f)
+    }
 }
 
 impl<C: Config> Optimizer<C> {
@@ -67,11 +78,11 @@ impl<C: Config> Optimizer<C> {
         vars: impl IntoIterator<Item = (N, Var)>,
         config: C,
     ) -> Result<Self, Error> {
-        let mut variables = Variables::new(config.into_rule())?;
+        let mut variables = Variables::new(config.clone().into_rule())?;
         for (name, var) in vars {
-            variables.add(name.into(), var)?;
+            variables.add(0, name.into(), var)?;
         }
-        Ok(Optimizer { variables, config: PhantomData })
+        Ok(Optimizer { variables, params: vec![config] })
     }
 
     /// Makes an optimizer of all variables of a map, with their names, in alphabetical order.
@@ -90,19 +101,6 @@ impl<C: Config> Optimizer<C> {
         vars.sort_by(|a, b| a.0.cmp(&b.0));
         Self::with_names(vars, config)
     }
-
-    /// Sets the rule for the next steps. It must have the same states and scalars as the rule
-    /// before. Otherwise the next step fails.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Step`] if a hyper-parameter is outside its range.
-    pub fn set_params(&mut self, config: C) -> Result<(), Error> {
-        let rule = config.into_rule();
-        rule.check()?;
-        *self.rule_mut() = rule;
-        Ok(())
-    }
 }
 
 impl<C> Optimizer<C> {
@@ -116,8 +114,9 @@ impl<C> Optimizer<C> {
     ///
     /// All checks run before the first write. An error if a gradient is on another
     /// [device](Error::Device), or has another [type](Error::DType) or [shape](Error::Shape) than
-    /// its variable; [`Error::Storage`]; and as [`Error::Step`], the errors of fused-adam's
-    /// [`Optimizer::step`](fused_adam::Optimizer::step).
+    /// its variable; [`Error::Storage`]; as [`Error::Step`], the errors of fused-adam's
+    /// [`Optimizer::step`](fused_adam::Optimizer::step); and those of a variable that
+    /// [`push`](Self::push) could not add.
     pub fn step_with_report(&mut self, grads: &GradStore) -> Result<Report, Error> {
         self.variables.step(grads)
     }
@@ -137,12 +136,29 @@ impl<C> Optimizer<C> {
     }
 
     /// The options, for changes: clipping, backend, threads, rounding. The next step checks them.
+    ///
+    /// Clipping by norm uses one norm, that of all gradients of the step, also with several
+    /// [groups](Self::add_group). A step that clips reports the norm. To log it without clipping,
+    /// set `report_norm`:
+    ///
+    /// ```
+    /// use candle_core::{Device, Var};
+    /// use candle_nn::{Optimizer as _, ParamsAdamW};
+    /// use fused_adam_candle::AdamW;
+    ///
+    /// let w = Var::new(&[1.5_f32, -2.0], &Device::Cpu)?;
+    /// let mut opt = AdamW::new(vec![w.clone()], ParamsAdamW::default())?;
+    /// opt.options_mut().report_norm = true;
+    /// let report = opt.backward_step_with_report(&w.sqr()?.sum_all()?)?;
+    /// assert_eq!(report.grad_norm, Some(5.0));
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     pub fn options_mut(&mut self) -> &mut StepOptions {
         &mut self.variables.core.options
     }
 
-    /// Sets a schedule: a function of the number of steps that multiplies the learning rate.
-    /// Default: none.
+    /// Sets a schedule: a function of the number of steps that multiplies the learning rates of all
+    /// groups. Default: none.
     ///
     /// # Errors
     ///
@@ -164,52 +180,12 @@ impl<C> Optimizer<C> {
         self.variables.core.grad_scaler = scale;
     }
 
-    /// Stores the states of large variables in 8 bits: 33 bytes for 32 elements, so that AdamW has
-    /// 2.06 bytes of states for each element instead of 8. A step computes in `f32`, and rounds the
-    /// states stochastically. Their random bits depend on the name of the variable and on the step
-    /// number.
-    ///
-    /// Variables with less than `min_8bit_size` elements have states of `f32`, or of `f64` if they
-    /// are `f64`: they take little memory, and small variables such as biases are sensitive. A
-    /// usual value is 4096. With 0 all variables have states in 8 bits.
-    ///
-    /// Call it before the first step, and before [`load`](Self::load). A checkpoint keeps the
-    /// states in 8 bits, and a resumed run continues with the same bits. `load` converts states of
-    /// `f32` to 8 bits, or the other way round, if the file has the other type.
-    ///
-    /// ```
-    /// use candle_core::{DType, Device, Var};
-    /// use candle_nn::ParamsAdamW;
-    ///
-    /// let w = Var::zeros((64, 128), DType::F32, &Device::Cpu)?;
-    /// let mut opt = fused_adam_candle::AdamW::with_names([("w", w)], ParamsAdamW::default())?;
-    /// opt.set_8bit_states(4096)?;
-    /// # Ok::<(), fused_adam_candle::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::EightBitStates`] if a variable of `f64` has at least `min_8bit_size` elements, and
-    /// [`Error::StepsTaken`] after the first step.
-    pub fn set_8bit_states(&mut self, min_8bit_size: usize) -> Result<(), Error> {
-        self.variables.set_8bit_states(min_8bit_size)
-    }
-
-    /// The rule with its hyper-parameters.
-    pub fn rule(&self) -> &AnyRule {
-        self.variables.core.rule(GroupId::default()).expect("the first group is always there")
-    }
-
-    fn rule_mut(&mut self) -> &mut AnyRule {
-        self.variables.core.rule_mut(GroupId::default()).expect("the first group is always there")
-    }
-
     /// The number of steps taken. Skipped steps do not count.
     pub fn steps(&self) -> u64 {
         self.variables.core.steps()
     }
 
-    /// The names of the variables, in their original order.
+    /// The names of the variables, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.all.iter().map(|of| of.name.as_str())
     }
@@ -231,48 +207,5 @@ impl<C> Optimizer<C> {
     /// Those of candle's copy.
     pub fn state(&self, name: &str, state: &str) -> candle_core::Result<Option<Tensor>> {
         self.variables.state(name, state)
-    }
-
-    /// The variables, in their original order.
-    pub fn into_inner(self) -> Vec<Var> {
-        self.variables.all.into_iter().map(|of| of.var).collect()
-    }
-}
-
-/// The names of the variables are their numbers, counted from 0.
-impl<C: Config> candle_nn::Optimizer for Optimizer<C> {
-    type Config = C;
-
-    /// [`with_names`](Optimizer::with_names), with the names `0`, `1` and so on.
-    fn new(vars: Vec<Var>, config: C) -> candle_core::Result<Self> {
-        let numbered = vars.into_iter().enumerate();
-        Ok(Self::with_names(numbered.map(|(number, var)| (number.to_string(), var)), config)?)
-    }
-
-    /// [`step_with_report`](Optimizer::step_with_report), without the report.
-    fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
-        self.step_with_report(grads)?;
-        Ok(())
-    }
-
-    /// The learning rate of the rule. A schedule multiplies it.
-    fn learning_rate(&self) -> f64 {
-        self.rule().lr()
-    }
-
-    /// The next step checks it.
-    fn set_learning_rate(&mut self, lr: f64) {
-        self.rule_mut().set_lr(lr);
-    }
-}
-
-impl Optimizer<ParamsAdamW> {
-    /// AdamW with this learning rate and candle's defaults.
-    ///
-    /// # Errors
-    ///
-    /// As for [`with_names`](Self::with_names).
-    pub fn new_lr(vars: Vec<Var>, lr: f64) -> candle_core::Result<Self> {
-        candle_nn::Optimizer::new(vars, ParamsAdamW { lr, ..ParamsAdamW::default() })
     }
 }

@@ -1,10 +1,9 @@
-//! The variables of an optimizer with their states, and the step on all of them.
+//! The variables of an optimizer in groups, with their states, and the step on all of them.
 //!
 //! Nothing here is generic, so the kernels of the rules are compiled once, with this crate, and not
 //! with each program that uses it.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
@@ -13,14 +12,26 @@ use fused_adam::{AnyRule, Block8, Element, GroupId, Optimizer, ParamId, Report, 
 use crate::Error;
 use crate::elements::{self, ParamMut, TensorName};
 use crate::locks::{self, Readers};
+use crate::state_types::StateTypes;
 
 /// Variables by name, and fused-adam's own optimizer, which stores their states.
 pub struct Variables {
     pub all: Vec<Variable>,
     /// The index of a variable, by the address of its storage.
     addresses: HashMap<usize, usize>,
+    /// Variables that could not be added, in a call that returns no error.
+    refused: Vec<(String, Var)>,
+    pub groups: Vec<Group>,
+    pub state_types: StateTypes,
     /// Its parameters have the names of the variables.
     pub core: Optimizer<AnyRule>,
+}
+
+/// The ids of a group. They differ once [`core`](Variables::core) has been replaced.
+pub struct Group {
+    /// The id that the caller has.
+    id: GroupId,
+    pub of_core: GroupId,
 }
 
 /// A variable that passed the checks: on the CPU, contiguous, of a supported type, and with its own
@@ -28,9 +39,11 @@ pub struct Variables {
 pub struct Variable {
     pub name: String,
     pub var: Var,
+    /// The index of its group.
+    pub group: usize,
     /// The address of its storage, which never changes.
     pub address: usize,
-    id: ParamId,
+    pub id: ParamId,
 }
 
 /// A gradient that passed the checks: contiguous, on the CPU, and not sharing a storage with a
@@ -43,54 +56,75 @@ struct CheckedGrad<'a> {
 }
 
 impl Variables {
-    /// No variables.
+    /// No variables, and one group.
     pub fn new(rule: AnyRule) -> Result<Self, Error> {
         let core = Optimizer::new(rule)?;
-        Ok(Variables { all: Vec::new(), addresses: HashMap::new(), core })
+        let first = Group { id: GroupId::default(), of_core: GroupId::default() };
+        Ok(Variables {
+            all: Vec::new(),
+            addresses: HashMap::new(),
+            refused: Vec::new(),
+            groups: vec![first],
+            state_types: StateTypes::default(),
+            core,
+        })
     }
 
-    /// Checks and adds a variable.
-    pub fn add(&mut self, name: String, var: Var) -> Result<(), Error> {
+    /// Checks the rule and adds a group.
+    pub fn add_group(&mut self, rule: AnyRule) -> Result<GroupId, Error> {
+        let id = self.core.add_group(rule)?;
+        self.groups.push(Group { id, of_core: id });
+        Ok(id)
+    }
+
+    /// The index of a group.
+    pub fn group(&self, id: GroupId) -> Option<usize> {
+        self.groups.iter().position(|group| group.id == id)
+    }
+
+    /// The rule of the group with this index.
+    pub fn rule(&self, group: usize) -> &AnyRule {
+        self.core.rule(self.groups[group].of_core).expect("a group is never removed")
+    }
+
+    pub fn rule_mut(&mut self, group: usize) -> &mut AnyRule {
+        self.core.rule_mut(self.groups[group].of_core).expect("a group is never removed")
+    }
+
+    /// Checks and adds a variable to the group with this index.
+    pub fn add(&mut self, group: usize, name: String, var: Var) -> Result<(), Error> {
         let what = TensorName::Variable(&name);
         check_place(&var, what)?;
         if !var.is_contiguous() {
             return Err(Error::NotContiguous { variable: name, strides: var.stride().to_vec() });
         }
         let address = locks::address(&var);
-        match self.addresses.entry(address) {
-            Entry::Occupied(other) => {
-                let first = self.all[*other.get()].name.clone();
-                return Err(Error::SharedStorage { first, second: name });
-            }
-            Entry::Vacant(place) => place.insert(self.all.len()),
-        };
-        let id = register(&mut self.core, &name, &var, None)?;
-        self.all.push(Variable { name, var, address, id });
+        if let Some(first) = self.addresses.get(&address) {
+            let first = self.all[*first].name.clone();
+            return Err(Error::SharedStorage { first, second: name });
+        }
+        let of_core = self.groups[group].of_core;
+        let id = self.state_types.register(&mut self.core, of_core, &name, &var)?;
+        self.addresses.insert(address, self.all.len());
+        self.all.push(Variable { name, var, group, address, id });
         Ok(())
     }
 
-    /// Stores the states of the variables with at least this many elements in 8 bits.
-    pub fn set_8bit_states(&mut self, min_8bit_size: usize) -> Result<(), Error> {
-        let steps = self.core.steps();
-        if steps > 0 {
-            return Err(Error::StepsTaken { steps });
+    /// Adds a variable to the first group, with its number as its name. If that fails, the next
+    /// step fails.
+    pub fn push(&mut self, var: Var) {
+        let name = (self.all.len() + self.refused.len()).to_string();
+        if self.add(0, name.clone(), var.clone()).is_err() {
+            self.refused.push((name, var));
         }
-        let rule = self.core.rule(GroupId::default()).expect("the first group is always there");
-        let mut core = Optimizer::new(*rule)?;
-        core.set_lr_schedule(self.core.lr_schedule().cloned())?;
-        let register = |of: &Variable| register(&mut core, &of.name, &of.var, Some(min_8bit_size));
-        let ids = self.all.iter().map(register).collect::<Result<Vec<_>, Error>>()?;
-        for (of, id) in self.all.iter_mut().zip(ids) {
-            of.id = id;
-        }
-        core.options = self.core.options;
-        core.grad_scaler = self.core.grad_scaler.take();
-        self.core = core;
-        Ok(())
     }
 
     /// Takes a step on the variables that have gradients.
     pub fn step(&mut self, grads: &GradStore) -> Result<Report, Error> {
+        while let Some((name, var)) = self.refused.first().cloned() {
+            self.add(0, name, var)?;
+            self.refused.remove(0);
+        }
         let mut given = Vec::with_capacity(self.all.len());
         // Variables without elements need no step, and candle does not give access to them.
         for of in self.all.iter().filter(|of| of.var.elem_count() > 0) {
@@ -149,33 +183,10 @@ impl Variables {
         // States of another type are None.
         let copied = copy::<f32>(self.core.state(*id, state), var)
             .or_else(|| copy::<f64>(self.core.state(*id, state), var))
-            .or_else(|| copy::<bf16>(self.core.state(*id, state), var));
+            .or_else(|| copy::<bf16>(self.core.state(*id, state), var))
+            .or_else(|| copy::<f16>(self.core.state(*id, state), var));
         copied.transpose()
     }
-}
-
-/// Registers a variable. With a size its states are in 8 bits, if it has at least so many elements.
-fn register(
-    core: &mut Optimizer<AnyRule>,
-    name: &str,
-    var: &Var,
-    min_8bit_size: Option<usize>,
-) -> Result<ParamId, Error> {
-    let (group, len) = (GroupId::default(), var.elem_count());
-    let id = match (var.dtype(), min_8bit_size) {
-        (DType::F32, None) => core.add::<f32>(group, name, len),
-        (DType::BF16, None) => core.add::<bf16>(group, name, len),
-        (DType::F16, None) => core.add::<f16>(group, name, len),
-        (DType::F32, Some(size)) => core.add_8bit::<f32, f32>(group, name, len, size),
-        (DType::BF16, Some(size)) => core.add_8bit::<bf16, bf16>(group, name, len, size),
-        (DType::F16, Some(size)) => core.add_8bit::<f16, f16>(group, name, len, size),
-        (DType::F64, size) if size.is_none_or(|size| len < size) => {
-            core.add::<f64>(group, name, len)
-        }
-        (DType::F64, _) => return Err(Error::EightBitStates { variable: name.to_owned() }),
-        (dtype, _) => return Err(TensorName::Variable(name).wrong_dtype(dtype)),
-    };
-    Ok(id?)
 }
 
 /// Checks that a tensor is on the CPU and has a supported type.

@@ -4,9 +4,10 @@
 mod core_rules;
 
 use crate::digits::Random;
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var, WithDType};
 use fused_adam::{AnyRule, Element, Real};
-use fused_adam_candle::{Config, Optimizer, fused_adam};
+use fused_adam_candle::{Config, GroupId, Optimizer, fused_adam};
 
 /// An element type of fused-adam and candle.
 pub trait Number: Element + WithDType {}
@@ -46,14 +47,24 @@ pub fn var<E: Number>(random: &mut Random, shape: &[usize]) -> Var {
     Var::from_vec(numbers, shape, &Device::Cpu).unwrap()
 }
 
+/// These gradients.
+pub fn grads<'a>(of: impl IntoIterator<Item = (&'a Var, Tensor)>) -> GradStore {
+    let mut grads = Tensor::new(0.0_f32, &Device::Cpu).unwrap().backward().unwrap();
+    for (var, grad) in of {
+        grads.insert(var, grad);
+    }
+    grads
+}
+
 /// Everything that a step can change: variables, states, step numbers, hyper-parameters.
 pub fn everything<C: Config>(opt: &Optimizer<C>, vars: &[Var]) -> Result<(Vec<Vec<u8>>, String)> {
     use fused_adam::Rule;
     let mut all: Vec<Vec<u8>> = vars.iter().map(|var| tensor_bits(var)).collect();
-    let mut counts = format!("{:?} {}", opt.rule(), opt.steps());
+    let rule = opt.rule(GroupId::default()).unwrap();
+    let mut counts = format!("{rule:?} {}", opt.steps());
     for name in opt.names() {
         counts += &format!(" {name}: {:?}", opt.t(name));
-        for state in opt.rule().states() {
+        for state in rule.states() {
             all.extend(opt.state(name, state.name())?.map(|state| tensor_bits(&state)));
         }
     }

@@ -45,7 +45,7 @@ fn seed(name: &str) -> u64 {
 }
 
 /// Takes a step of one variable alone, and of the core on a copy. Compares θ and states.
-fn is_the_core<E: Number<Float = S::Float>, S: StateElement>(
+pub fn is_the_core<E: Number<Float = S::Float>, S: StateElement>(
     opt: &mut Optimizer,
     (name, var): (&str, &Var),
     reference: &mut Flat<AnyRule, S>,
@@ -57,9 +57,10 @@ fn is_the_core<E: Number<Float = S::Float>, S: StateElement>(
     let mut grads = Tensor::new(0.0_f32, &Device::Cpu).unwrap().backward().unwrap();
     grads.insert(var, Tensor::from_vec(grad, var.shape(), &Device::Cpu).unwrap());
     opt.step(&grads).unwrap();
-    let place = || format!("{:?}, {name}, t {}", opt.rule(), reference.t());
+    let rule = *reference.rule();
+    let place = || format!("{rule:?}, {name}, t {}", reference.t());
     assert!(bits(&theta) == bits::<E>(&elements(var)), "{}", place());
-    for state in opt.rule().states() {
+    for state in rule.states() {
         let found = tensor_bits(&opt.state(name, state.name()).unwrap().unwrap());
         let expected: &[u8] = bytemuck::cast_slice(reference.state(state.name()).unwrap());
         assert!(found == expected, "{} of {}", state.name(), place());

@@ -6,7 +6,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, DeviceLocation, Result, Storage, Tensor, Var};
 use candle_nn::{Optimizer as _, ParamsAdamW};
 use fused_adam::{ClipNorm, Lion};
-use fused_adam_candle::{Adam, AdamW, Error, Optimizer, ParamsAdam, fused_adam};
+use fused_adam_candle::{Adam, AdamW, Error, GroupId, Optimizer, ParamsAdam, fused_adam};
 
 fn zeros(dims: &[usize], dtype: DType) -> Var {
     Var::zeros(dims, dtype, &Device::Cpu).unwrap()
@@ -85,7 +85,7 @@ fn words_for_what_cannot_be_made_here() {
 type Change = fn(&mut Optimizer<ParamsAdamW>, &mut GradStore, &[Var]);
 
 /// A change before a step, and the error message of the step.
-const STEPS: [(Change, &str); 9] = [
+const STEPS: [(Change, &str); 12] = [
     (
         |_, grads, vars| _ = grads.insert(&vars[1], zeros(&[3, 2], DType::F32).into_inner()),
         "the gradient of variable `1` has the shape [3, 2], expected [2, 3]",
@@ -113,6 +113,18 @@ const STEPS: [(Change, &str); 9] = [
     (
         |opt, _, _| opt.set_learning_rate(f64::NAN),
         "`lr` is NaN, expected a finite number of at least 0",
+    ),
+    (
+        |opt, _, _| opt.set_params(ParamsAdamW { beta1: 1.0, ..ParamsAdamW::default() }),
+        "`beta1` is 1.0, expected a number in [0, 1)",
+    ),
+    (
+        |opt, _, vars| opt.push(&vars[2]),
+        "variables `2` and `3` share their storage, expected each only once",
+    ),
+    (
+        |opt, _, _| opt.push(&zeros(&[2], DType::U32)),
+        "variable `3` is u32, expected f32, f64, bf16 or f16",
     ),
     (
         |opt, _, _| opt.options_mut().clip_value = Some(-1.0),
@@ -181,15 +193,22 @@ fn a_variable_whose_storage_is_too_short() {
 #[test]
 fn parameters_that_are_refused() {
     let (mut opt, _, _) = trained();
-    let error = opt.set_params(ParamsAdamW { lr: -1.0, ..ParamsAdamW::default() }).unwrap_err();
-    assert_eq!(error.to_string(), "`lr` is -1.0, expected a finite number of at least 0");
-    assert_eq!(opt.learning_rate(), 1e-3);
+    let wrong = || ParamsAdamW { lr: -1.0, ..ParamsAdamW::default() };
+    let first = GroupId::default();
+    for error in [
+        opt.set_group_params(first, wrong()).unwrap_err(),
+        opt.set_group_learning_rate(first, -1.0).unwrap_err(),
+        opt.add_group(wrong()).unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), "`lr` is -1.0, expected a finite number of at least 0");
+        assert_eq!((opt.learning_rate(), opt.params().lr), (1e-3, 1e-3));
+    }
 
     // Any rule may replace any other until there are states.
     let var = zeros(&[2], DType::F32);
     let mut opt: Optimizer = Optimizer::new(vec![var.clone()], Lion::default().into()).unwrap();
     opt.backward_step(&var.sum_all().unwrap()).unwrap();
-    opt.set_params("adam".parse().unwrap()).unwrap();
+    opt.set_params("adam".parse().unwrap());
     let before = everything(&opt, std::slice::from_ref(&var)).unwrap();
     let error = opt.backward_step(&var.sum_all().unwrap()).unwrap_err();
     let message = "parameter `0`: state `v` is missing, expected the states `m`, `v`";

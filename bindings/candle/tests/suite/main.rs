@@ -3,8 +3,13 @@
 mod candle;
 mod checkpoints;
 mod common;
+mod differences;
 #[path = "../../examples/support/digits.rs"]
 mod digits;
+mod drop_in;
 mod eight_bits;
 mod errors;
+mod f32_states;
+mod groups;
 mod reference;
+mod shapes;
