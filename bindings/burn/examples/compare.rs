@@ -17,8 +17,8 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Tensor};
-use fused_adam::AdamW;
 use fused_adam_burn::FusedConfig;
+use fused_adam_burn::fused_adam::AdamW;
 use fused_adam_compare::Comparison;
 
 const LR: f64 = 1e-3;

@@ -13,8 +13,8 @@ use crate::Fused;
 ///
 /// ```
 /// use burn::config::Config;
-/// use fused_adam::RAdam;
 /// use fused_adam_burn::FusedConfig;
+/// use fused_adam_burn::fused_adam::RAdam;
 ///
 /// #[derive(Config, Debug)]
 /// struct TrainingConfig {
@@ -86,11 +86,11 @@ impl FusedConfig {
     /// With 0 all parameters have states in 8 bits.
     ///
     /// ```
-    /// use fused_adam::AdamW;
     /// use fused_adam_burn::FusedConfig;
+    /// use fused_adam_burn::fused_adam::AdamW;
     ///
     /// let optim = FusedConfig::new(AdamW::default()).with_8bit_states(4096).init()?;
-    /// # Ok::<(), fused_adam::Error>(())
+    /// # Ok::<(), fused_adam_burn::fused_adam::Error>(())
     /// ```
     #[must_use]
     pub fn with_8bit_states(self, min_8bit_size: usize) -> Self {

@@ -27,6 +27,9 @@ pub fn take_out<const D: usize>(
     tensor: Tensor<D>,
     copied: &mut u64,
 ) -> Result<FlexTensor, StepError> {
+    if tensor.is_autodiff() {
+        return Err(StepError::Autodiff { tensor: name });
+    }
     let tensor = tensor
         .try_into_primitive::<Flex>()
         .map_err(|error| StepError::Backend { tensor: name, found: format!("{error:?}") })?;

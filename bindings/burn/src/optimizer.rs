@@ -1,7 +1,8 @@
 //! An implementation of burn's optimizer trait: one step of one parameter.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn_core::backend::TensorMetadata;
 use burn_core::tensor::{DType, Device, Tensor};
@@ -29,6 +30,8 @@ pub struct Fused {
     min_8bit_size: Option<usize>,
     options: StepOptions,
     copied: Arc<AtomicU64>,
+    /// The warnings given, so that a module gets each of them once.
+    warnings: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Fused {
@@ -37,8 +40,14 @@ impl Fused {
         f32_states: Option<bool>,
         min_8bit_size: Option<usize>,
     ) -> Self {
-        let (options, copied) = (StepOptions::default(), Arc::default());
-        Fused { rule, f32_states, min_8bit_size, options, copied }
+        Fused {
+            rule,
+            f32_states,
+            min_8bit_size,
+            options: StepOptions::default(),
+            copied: Arc::default(),
+            warnings: Arc::default(),
+        }
     }
 
     /// Sets the backend of fused-adam. Default: [`Backend::Auto`].
@@ -62,8 +71,8 @@ impl Fused {
         self.copied.load(Ordering::Relaxed)
     }
 
-    /// Takes a step of one parameter, and returns the new θ and the new state. Autodiff must not
-    /// track any of the tensors. Pass no state in the first step.
+    /// Takes a step of one parameter, and returns the new θ and the new state. The tensors must be
+    /// without autodiff: call `inner` on a parameter of a model. Pass no state in the first step.
     ///
     /// The step updates θ and the states in place if nothing else shares their memory. Otherwise it
     /// copies them, so other owners see no change.
@@ -71,10 +80,13 @@ impl Fused {
     /// With [`with_8bit_states`](crate::FusedConfig::with_8bit_states), states of another type are
     /// converted to 8 bits, rounded to nearest. Without it, states in 8 bits become `f32`.
     ///
+    /// States of another rule are continued if they mean the same, with a warning of the `log`
+    /// crate; each warning is given once. [`FusedState`] lists the rules.
+    ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
-    /// use fused_adam::Adam;
     /// use fused_adam_burn::FusedConfig;
+    /// use fused_adam_burn::fused_adam::Adam;
     ///
     /// let device = Device::flex();
     /// let optim = FusedConfig::new(Adam::default()).build()?;
@@ -103,6 +115,7 @@ impl Fused {
         let grad = take_out("grad", grad, &mut copied)?;
         check_shape("grad", &grad, &theta)?;
         let in_8_bits = self.in_8_bits(&theta)?;
+        let warning = state.as_ref().and_then(|state| self.warning(state));
         let (t, seed, mut states, mut scalars) = match state {
             Some(state) => {
                 let t = state.t().checked_add(1).ok_or(Error::StepNumber {
@@ -127,13 +140,34 @@ impl Fused {
         let borrowed = reborrow(t, &scalars, &mut theta, &grad, &mut states, &mut copied);
         step_all(&[rule], &self.options, [borrowed.with_seed(seed.unwrap_or(0))])?;
         self.copied.fetch_add(copied, Ordering::Relaxed);
+        warning.into_iter().for_each(|warning| self.warn_once(warning));
         let states = states.into_iter().map(|state| match state {
             StateMemory::Tensor(state) => Stored::Tensor(put_back(state)),
             StateMemory::Blocks(blocks) => Stored::Blocks(blocks),
         });
         let states = rule.states().iter().map(State::name).zip(states);
         let scalars = rule.scalars().iter().copied().zip(scalars);
-        Ok((put_back(theta), FusedState::new(t, seed, states, scalars)))
+        Ok((put_back(theta), FusedState::new(&rule, t, seed, states, scalars)))
+    }
+
+    /// What to tell if these states are of another rule.
+    fn warning<const D: usize>(&self, state: &FusedState<D>) -> Option<String> {
+        let (origin, rule, t) = (state.origin(), self.rule.name(), state.t());
+        (origin.name() != rule).then(|| {
+            let found = origin.describe(state.names());
+            format!(
+                "the states of {found} at step {t} are continued with `{rule}`; the \
+                 hyper-parameters are those of `{rule}`, since a record has none"
+            )
+        })
+    }
+
+    fn warn_once(&self, warning: String) {
+        let mut given = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given.contains(&warning) {
+            log::warn!("{warning}");
+            given.insert(warning);
+        }
     }
 
     /// Whether the states of this parameter are in 8 bits.

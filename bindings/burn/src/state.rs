@@ -7,10 +7,16 @@ use burn_core::tensor::{DType, Device, Tensor, TensorData};
 use burn_optim::{RecordState, StateSink, StateSource};
 use fused_adam::{AnyRule, Block8, Error, Rule, State, bytemuck};
 
+use crate::StepError;
+use crate::origin::{Origin, take_burns};
+
 /// The name of a byte tensor that lists the names of all states and scalars of a record, separated
 /// by spaces. A record needs the list, because burn can look up an entry by name but cannot list
 /// the entries.
 const NAMES: &str = "names";
+
+/// The name of a byte tensor with the name of the rule. Records of other optimizers do not have it.
+const RULE: &str = "rule";
 
 /// What follows the name of a state in 8 bits in a record: the format with its version.
 const BLOCK8: &str = ".block8.1";
@@ -22,11 +28,17 @@ type Name = Cow<'static, str>;
 /// of steps taken.
 ///
 /// burn's checkpoints store them as the tensors `m`, `v` and so on, numbers such as `mu_product`,
-/// the number `t`, and the tensor `names`. States in 8 bits are tensors of bytes, such as
-/// `m.block8.1`, with the number `seed`. If the checkpoint is from a rule with other states, the
-/// next step fails.
+/// the number `t`, and the texts `rule` and `names`. States in 8 bits are tensors of bytes, such as
+/// `m.block8.1`, with the number `seed`.
+///
+/// The next step continues a checkpoint of another rule, or of burn's own optimizers, if its states
+/// are the same averages: those of Adam, AdamW, NAdam, RAdam and AdaBound, and those of burn's
+/// Adam, AdamW and Lamb, whose `moment_1`, `moment_2` and `max_moment_2` become `m`, `v` and
+/// `v_max`. AdaGrad continues burn's AdaGrad, whose `sum` becomes `v`. The step gives a warning of
+/// the `log` crate. It refuses other checkpoints with [`StepError::OtherRule`].
 #[derive(Clone, Debug)]
 pub struct FusedState<const D: usize> {
+    origin: Origin,
     t: u64,
     /// The seed of the random bits of states in 8 bits.
     seed: Option<u64>,
@@ -44,6 +56,7 @@ pub(crate) enum Stored<const D: usize> {
 
 impl<const D: usize> FusedState<D> {
     pub(crate) fn new(
+        rule: &AnyRule,
         t: u64,
         seed: Option<u64>,
         states: impl Iterator<Item = (&'static str, Stored<D>)>,
@@ -51,7 +64,11 @@ impl<const D: usize> FusedState<D> {
     ) -> Self {
         let states = states.map(|(name, state)| (name.into(), state)).collect();
         let scalars = scalars.map(|(name, scalar)| (name.into(), scalar)).collect();
-        FusedState { t, seed, states, scalars }
+        FusedState { origin: Origin::rule(rule.name()), t, seed, states, scalars }
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The number of steps taken.
@@ -74,6 +91,11 @@ impl<const D: usize> FusedState<D> {
             Stored::Tensor(_) => None,
             Stored::Blocks(blocks) => Some(blocks),
         }
+    }
+
+    /// The names of the states.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.states.iter().map(|(name, _)| &**name)
     }
 
     fn find(&self, name: &str) -> Option<&Stored<D>> {
@@ -101,9 +123,16 @@ impl<const D: usize> FusedState<D> {
         FusedState { states, ..self }
     }
 
-    /// The states in the order of the rule, if they are the states of this rule.
-    pub(crate) fn into_states_of(mut self, rule: &AnyRule) -> Result<Vec<Stored<D>>, Error> {
+    /// The states in the order of the rule, if this rule can continue them.
+    pub(crate) fn into_states_of(mut self, rule: &AnyRule) -> Result<Vec<Stored<D>>, StepError> {
         let (declared, given) = (rule.states(), self.states.len());
+        if !self.origin.continues_as(rule) {
+            return Err(StepError::OtherRule {
+                found: self.origin.describe(self.names()),
+                rule: rule.name(),
+                states: declared.iter().map(State::name).collect(),
+            });
+        }
         let expected = declared.len();
         let names = || declared.iter().map(State::name).collect();
         let take = |state: &State| {
@@ -116,7 +145,7 @@ impl<const D: usize> FusedState<D> {
         if self.states.is_empty() {
             return Ok(states);
         }
-        Err(Error::SuperfluousState { given, expected, names: names() })
+        Err(Error::SuperfluousState { given, expected, names: names() }.into())
     }
 
     /// The scalars in the order of the rule. A scalar that the record does not have gets the value
@@ -129,6 +158,7 @@ impl<const D: usize> FusedState<D> {
 
 impl<const D: usize> RecordState for FusedState<D> {
     fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
+        out.push_tensor(prefix, RULE, text(self.origin.name()));
         out.push_scalar(prefix, "t", self.t.into());
         let mut names: Vec<Name> = Vec::new();
         for (name, state) in &self.states {
@@ -150,14 +180,21 @@ impl<const D: usize> RecordState for FusedState<D> {
             names.push(name.clone());
         }
         if !names.is_empty() {
-            let bytes = names.join(" ").into_bytes();
-            let len = bytes.len();
-            out.push_tensor(prefix, NAMES, TensorData::new(bytes, [len]));
+            out.push_tensor(prefix, NAMES, text(&names.join(" ")));
         }
     }
 
+    /// Never `None`, which would begin the states anew: the next step reports what it cannot use.
     fn state_unflatten(prefix: &str, src: &mut StateSource, device: &Device) -> Option<Self> {
-        let t = src.take_scalar(prefix, "t")?.try_into().ok()?;
+        let rule = src.take_tensor(prefix, RULE);
+        let t = src.take_scalar(prefix, "t").and_then(|t| t.try_into().ok());
+        let (Some(rule), Some(t)) = (rule, t) else {
+            let (origin, t, tensors) = take_burns(prefix, src);
+            let state = |(name, data)| stored(name, data, device);
+            let states = tensors.into_iter().filter_map(state).collect();
+            return Some(FusedState { origin, t, seed: None, states, scalars: Vec::new() });
+        };
+        let origin = Origin::from_record(&rule);
         let (mut states, mut scalars) = (Vec::new(), Vec::new());
         let names = src.take_tensor(prefix, NAMES).filter(|names| names.dtype() == DType::U8);
         let names = names.as_ref().map_or(&[][..], |names| names.as_bytes());
@@ -172,11 +209,17 @@ impl<const D: usize> RecordState for FusedState<D> {
             }
         }
         let seed = src.take_scalar(prefix, "seed").and_then(|seed| seed.try_into().ok());
-        Some(FusedState { t, seed, states, scalars })
+        Some(FusedState { origin, t, seed, states, scalars })
     }
 }
 
-/// A state of a record, from its name there. None if it is in 8 bits of another format.
+/// A text as a tensor of bytes.
+fn text(text: &str) -> TensorData {
+    TensorData::new(text.as_bytes().to_vec(), [text.len()])
+}
+
+/// A state of a record, from its name there. None if it has another rank than the parameter, or is
+/// in 8 bits of another format.
 fn stored<const D: usize>(
     name: &str,
     data: TensorData,
@@ -184,8 +227,9 @@ fn stored<const D: usize>(
 ) -> Option<(Name, Stored<D>)> {
     let dtype = data.dtype();
     let Some(name) = name.strip_suffix(BLOCK8) else {
-        let state = || Tensor::from_data(data, (device, dtype));
-        return dtype.is_float().then(|| (name.to_owned().into(), Stored::Tensor(state())));
+        let fits = dtype.is_float() && data.rank() == D;
+        let state = || Stored::Tensor(Tensor::from_data(data, (device, dtype)));
+        return fits.then(|| (name.to_owned().into(), state()));
     };
     let blocks: &[Block8] = bytemuck::try_cast_slice(data.as_bytes()).ok()?;
     let blocks = Arc::new(blocks.to_vec());

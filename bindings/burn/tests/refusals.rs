@@ -8,7 +8,7 @@ use burn::module::Param;
 use burn::optim::{GradientsParams, ModuleOptimizer, Optimizer};
 use burn::tensor::{DType, Device, Tensor};
 use common::{bytes, tensor};
-use fused_adam::{Adam, AdamW, Backend, Error, Lion, Rule, Sgd};
+use fused_adam::{Adam, AdamW, Backend, Error, Rule, Sgd};
 use fused_adam_burn::{Fused, FusedConfig, StepError};
 
 fn fused() -> Fused {
@@ -125,31 +125,39 @@ fn states_in_8_bits() {
 }
 
 #[test]
-fn states_of_another_rule() {
+fn states_of_other_options() {
     let (_, state) = fused().try_step(0.1, ones(3), ones(3), None).unwrap();
-    let lion = FusedConfig::new(Lion::default()).build().unwrap();
-    refused(
-        lion.try_step(0.1, ones(3), ones(3), Some(state.clone())),
-        "2 states were given, expected the state `m`",
-    );
     let amsgrad = FusedConfig::new(Adam { amsgrad: true, ..Adam::default() }).build().unwrap();
     refused(
-        amsgrad.try_step(0.1, ones(3), ones(3), Some(state.clone())),
+        amsgrad.try_step(0.1, ones(3), ones(3), Some(state)),
         "state `v_max` is missing, expected the states `m`, `v`, `v_max`",
     );
-    let sgd = FusedConfig::new(Sgd::default()).build().unwrap();
-    refused(sgd.try_step(0.1, ones(3), ones(3), Some(state)), "2 states were given, expected none");
+    let sgd = |momentum| FusedConfig::new(Sgd { momentum, ..Sgd::default() }).build().unwrap();
+    let (_, state) = sgd(0.5).try_step(0.1, ones(3), ones(3), None).unwrap();
+    refused(
+        sgd(0.0).try_step(0.1, ones(3), ones(3), Some(state)),
+        "1 state was given, expected none",
+    );
 }
 
 #[test]
 fn tensors_of_autodiff() {
     let tracked = || tensor(vec![1.0_f32; 3], [3], &Device::flex().autodiff());
-    for (theta, grad, name) in [(tracked(), ones(3), "theta"), (ones(3), tracked(), "grad")] {
-        let error = fused().try_step(0.1, theta, grad, None).unwrap_err();
-        assert!(matches!(&error, StepError::Backend { tensor, .. } if *tensor == name), "{error}");
-        let message = format!("`{name}` is not in flex's memory: ");
-        assert!(error.to_string().starts_with(&message), "{error}");
+    for (theta, grad, name) in [
+        (tracked(), ones(3), "theta"),
+        (tracked().require_grad(), tracked(), "theta"),
+        (ones(3), tracked(), "grad"),
+    ] {
+        let message = format!(
+            "`{name}` is a tensor of autodiff, expected one without: call `.inner()` on it"
+        );
+        let step = fused().try_step(0.1, theta, grad, None);
+        assert!(matches!(&step, Err(StepError::Autodiff { tensor }) if *tensor == name));
+        refused(step, &message);
     }
+    // As the message says.
+    let theta = tracked().require_grad().inner();
+    assert!(fused().try_step(0.1, theta, tracked().inner(), None).is_ok());
 }
 
 #[test]

@@ -12,8 +12,8 @@ use std::error::Error;
 use burn::module::Module;
 use burn::optim::{AdamWConfig, ModuleOptimizer};
 use burn::tensor::Device;
-use fused_adam::AdamW;
 use fused_adam_burn::FusedConfig;
+use fused_adam_burn::fused_adam::AdamW;
 use training::{Digits, Network, evaluate, train};
 
 const EPOCHS: usize = 12;
