@@ -1,53 +1,108 @@
 #!/bin/sh
-# Installs the header, both libraries and the pkg-config file under a prefix.
+# Installs fused-adam for C and C++ under a prefix: the header, both libraries, the files for
+# pkg-config and CMake, and suppressions for valgrind. Build first:
 #
 #   cargo build --release -p fused-adam-c
 #   bindings/c/install.sh --prefix /usr/local
 #
 # --prefix DIR   install under DIR; default /usr/local
 # --from DIR     take the libraries from DIR; default `target/release` of the workspace
-# --destdir DIR  prepend DIR to the prefix, to build a package
+# --destdir DIR  prepend DIR to the prefix, to build a package; default $DESTDIR
+# --help         print this text
+#
+# --prefix=DIR and so on work too. After an error no file has been installed or replaced.
 set -eu
+
+fail() { echo "install.sh: $1" >&2; exit "${2:-1}"; }
 
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/usr/local
 from=${CARGO_TARGET_DIR:-$here/../../target}/release
-destdir=
+destdir=${DESTDIR:-}
 
 while [ $# -gt 0 ]; do
-  case $1 in
-    --prefix) prefix=${2:?"--prefix needs a directory"} ;;
-    --from) from=${2:?"--from needs a directory"} ;;
-    --destdir) destdir=${2:?"--destdir needs a directory"} ;;
-    *) echo "install.sh: unknown option $1, expected --prefix, --from or --destdir" >&2; exit 2 ;;
+  option=$1
+  shift
+  case $option in
+    -h | --help) sed -n '1d; /^set/q; s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --prefix=* | --from=* | --destdir=*) value=${option#*=} option=${option%%=*} ;;
+    --prefix | --from | --destdir)
+      [ $# -gt 0 ] || fail "$option needs a directory" 2
+      value=$1
+      shift
+      ;;
+    *) fail "unknown option $option, expected --prefix, --from, --destdir or --help" 2 ;;
   esac
-  shift 2
+  [ -n "$value" ] || fail "$option needs a directory" 2
+  case $option in
+    --prefix) prefix=$value ;;
+    --from) from=$value ;;
+    --destdir) destdir=$value ;;
+  esac
 done
 case $prefix in
   /*) ;;
-  *) echo "install.sh: the prefix is $prefix, expected an absolute path" >&2; exit 2 ;;
+  *) fail "the prefix is $prefix, expected an absolute path" 2 ;;
 esac
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/Cargo.toml" | head -n 1)
 # The system libraries that the Rust standard library needs.
 case $(uname -s) in
-  Darwin) private="-liconv -lSystem -lc -lm" shared=dylib ;;
-  *) private="-lgcc_s -lpthread -ldl -lm -lc" shared=so ;;
+  Darwin)
+    private="-liconv -lSystem -lc -lm" built=libfused_adam_c.dylib
+    shared=libfused_adam.dylib soname=$prefix/lib/libfused_adam.dylib
+    ;;
+  *)
+    private="-lgcc_s -lpthread -ldl -lm -lc" built=libfused_adam_c.so
+    # Programs load the library by its soname, which has the version of the interface.
+    shared=libfused_adam.so.$version soname=libfused_adam.so.0
+    ;;
 esac
+for library in "$from/$built" "$from/libfused_adam_c.a"; do
+  [ -f "$library" ] ||
+    fail "there is no $library. Build first: cargo build --release -p fused-adam-c"
+done
 
+# First everything goes into a folder in the destination. Then each file is renamed.
 to=$destdir$prefix
-mkdir -p "$to/include" "$to/lib/pkgconfig"
-install -m 644 "$here/include/fused_adam.h" "$to/include/"
-install -m 644 "$from/libfused_adam_c.a" "$to/lib/libfused_adam.a"
-if [ "$shared" = so ]; then
-  # Programs load the library by its soname, which has the version of the interface.
-  install -m 755 "$from/libfused_adam_c.so" "$to/lib/libfused_adam.so.$version"
-  ln -sf "libfused_adam.so.$version" "$to/lib/libfused_adam.so.0"
-  ln -sf libfused_adam.so.0 "$to/lib/libfused_adam.so"
+mkdir -p "$to" || fail "cannot create $to"
+stage=$(mktemp -d "$to/.fused-adam.XXXXXX") || fail "cannot write to $to"
+trap 'rm -rf "$stage"' EXIT
+trap 'exit 1' HUP INT TERM
+folders="include lib lib/pkgconfig lib/cmake/fused-adam share/fused-adam"
+
+# Fills in a template.
+fill() {
+  sed -e "s|@prefix@|$(printf '%s' "$prefix" | sed 's/[&|\\]/\\&/g')|" -e "s|@version@|$version|" \
+    -e "s|@series@|${version%.*}|" -e "s|@private@|$private|" -e "s|@shared@|$shared|" \
+    -e "s|@soname@|$soname|" -e "s|@private_list@|$(echo "$private" | tr ' ' ';')|" \
+    "$here/$1" > "$stage/$2/${1%.in}"
+  chmod 644 "$stage/$2/${1%.in}"
+}
+
+for folder in $folders; do mkdir -p "$stage/$folder"; done
+install -m 644 "$here/include/fused_adam.h" "$stage/include/"
+install -m 644 "$here/fused-adam.supp" "$stage/share/fused-adam/"
+install -m 644 "$from/libfused_adam_c.a" "$stage/lib/libfused_adam.a"
+install -m 755 "$from/$built" "$stage/lib/$shared"
+if [ "$shared" = libfused_adam.dylib ]; then
+  install_name_tool -id "$soname" "$stage/lib/$shared"
 else
-  install -m 755 "$from/libfused_adam_c.dylib" "$to/lib/libfused_adam.dylib"
-  install_name_tool -id "$prefix/lib/libfused_adam.dylib" "$to/lib/libfused_adam.dylib"
+  ln -s "$shared" "$stage/lib/$soname"
+  ln -s "$soname" "$stage/lib/libfused_adam.so"
 fi
-sed -e "s|@prefix@|$prefix|" -e "s|@version@|$version|" -e "s|@private@|$private|" \
-  "$here/fused-adam.pc.in" > "$to/lib/pkgconfig/fused-adam.pc"
+fill fused-adam.pc.in lib/pkgconfig
+fill fused-adam-config.cmake.in lib/cmake/fused-adam
+fill fused-adam-config-version.cmake.in lib/cmake/fused-adam
+
+# What could make a rename fail.
+for folder in $folders; do
+  mkdir -p "$to/$folder" || fail "cannot create $to/$folder"
+  [ -w "$to/$folder" ] || fail "cannot write to $to/$folder"
+done
+files=$(cd "$stage" && find . ! -type d)
+for file in $files; do
+  [ ! -d "$to/$file" ] || fail "$to/${file#./} is a directory, expected a file or nothing"
+done
+for file in $files; do mv -f "$stage/$file" "$to/$file"; done
 echo "fused-adam $version is under $to"

@@ -114,6 +114,10 @@ enum FusedAdamStatus
    * An error that has no other code in this version.
    */
   FUSED_ADAM_STATUS_OTHER = 17,
+  /**
+   * Another call uses the optimizer. Nothing has changed.
+   */
+  FUSED_ADAM_STATUS_BUSY = 18,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -165,12 +169,76 @@ typedef int32_t FusedAdamType;
 #endif // __cplusplus
 
 /**
+ * The kind of a phase of a learning-rate schedule: how its factor depends on the number of steps.
+ * Those that torch has too give the factors of its scheduler of the same name.
+ */
+enum FusedAdamLr
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Linear from 1 / `steps` to 1, which step number `steps` has.
+   */
+  FUSED_ADAM_LR_WARMUP = 1,
+  /**
+   * `factor` for `steps` steps, then 1 (ConstantLR). UINT64_MAX steps do not end.
+   */
+  FUSED_ADAM_LR_CONSTANT = 2,
+  /**
+   * Linear from `from` to `to` in `steps` steps, then constant (LinearLR).
+   */
+  FUSED_ADAM_LR_LINEAR = 3,
+  /**
+   * Half a cosine wave from 1 down to `floor` in `steps` steps (CosineAnnealingLR). As in torch,
+   * it then rises again, unless another phase follows.
+   */
+  FUSED_ADAM_LR_COSINE = 4,
+  /**
+   * The same, restarted after every period (CosineAnnealingWarmRestarts). The first period has
+   * `steps` steps, and each one is `growth` times as long as the one before.
+   */
+  FUSED_ADAM_LR_COSINE_RESTARTS = 5,
+  /**
+   * Multiplies the factor by `gamma` after every `every` steps (StepLR).
+   */
+  FUSED_ADAM_LR_STEP = 6,
+  /**
+   * Multiplies the factor by `gamma` at each of the step numbers in `at` (MultiStepLR).
+   */
+  FUSED_ADAM_LR_MULTI_STEP = 7,
+  /**
+   * Multiplies the factor by `gamma` after every step (ExponentialLR).
+   */
+  FUSED_ADAM_LR_EXPONENTIAL = 8,
+  /**
+   * The share of `steps` steps that is left, raised to `power` (PolynomialLR).
+   */
+  FUSED_ADAM_LR_POLYNOMIAL = 9,
+  /**
+   * Rises from `first` to 1 in the share `rise` of `steps` steps, and falls to `last` in the
+   * rest, each along half a cosine wave (OneCycleLR with two phases). It then stays at `last`.
+   */
+  FUSED_ADAM_LR_ONE_CYCLE = 10,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum FusedAdamLr FusedAdamLr;
+#else
+typedef int32_t FusedAdamLr;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * An optimizer of many parameters. It stores their states, and scales and clips their gradients.
  * Made by fused_adam_optimizer_new, freed by fused_adam_optimizer_free.
  *
  * Parameters are registered by name, in groups that each have their own rule. The states of a
- * parameter are allocated in its first step. Only one thread may use an optimizer at a time.
- * Different optimizers can be used at the same time.
+ * parameter are allocated in its first step.
+ *
+ * Different optimizers can be used at the same time. The same optimizer can only be changed by one
+ * call at a time, or read by any number: functions that take it as const read it. Another call
+ * does not wait. It returns FUSED_ADAM_STATUS_BUSY, and has no effect.
  */
 typedef struct FusedAdamOptimizer FusedAdamOptimizer;
 
@@ -179,8 +247,8 @@ typedef struct FusedAdamOptimizer FusedAdamOptimizer;
  * fused_adam_options_new, freed by fused_adam_options_free. Functions that take options accept
  * NULL for the defaults.
  *
- * Only one thread may change options at a time. Any number of threads may read them while none
- * changes them.
+ * Any number of threads may use and change options at the same time. Each call works with a copy
+ * from its beginning.
  */
 typedef struct FusedAdamOptions FusedAdamOptions;
 
@@ -188,8 +256,8 @@ typedef struct FusedAdamOptions FusedAdamOptions;
  * A rule with its hyper-parameters, such as AdamW. Made by fused_adam_rule_new, freed by
  * fused_adam_rule_free.
  *
- * Only one thread may change a rule at a time. Any number of threads may read it while none
- * changes it.
+ * Any number of threads may use and change a rule at the same time. Each call works with a copy of
+ * the hyper-parameters from its beginning.
  */
 typedef struct FusedAdamRule FusedAdamRule;
 
@@ -214,6 +282,82 @@ typedef struct FusedAdamExtraTensor {
    */
   int32_t element_type;
 } FusedAdamExtraTensor;
+
+/**
+ * A phase of a learning-rate schedule. Set the structure to zero before you set its members. Which
+ * members a phase uses depends on its kind. It ignores the others.
+ *
+ * Each phase counts the steps from its own start.
+ */
+typedef struct FusedAdamLrPhase {
+  /**
+   * A FusedAdamLr.
+   */
+  int32_t kind;
+  /**
+   * The step number, counted from the start of training, at which the next phase begins. 0 for
+   * the last phase, which does not end.
+   */
+  uint64_t until;
+  /**
+   * The number of steps: at least 1, or at least 0 for FUSED_ADAM_LR_WARMUP,
+   * FUSED_ADAM_LR_CONSTANT and FUSED_ADAM_LR_LINEAR.
+   */
+  uint64_t steps;
+  /**
+   * For FUSED_ADAM_LR_STEP: the number of steps between changes, at least 1.
+   */
+  uint64_t every;
+  /**
+   * For FUSED_ADAM_LR_COSINE_RESTARTS: the ratio of the lengths of two periods, at least 1.
+   */
+  uint64_t growth;
+  /**
+   * For FUSED_ADAM_LR_MULTI_STEP: an array of at_count step numbers, in any order.
+   */
+  const uint64_t *at;
+  /**
+   * The number of step numbers.
+   */
+  size_t at_count;
+  /**
+   * For FUSED_ADAM_LR_CONSTANT: the factor. It is finite and at least 0, as all factors are.
+   */
+  double factor;
+  /**
+   * For FUSED_ADAM_LR_LINEAR: the first factor.
+   */
+  double from;
+  /**
+   * For FUSED_ADAM_LR_LINEAR: the last factor.
+   */
+  double to;
+  /**
+   * For FUSED_ADAM_LR_COSINE and FUSED_ADAM_LR_COSINE_RESTARTS: the smallest factor.
+   */
+  double floor;
+  /**
+   * For FUSED_ADAM_LR_STEP, FUSED_ADAM_LR_MULTI_STEP and FUSED_ADAM_LR_EXPONENTIAL: the
+   * multiplier of each change.
+   */
+  double gamma;
+  /**
+   * For FUSED_ADAM_LR_POLYNOMIAL: the power, at least 0.
+   */
+  double power;
+  /**
+   * For FUSED_ADAM_LR_ONE_CYCLE: the share of steps in which the factor rises, from 0 to 1.
+   */
+  double rise;
+  /**
+   * For FUSED_ADAM_LR_ONE_CYCLE: the first factor.
+   */
+  double first;
+  /**
+   * For FUSED_ADAM_LR_ONE_CYCLE: the last factor.
+   */
+  double last;
+} FusedAdamLrPhase;
 
 /**
  * A dynamic loss scale, as in torch.amp.GradScaler. It grows while the gradients are finite. If
@@ -356,6 +500,10 @@ typedef struct FusedAdamReport {
    */
   double largest_update;
   /**
+   * The factor by which the learning-rate schedule multiplied the learning rates. 1 without one.
+   */
+  double lr_factor;
+  /**
    * The number of gradients that were infinite or NaN. 0 if has_grad_norm is false.
    */
   uint64_t nonfinite;
@@ -420,13 +568,25 @@ typedef struct FusedAdamTensor {
   int32_t correction_bits;
 } FusedAdamTensor;
 
+/**
+ * The function that fused_adam_set_thread_pool passes to `run`.
+ */
+typedef void (*FusedAdamWork)(void *argument);
+
+/**
+ * The function that calls work(argument) on `count` threads of a program: see
+ * fused_adam_set_thread_pool.
+ */
+typedef void (*FusedAdamRun)(void *context, size_t count, FusedAdamWork work, void *argument);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
 
 /**
  * Saves an optimizer to a safetensors file: the states and step numbers of all parameters, the
- * rules of all groups, and the loss scale. It does not save the options.
+ * rules of all groups, and the loss scale. It saves neither the options nor the learning-rate
+ * schedule.
  *
  * The file is first written and synced next to the old one, and then renamed over it. After a
  * crash, either the old or the new file is there.
@@ -442,8 +602,8 @@ extern "C" {
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread changes. Strings end with a NUL. Each other
- * pointer points to what its description says, and no other thread changes that during the call.
+ * `opt` is NULL or an optimizer. Strings end with a NUL. Each other pointer points to what its
+ * description says, and no other thread changes that during the call.
  */
 FusedAdamStatus fused_adam_optimizer_save(const struct FusedAdamOptimizer *opt,
                                           const char *path,
@@ -454,9 +614,9 @@ FusedAdamStatus fused_adam_optimizer_save(const struct FusedAdamOptimizer *opt,
  * Loads a file of fused_adam_optimizer_save. Training then continues bit for bit as if it had
  * never stopped: the states and step numbers of the parameters, the rules of the groups, the
  * number of steps and the loss scale are those of the file. The optimizer must have the parameters
- * and groups that were saved, with the same types. It keeps its options. States of float in the
- * file become states in 8 bits, rounded to nearest, for a parameter that was registered with
- * those, and the other way round.
+ * and groups that were saved, with the same types. It keeps its options and its learning-rate
+ * schedule. States of float in the file become states in 8 bits, rounded to nearest, for a
+ * parameter that was registered with those, and the other way round.
  *
  * - path: the path of the file. The file may come from an untrusted source: every length in it is
  *   checked.
@@ -470,13 +630,64 @@ FusedAdamStatus fused_adam_optimizer_save(const struct FusedAdamOptimizer *opt,
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread uses. Strings end with a NUL. Each other
- * pointer points to what its description says, and no other thread uses that during the call.
+ * `opt` is NULL or an optimizer. Strings end with a NUL. Each other pointer points to what its
+ * description says, and no other thread uses that during the call.
  */
 FusedAdamStatus fused_adam_optimizer_load(struct FusedAdamOptimizer *opt,
                                           const char *path,
                                           const struct FusedAdamExtraTensor *kept,
                                           size_t kept_count);
+
+/**
+ * Sets a schedule whose factor multiplies the learning rates of all groups in each step, as a
+ * function of fused_adam_optimizer_steps. By default there is none.
+ *
+ * - phases: an array of count phases, one after the other. With 0 phases, there is no schedule any
+ *   more.
+ *
+ * For example a warm-up over 100 steps, then half a cosine down to 0.1 in step 1000, which stays:
+ *
+ * ```c
+ * const FusedAdamLrPhase phases[] = {
+ *   {.kind = FUSED_ADAM_LR_WARMUP, .steps = 100, .until = 100},
+ *   {.kind = FUSED_ADAM_LR_COSINE, .steps = 900, .floor = 0.1, .until = 1000},
+ *   {.kind = FUSED_ADAM_LR_CONSTANT, .factor = 0.1, .steps = UINT64_MAX},
+ * };
+ * ```
+ *
+ * The optimizer copies the phases. fused_adam_optimizer_get returns the "lr" without the factor;
+ * FusedAdamReport has the factor of a step. A file of fused_adam_optimizer_save has the number of
+ * steps, but not the schedule: set it again after loading, or before.
+ *
+ * After an error nothing has changed. Returns FUSED_ADAM_STATUS_VALUE for a kind that does not
+ * exist, and for a member outside its range, with a message that names the phase and the member;
+ * FUSED_ADAM_STATUS_NULL, FUSED_ADAM_STATUS_MISALIGNED, FUSED_ADAM_STATUS_LENGTH and
+ * FUSED_ADAM_STATUS_BUSY.
+ *
+ * # Safety
+ *
+ * `opt` is NULL or an optimizer; `phases` is NULL or points to `count` phases; the `at` of each is
+ * NULL or points to `at_count` numbers.
+ */
+FusedAdamStatus fused_adam_optimizer_set_lr_schedule(struct FusedAdamOptimizer *opt,
+                                                     const struct FusedAdamLrPhase *phases,
+                                                     size_t count);
+
+/**
+ * Stores the factor of a schedule for the step that follows `step` steps at `factor`. It is
+ * `step` = 0 for the first step. The factor is 1 if there are 0 phases. Use it if you keep the
+ * states yourself, or to plot a schedule.
+ *
+ * Returns the errors of fused_adam_optimizer_set_lr_schedule. Any thread may call it.
+ *
+ * # Safety
+ *
+ * As for fused_adam_optimizer_set_lr_schedule; `factor` is NULL or valid for writes.
+ */
+FusedAdamStatus fused_adam_lr_factor(const struct FusedAdamLrPhase *phases,
+                                     size_t count,
+                                     uint64_t step,
+                                     double *factor);
 
 /**
  * Makes an optimizer without parameters. It has one group, number 0, which uses a copy of `rule`.
@@ -489,17 +700,18 @@ FusedAdamStatus fused_adam_optimizer_load(struct FusedAdamOptimizer *opt,
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes; `out` is NULL or valid for writes.
+ * `rule` is NULL or a rule; `out` is NULL or valid for writes.
  */
 FusedAdamStatus fused_adam_optimizer_new(const struct FusedAdamRule *rule,
                                          struct FusedAdamOptimizer **out);
 
 /**
- * Frees an optimizer and its states. Does nothing for NULL.
+ * Frees an optimizer and its states. Does nothing for NULL. Call it when no other call uses the
+ * optimizer any more: it does not wait for one, and cannot report it.
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that is not used again.
+ * `opt` is NULL or an optimizer that no call uses, now or later.
  */
 void fused_adam_optimizer_free(struct FusedAdamOptimizer *opt);
 
@@ -512,8 +724,7 @@ void fused_adam_optimizer_free(struct FusedAdamOptimizer *opt);
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread uses; `rule` is NULL or a rule that no other
- * thread changes; `group` is NULL or valid for writes.
+ * `opt` is NULL or an optimizer; `rule` is NULL or a rule; `group` is NULL or valid for writes.
  */
 FusedAdamStatus fused_adam_optimizer_add_group(struct FusedAdamOptimizer *opt,
                                                const struct FusedAdamRule *rule,
@@ -536,8 +747,8 @@ FusedAdamStatus fused_adam_optimizer_add_group(struct FusedAdamOptimizer *opt,
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL;
- * `param` is NULL or valid for writes.
+ * `opt` is NULL or an optimizer; `name` is NULL or ends with a NUL; `param` is NULL or valid for
+ * writes.
  */
 FusedAdamStatus fused_adam_optimizer_add(struct FusedAdamOptimizer *opt,
                                          size_t group,
@@ -563,92 +774,23 @@ FusedAdamStatus fused_adam_optimizer_find(const struct FusedAdamOptimizer *opt,
                                           size_t *param);
 
 /**
- * Sets a hyper-parameter of a group's rule, as fused_adam_rule_set does: for example "lr", for a
- * learning rate schedule. It takes effect from the next step on. If the rule now has other states
- * than before, the next step fails.
- *
- * Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
- * errors of fused_adam_rule_set.
+ * The number of steps that an optimizer has taken. Skipped steps do not count. 0 for NULL. Also 0
+ * while another call changes the optimizer; fused_adam_last_status is then FUSED_ADAM_STATUS_BUSY.
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL.
- */
-FusedAdamStatus fused_adam_optimizer_set(struct FusedAdamOptimizer *opt,
-                                         size_t group,
-                                         const char *name,
-                                         double value);
-
-/**
- * Stores a hyper-parameter of a group's rule at `value`, as fused_adam_rule_get does.
- *
- * Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
- * errors of fused_adam_rule_get.
- *
- * # Safety
- *
- * `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL;
- * `value` is NULL or valid for writes.
- */
-FusedAdamStatus fused_adam_optimizer_get(const struct FusedAdamOptimizer *opt,
-                                         size_t group,
-                                         const char *name,
-                                         double *value);
-
-/**
- * Sets the options of later steps, or the defaults if `options` is NULL. The optimizer stores a
- * copy.
- *
- * Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
- *
- * # Safety
- *
- * `opt` is NULL or an optimizer that no other thread uses; `options` is NULL or options that no
- * other thread changes.
- */
-FusedAdamStatus fused_adam_optimizer_set_options(struct FusedAdamOptimizer *opt,
-                                                 const struct FusedAdamOptions *options);
-
-/**
- * Sets a dynamic loss scale, or removes it if `loss_scale` is NULL. Initially there is none. With
- * a loss scale, a step divides the gradients by the scale. If a gradient is not finite, the step
- * is skipped.
- *
- * Each step checks the fields. Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
- *
- * # Safety
- *
- * `opt` is NULL or an optimizer that no other thread uses; `loss_scale` is NULL or valid for
- * reads.
- */
-FusedAdamStatus fused_adam_optimizer_set_grad_scaler(struct FusedAdamOptimizer *opt,
-                                                     const struct FusedAdamGradScaler *loss_scale);
-
-/**
- * The factor for the loss of the next step. 1 without a loss scale, and for NULL.
- *
- * # Safety
- *
- * `opt` is NULL or an optimizer that no other thread changes.
- */
-double fused_adam_optimizer_loss_scale(const struct FusedAdamOptimizer *opt);
-
-/**
- * The number of steps that an optimizer has taken. Skipped steps do not count. 0 for NULL.
- *
- * # Safety
- *
- * `opt` is NULL or an optimizer that no other thread changes.
+ * `opt` is NULL or an optimizer.
  */
 uint64_t fused_adam_optimizer_steps(const struct FusedAdamOptimizer *opt);
 
 /**
  * The number of steps that a parameter has taken. 0 for NULL. Also 0 if there is no such
- * parameter; fused_adam_last_status is then FUSED_ADAM_STATUS_UNKNOWN.
+ * parameter, and while another call changes the optimizer; fused_adam_last_status is then
+ * FUSED_ADAM_STATUS_UNKNOWN or FUSED_ADAM_STATUS_BUSY.
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread changes.
+ * `opt` is NULL or an optimizer.
  */
 uint64_t fused_adam_optimizer_t(const struct FusedAdamOptimizer *opt, size_t param);
 
@@ -663,8 +805,8 @@ uint64_t fused_adam_optimizer_t(const struct FusedAdamOptimizer *opt, size_t par
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread changes; `name` is NULL or ends with a NUL;
- * `state` is NULL or valid for writes.
+ * `opt` is NULL or an optimizer; `name` is NULL or ends with a NUL; `state` is NULL or valid for
+ * writes.
  */
 FusedAdamStatus fused_adam_optimizer_state(const struct FusedAdamOptimizer *opt,
                                            size_t param,
@@ -717,7 +859,7 @@ void fused_adam_options_free(struct FusedAdamOptions *options);
  *
  * # Safety
  *
- * `options` is NULL or options that no other thread uses; `name` is NULL or ends with a NUL.
+ * `options` is NULL or options; `name` is NULL or ends with a NUL.
  */
 FusedAdamStatus fused_adam_options_set(struct FusedAdamOptions *options,
                                        const char *name,
@@ -734,7 +876,7 @@ FusedAdamStatus fused_adam_options_set(struct FusedAdamOptions *options,
  *
  * # Safety
  *
- * `options` is NULL or options that no other thread uses; `name` is NULL or ends with a NUL.
+ * `options` is NULL or options; `name` is NULL or ends with a NUL.
  */
 FusedAdamStatus fused_adam_options_set_backend(struct FusedAdamOptions *options, const char *name);
 
@@ -747,7 +889,7 @@ FusedAdamStatus fused_adam_options_set_backend(struct FusedAdamOptions *options,
  *
  * # Safety
  *
- * `options` is NULL or options that no other thread uses.
+ * `options` is NULL or options.
  */
 FusedAdamStatus fused_adam_options_set_chunk(struct FusedAdamOptions *options, size_t elements);
 
@@ -760,7 +902,7 @@ FusedAdamStatus fused_adam_options_set_chunk(struct FusedAdamOptions *options, s
  *
  * # Safety
  *
- * `options` is NULL or options that no other thread uses.
+ * `options` is NULL or options.
  */
 FusedAdamStatus fused_adam_options_round_to_nearest(struct FusedAdamOptions *options);
 
@@ -773,7 +915,7 @@ FusedAdamStatus fused_adam_options_round_to_nearest(struct FusedAdamOptions *opt
  *
  * # Safety
  *
- * `options` is NULL or options that no other thread uses.
+ * `options` is NULL or options.
  */
 FusedAdamStatus fused_adam_options_round_stochastically(struct FusedAdamOptions *options,
                                                         uint64_t seed);
@@ -822,7 +964,7 @@ FusedAdamStatus fused_adam_rule_new(const char *name, struct FusedAdamRule **out
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes; `out` is NULL or valid for writes.
+ * `rule` is NULL or a rule; `out` is NULL or valid for writes.
  */
 FusedAdamStatus fused_adam_rule_clone(const struct FusedAdamRule *rule, struct FusedAdamRule **out);
 
@@ -850,7 +992,7 @@ void fused_adam_rule_free(struct FusedAdamRule *rule);
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread uses; `name` is NULL or ends with a NUL.
+ * `rule` is NULL or a rule; `name` is NULL or ends with a NUL.
  */
 FusedAdamStatus fused_adam_rule_set(struct FusedAdamRule *rule, const char *name, double value);
 
@@ -862,8 +1004,8 @@ FusedAdamStatus fused_adam_rule_set(struct FusedAdamRule *rule, const char *name
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes; `name` is NULL or ends with a NUL;
- * `value` is NULL or valid for writes.
+ * `rule` is NULL or a rule; `name` is NULL or ends with a NUL; `value` is NULL or valid for
+ * writes.
  */
 FusedAdamStatus fused_adam_rule_get(const struct FusedAdamRule *rule,
                                     const char *name,
@@ -878,7 +1020,7 @@ FusedAdamStatus fused_adam_rule_get(const struct FusedAdamRule *rule,
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 FusedAdamStatus fused_adam_rule_check(const struct FusedAdamRule *rule);
 
@@ -889,7 +1031,7 @@ FusedAdamStatus fused_adam_rule_check(const struct FusedAdamRule *rule);
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 const char *fused_adam_rule_name(const struct FusedAdamRule *rule);
 
@@ -901,7 +1043,7 @@ const char *fused_adam_rule_name(const struct FusedAdamRule *rule);
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 const char *fused_adam_rule_parameter_name(const struct FusedAdamRule *rule, size_t i);
 
@@ -911,7 +1053,7 @@ const char *fused_adam_rule_parameter_name(const struct FusedAdamRule *rule, siz
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 size_t fused_adam_rule_state_count(const struct FusedAdamRule *rule);
 
@@ -923,7 +1065,7 @@ size_t fused_adam_rule_state_count(const struct FusedAdamRule *rule);
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 const char *fused_adam_rule_state_name(const struct FusedAdamRule *rule, size_t i);
 
@@ -933,7 +1075,7 @@ const char *fused_adam_rule_state_name(const struct FusedAdamRule *rule, size_t 
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 double fused_adam_rule_initial_state(const struct FusedAdamRule *rule, size_t i);
 
@@ -945,7 +1087,7 @@ double fused_adam_rule_initial_state(const struct FusedAdamRule *rule, size_t i)
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 size_t fused_adam_rule_scalar_count(const struct FusedAdamRule *rule);
 
@@ -957,7 +1099,7 @@ size_t fused_adam_rule_scalar_count(const struct FusedAdamRule *rule);
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 const char *fused_adam_rule_scalar_name(const struct FusedAdamRule *rule, size_t i);
 
@@ -971,7 +1113,7 @@ const char *fused_adam_rule_scalar_name(const struct FusedAdamRule *rule, size_t
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes.
+ * `rule` is NULL or a rule.
  */
 double fused_adam_rule_scalar_after(const struct FusedAdamRule *rule, size_t i, uint64_t t);
 
@@ -988,13 +1130,83 @@ double fused_adam_rule_scalar_after(const struct FusedAdamRule *rule, size_t i, 
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes; `scalars` is NULL or points to `count`
- * numbers that no other thread uses.
+ * `rule` is NULL or a rule; `scalars` is NULL or points to `count` numbers that no other thread
+ * uses.
  */
 FusedAdamStatus fused_adam_rule_advance_scalars(const struct FusedAdamRule *rule,
                                                 uint64_t t,
                                                 double *scalars,
                                                 size_t count);
+
+/**
+ * Sets a hyper-parameter of a group's rule, as fused_adam_rule_set does: for example "lr". With a
+ * learning-rate schedule, this is the value that the schedule multiplies. It takes effect from the
+ * next step on. If the rule now has other states than before, the next step fails.
+ *
+ * Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
+ * errors of fused_adam_rule_set.
+ *
+ * # Safety
+ *
+ * `opt` is NULL or an optimizer; `name` is NULL or ends with a NUL.
+ */
+FusedAdamStatus fused_adam_optimizer_set(struct FusedAdamOptimizer *opt,
+                                         size_t group,
+                                         const char *name,
+                                         double value);
+
+/**
+ * Stores a hyper-parameter of a group's rule at `value`, as fused_adam_rule_get does.
+ *
+ * Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
+ * errors of fused_adam_rule_get.
+ *
+ * # Safety
+ *
+ * `opt` is NULL or an optimizer; `name` is NULL or ends with a NUL; `value` is NULL or valid for
+ * writes.
+ */
+FusedAdamStatus fused_adam_optimizer_get(const struct FusedAdamOptimizer *opt,
+                                         size_t group,
+                                         const char *name,
+                                         double *value);
+
+/**
+ * Sets the options of later steps, or the defaults if `options` is NULL. The optimizer stores a
+ * copy.
+ *
+ * Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
+ *
+ * # Safety
+ *
+ * `opt` is NULL or an optimizer; `options` is NULL or options.
+ */
+FusedAdamStatus fused_adam_optimizer_set_options(struct FusedAdamOptimizer *opt,
+                                                 const struct FusedAdamOptions *options);
+
+/**
+ * Sets a dynamic loss scale, or removes it if `loss_scale` is NULL. Initially there is none. With
+ * a loss scale, a step divides the gradients by the scale. If a gradient is not finite, the step
+ * is skipped.
+ *
+ * Each step checks the fields. Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
+ *
+ * # Safety
+ *
+ * `opt` is NULL or an optimizer; `loss_scale` is NULL or valid for reads.
+ */
+FusedAdamStatus fused_adam_optimizer_set_grad_scaler(struct FusedAdamOptimizer *opt,
+                                                     const struct FusedAdamGradScaler *loss_scale);
+
+/**
+ * The factor for the loss of the next step. 1 without a loss scale, and for NULL. Also 1 while
+ * another call changes the optimizer; fused_adam_last_status is then FUSED_ADAM_STATUS_BUSY.
+ *
+ * # Safety
+ *
+ * `opt` is NULL or an optimizer.
+ */
+double fused_adam_optimizer_loss_scale(const struct FusedAdamOptimizer *opt);
 
 /**
  * Splits float master weights in two: theta, which the model uses, in bfloat16, and a correction.
@@ -1060,9 +1272,8 @@ size_t fused_adam_state_bytes(int32_t state_type, size_t len);
  *
  * # Safety
  *
- * `rule` is NULL or a rule that no other thread changes. Each other pointer is NULL or points to
- * what its description says. During the call, no other thread writes to it, or reads what the call
- * writes.
+ * `rule` is NULL or a rule. Each other pointer is NULL or points to what its description says.
+ * During the call, no other thread writes to it, or reads what the call writes.
  */
 FusedAdamStatus fused_adam_rule_encode_state(const struct FusedAdamRule *rule,
                                              size_t i,
@@ -1119,7 +1330,8 @@ const char *fused_adam_status_name(int32_t status);
  * results are bit-identical to separate steps on each tensor, except that clipping uses the norm
  * of all gradients.
  *
- * - rules: an array of rule_count rules. Each tensor has the index of its rule.
+ * - rules: an array of rule_count rules: `const FusedAdamRule *rules[]`. Each tensor has the index
+ *   of its rule.
  * - tensors: an array of tensor_count structures.
  * - options: the options of the step. NULL for the defaults.
  * - report: where to store what the step did. NULL if you do not need it.
@@ -1293,16 +1505,16 @@ FusedAdamStatus fused_adam_step_split(const struct FusedAdamRule *rule,
  * - tensors: an array of tensor_count structures.
  * - report: where to store what the step did. NULL if you do not need it.
  *
- * All arguments are checked before anything is written. Returns FUSED_ADAM_STATUS_UNKNOWN if a
- * parameter does not exist, FUSED_ADAM_STATUS_DUPLICATE if one is given twice,
- * FUSED_ADAM_STATUS_LENGTH if a length is not the registered one, and the errors of
- * fused_adam_step_all.
+ * All arguments are checked before anything is written. Returns FUSED_ADAM_STATUS_BUSY if another
+ * call uses the optimizer, FUSED_ADAM_STATUS_UNKNOWN if a parameter does not exist,
+ * FUSED_ADAM_STATUS_DUPLICATE if one is given twice, FUSED_ADAM_STATUS_LENGTH if a length is not
+ * the registered one, and the errors of fused_adam_step_all.
  *
  * # Safety
  *
- * `opt` is NULL or an optimizer that no other thread uses. Each other pointer that is not NULL
- * points to as many elements as its description says. During the call, no other thread writes to
- * them, or reads what the call writes.
+ * `opt` is NULL or an optimizer. Each other pointer that is not NULL points to as many elements as
+ * its description says. During the call, no other thread writes to them, or reads what the call
+ * writes.
  */
 FusedAdamStatus fused_adam_optimizer_step(struct FusedAdamOptimizer *opt,
                                           const struct FusedAdamTensor *tensors,
@@ -1329,6 +1541,43 @@ FusedAdamStatus fused_adam_optimizer_step(struct FusedAdamOptimizer *opt,
  * start the threads. Nothing changes in that case. Any thread may call it, even while steps run.
  */
 FusedAdamStatus fused_adam_set_threads(size_t threads);
+
+/**
+ * Sets a thread pool of your program for later steps, for the whole program, instead of threads of
+ * this library. The results are bit-identical.
+ *
+ * - threads: the number of threads, from 1 to 1024. Each long step calls `run` with this number,
+ *   or with a smaller one if it has less work. With 1 it does not call `run`.
+ * - run: calls work(argument) on `count` threads at the same time, and returns when all calls have
+ *   returned. The calling thread can be one of them. Fewer or more calls are correct too: a call
+ *   takes parts of the step until none is left, and the calling thread then does the rest.
+ *   `run` must not throw an exception or jump out.
+ * - context: the first argument of `run`. It can be NULL.
+ *
+ * For example with OpenMP:
+ *
+ * ```c
+ * static void run(void *context, size_t count, FusedAdamWork work, void *argument) {
+ *   (void)context;
+ *   #pragma omp parallel num_threads((int)count)
+ *   work(argument);
+ * }
+ * ```
+ *
+ * Several threads can call `run` at the same time, if they take steps at the same time. `run` can
+ * use this library, but not the handle of an optimizer whose step has called it. `context` must
+ * stay valid until all steps that began before the next call of this function or of
+ * fused_adam_set_threads have returned. The latter also ends the use of the pool.
+ *
+ * Returns FUSED_ADAM_STATUS_THREADS if the number is 0 or larger than 1024, and
+ * FUSED_ADAM_STATUS_NULL if `run` is NULL. Nothing changes in that case. Any thread may call it,
+ * even while steps run.
+ *
+ * # Safety
+ *
+ * `run` does what is described above. It and `context` can be used from any thread.
+ */
+FusedAdamStatus fused_adam_set_thread_pool(size_t threads, FusedAdamRun run, void *context);
 
 /**
  * The number of threads that a large step uses. If that is one per processor, this call starts

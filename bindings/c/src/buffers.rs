@@ -319,25 +319,15 @@ pub(crate) unsafe fn array<'a, T>(
     Ok(unsafe { std::slice::from_raw_parts(array, len) })
 }
 
-/// Borrows the object of a handle.
+/// Borrows the object of a handle. What calls change is behind a lock, so any number of calls can
+/// borrow it.
 ///
 /// # Safety
 ///
-/// `handle` is NULL, or was made by this library, is not yet freed, and nothing writes to it during
-/// `'a`.
+/// `handle` is NULL, or was made by this library and is not freed during `'a`.
 pub(crate) unsafe fn handle<'a, T>(name: &str, handle: *const T) -> Result<&'a T, Failure> {
     // SAFETY: the caller's promise.
     unsafe { handle.as_ref() }.ok_or_else(|| Failure::null(name, "a handle"))
-}
-
-/// Borrows the object of a handle mutably.
-///
-/// # Safety
-///
-/// As for [`handle`], and nothing else uses the object during `'a`.
-pub(crate) unsafe fn handle_mut<'a, T>(name: &str, handle: *mut T) -> Result<&'a mut T, Failure> {
-    // SAFETY: the caller's promise.
-    unsafe { handle.as_mut() }.ok_or_else(|| Failure::null(name, "a handle"))
 }
 
 /// Checks a pointer to a result. The memory there may be uninitialized.

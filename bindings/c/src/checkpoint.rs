@@ -6,10 +6,9 @@ use std::ffi::{c_char, c_void};
 use fused_adam::{CheckpointReader, CheckpointWriter, Element};
 
 use crate::buffers::{
-    AddressRange, Buffer, DType, array, check_apart, handle, handle_mut, slice, slice_mut,
-    with_element,
+    AddressRange, Buffer, DType, array, check_apart, slice, slice_mut, with_element,
 };
-use crate::optimizer::FusedAdamOptimizer;
+use crate::optimizer::{FusedAdamOptimizer, read, write};
 use crate::status::{Failure, FusedAdamStatus, guarded};
 use crate::text;
 
@@ -103,7 +102,8 @@ impl<'a> ExtraTensor<'a> {
 }
 
 /// Saves an optimizer to a safetensors file: the states and step numbers of all parameters, the
-/// rules of all groups, and the loss scale. It does not save the options.
+/// rules of all groups, and the loss scale. It saves neither the options nor the learning-rate
+/// schedule.
 ///
 /// The file is first written and synced next to the old one, and then renamed over it. After a
 /// crash, either the old or the new file is there.
@@ -119,8 +119,8 @@ impl<'a> ExtraTensor<'a> {
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread changes. Strings end with a NUL. Each other
-/// pointer points to what its description says, and no other thread changes that during the call.
+/// `opt` is NULL or an optimizer. Strings end with a NUL. Each other pointer points to what its
+/// description says, and no other thread changes that during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_save(
     opt: *const FusedAdamOptimizer,
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (opt, path) = unsafe { (handle("opt", opt)?, text::path("path", path)?) };
+        let (opt, path) = unsafe { (read(opt)?, text::path("path", path)?) };
         // SAFETY: the caller's promise.
         let kept = unsafe { ExtraTensor::all(kept, kept_count, false) }?;
         let mut writer = opt.core.checkpoint();
@@ -145,9 +145,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
 /// Loads a file of fused_adam_optimizer_save. Training then continues bit for bit as if it had
 /// never stopped: the states and step numbers of the parameters, the rules of the groups, the
 /// number of steps and the loss scale are those of the file. The optimizer must have the parameters
-/// and groups that were saved, with the same types. It keeps its options. States of float in the
-/// file become states in 8 bits, rounded to nearest, for a parameter that was registered with
-/// those, and the other way round.
+/// and groups that were saved, with the same types. It keeps its options and its learning-rate
+/// schedule. States of float in the file become states in 8 bits, rounded to nearest, for a
+/// parameter that was registered with those, and the other way round.
 ///
 /// - path: the path of the file. The file may come from an untrusted source: every length in it is
 ///   checked.
@@ -161,8 +161,8 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses. Strings end with a NUL. Each other
-/// pointer points to what its description says, and no other thread uses that during the call.
+/// `opt` is NULL or an optimizer. Strings end with a NUL. Each other pointer points to what its
+/// description says, and no other thread uses that during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_load(
     opt: *mut FusedAdamOptimizer,
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_load(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (opt, path) = unsafe { (handle_mut("opt", opt)?, text::path("path", path)?) };
+        let (mut opt, path) = unsafe { (write(opt)?, text::path("path", path)?) };
         // SAFETY: the caller's promise.
         let kept = unsafe { ExtraTensor::all(kept, kept_count, true) }?;
         let mut file = CheckpointReader::open(path)?;

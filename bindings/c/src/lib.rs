@@ -9,9 +9,14 @@
 
 mod buffers;
 mod checkpoint;
+mod locks;
+mod lr_schedule;
 mod optimizer;
 mod options;
+mod program_threads;
 mod rule;
+mod scalars;
+mod settings;
 mod split;
 mod state;
 mod status;
@@ -24,9 +29,13 @@ mod version;
 
 pub use buffers::FusedAdamType;
 pub use checkpoint::{FusedAdamExtraTensor, fused_adam_optimizer_load, fused_adam_optimizer_save};
+pub use lr_schedule::*;
 pub use optimizer::*;
 pub use options::*;
+pub use program_threads::{FusedAdamRun, FusedAdamWork};
 pub use rule::*;
+pub use scalars::*;
+pub use settings::*;
 pub use split::*;
 pub use state::*;
 pub use status::{
@@ -35,7 +44,7 @@ pub use status::{
 pub use step::*;
 pub use step_one::*;
 pub use tensors::*;
-pub use threads::{fused_adam_set_threads, fused_adam_threads};
+pub use threads::*;
 pub use version::*;
 
 // A panic must become `FUSED_ADAM_STATUS_PANIC`. With `abort` it would end the program.

@@ -2,15 +2,16 @@
 //! rules. It wraps the core's `Optimizer` and stores the element types of each parameter.
 
 use std::ffi::{c_char, c_void};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use fused_adam::{
-    AnyRule, Block8, Element, Error, GradScaler, GroupId, Optimizer, ParamId, Rule, State, bf16,
-    f16,
+    AnyRule, Block8, Element, Error, GroupId, Optimizer, ParamId, Rule, State, bf16, f16,
 };
 
-use crate::buffers::{self, Buffer, DType, handle, handle_mut, place, with_state};
-use crate::options::{FusedAdamOptions, or_default};
-use crate::rule::{self, FusedAdamRule};
+use crate::buffers::{self, Buffer, DType, handle, place, with_state};
+use crate::locks::InUse;
+use crate::options::FusedAdamOptions;
+use crate::rule::{FusedAdamRule, copied};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
 
@@ -18,13 +19,51 @@ use crate::text;
 /// Made by fused_adam_optimizer_new, freed by fused_adam_optimizer_free.
 ///
 /// Parameters are registered by name, in groups that each have their own rule. The states of a
-/// parameter are allocated in its first step. Only one thread may use an optimizer at a time.
-/// Different optimizers can be used at the same time.
-pub struct FusedAdamOptimizer {
-    pub(crate) core: Optimizer<AnyRule>,
+/// parameter are allocated in its first step.
+///
+/// Different optimizers can be used at the same time. The same optimizer can only be changed by one
+/// call at a time, or read by any number: functions that take it as const read it. Another call
+/// does not wait. It returns FUSED_ADAM_STATUS_BUSY, and has no effect.
+pub struct FusedAdamOptimizer(InUse<Contents>);
+
+/// What an optimizer holds.
+pub(crate) struct Contents {
+    pub core: Optimizer<AnyRule>,
     groups: Vec<GroupId>,
-    pub(crate) params: Vec<Param>,
+    pub params: Vec<Param>,
 }
+
+/// The contents of an optimizer, to read.
+///
+/// # Safety
+///
+/// `opt` is NULL or an optimizer.
+pub(crate) unsafe fn read<'a>(
+    opt: *const FusedAdamOptimizer,
+) -> Result<RwLockReadGuard<'a, Contents>, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { handle("opt", opt) }?.0.read("opt")
+}
+
+/// The contents of an optimizer, to change.
+///
+/// # Safety
+///
+/// As for [`read`].
+pub(crate) unsafe fn write<'a>(
+    opt: *mut FusedAdamOptimizer,
+) -> Result<RwLockWriteGuard<'a, Contents>, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { handle("opt", opt) }?.0.write("opt")
+}
+
+// Threads share handles.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<FusedAdamOptimizer>();
+    shared::<FusedAdamRule>();
+    shared::<FusedAdamOptions>();
+};
 
 /// How a parameter was registered.
 pub(crate) struct Param {
@@ -36,27 +75,8 @@ pub(crate) struct Param {
     pub state: DType,
 }
 
-/// A dynamic loss scale, as in torch.amp.GradScaler. It grows while the gradients are finite. If
-/// one is not, the step is skipped and the scale shrinks.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FusedAdamGradScaler {
-    /// The factor for the loss of the next step. 65536 is a common initial value.
-    pub scale: f64,
-    /// The factor for scale after growth_interval finite steps in a row. Usually 2; 1 for a
-    /// constant scale.
-    pub growth_factor: f64,
-    /// The factor for scale after a step with a gradient that is not finite. Usually 0.5; 1 for a
-    /// constant scale.
-    pub backoff_factor: f64,
-    /// The number of finite steps before the scale grows: at least 1, usually 2000.
-    pub growth_interval: u64,
-    /// The number of finite steps since the last change of the scale. Initially 0.
-    pub finite_steps: u64,
-}
-
-impl FusedAdamOptimizer {
-    pub(crate) fn param(&self, number: usize) -> Result<&Param, Failure> {
+impl Contents {
+    pub fn param(&self, number: usize) -> Result<&Param, Failure> {
         let message =
             || format!("there is no parameter {number}, expected one that was registered");
         let unknown = || Failure::new(FusedAdamStatus::Unknown, message());
@@ -71,7 +91,7 @@ impl FusedAdamOptimizer {
     }
 
     /// The allocated states of a parameter, which a step writes.
-    pub(crate) fn states(&self, own: &Param) -> impl Iterator<Item = Buffer> {
+    pub fn states(&self, own: &Param) -> impl Iterator<Item = Buffer> {
         let states = self.rule(own.group).map_or(&[][..], AnyRule::states);
         states.iter().map(State::name).filter_map(|name| {
             let pointer = self.state_address(own, name)?.cast_mut();
@@ -85,12 +105,12 @@ impl FusedAdamOptimizer {
         Ok(*self.groups.get(number).ok_or(unknown)?)
     }
 
-    fn rule(&self, number: usize) -> Result<&AnyRule, Failure> {
+    pub fn rule(&self, number: usize) -> Result<&AnyRule, Failure> {
         let unknown = Error::UnknownGroup { group: number, groups: self.groups.len() };
         Ok(self.core.rule(self.group(number)?).ok_or(unknown)?)
     }
 
-    fn rule_mut(&mut self, number: usize) -> Result<&mut AnyRule, Failure> {
+    pub fn rule_mut(&mut self, number: usize) -> Result<&mut AnyRule, Failure> {
         let unknown = Error::UnknownGroup { group: number, groups: self.groups.len() };
         let group = self.group(number)?;
         Ok(self.core.rule_mut(group).ok_or(unknown)?)
@@ -160,7 +180,7 @@ where
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes; `out` is NULL or valid for writes.
+/// `rule` is NULL or a rule; `out` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_new(
     rule: *const FusedAdamRule,
@@ -168,18 +188,20 @@ pub unsafe extern "C" fn fused_adam_optimizer_new(
 ) -> FusedAdamStatus {
     let new = || {
         // SAFETY: the caller's promise.
-        let core = Optimizer::new(unsafe { handle("rule", rule) }?.0)?;
-        Ok(FusedAdamOptimizer { core, groups: vec![GroupId::default()], params: Vec::new() })
+        let core = Optimizer::new(unsafe { copied(rule) }?)?;
+        let (groups, params) = (vec![GroupId::default()], Vec::new());
+        Ok(FusedAdamOptimizer(InUse::new(Contents { core, groups, params })))
     };
     // SAFETY: the caller's promise.
     unsafe { buffers::make(out, new) }
 }
 
-/// Frees an optimizer and its states. Does nothing for NULL.
+/// Frees an optimizer and its states. Does nothing for NULL. Call it when no other call uses the
+/// optimizer any more: it does not wait for one, and cannot report it.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that is not used again.
+/// `opt` is NULL or an optimizer that no call uses, now or later.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_free(opt: *mut FusedAdamOptimizer) {
     // SAFETY: the caller's promise.
@@ -194,8 +216,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_free(opt: *mut FusedAdamOptimizer)
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses; `rule` is NULL or a rule that no other
-/// thread changes; `group` is NULL or valid for writes.
+/// `opt` is NULL or an optimizer; `rule` is NULL or a rule; `group` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_add_group(
     opt: *mut FusedAdamOptimizer,
@@ -204,9 +225,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_add_group(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (opt, rule) = unsafe { (handle_mut("opt", opt)?, handle("rule", rule)?) };
+        let (mut opt, rule) = unsafe { (write(opt)?, copied(rule)?) };
         let place = place("group", group)?;
-        let id = opt.core.add_group(rule.0)?;
+        let id = opt.core.add_group(rule)?;
         opt.groups.push(id);
         // SAFETY: it is not NULL, so the caller promises that it may be written.
         unsafe { place.write(opt.groups.len() - 1) };
@@ -230,8 +251,8 @@ pub unsafe extern "C" fn fused_adam_optimizer_add_group(
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL;
-/// `param` is NULL or valid for writes.
+/// `opt` is NULL or an optimizer; `name` is NULL or ends with a NUL; `param` is NULL or valid for
+/// writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_add(
     opt: *mut FusedAdamOptimizer,
@@ -245,7 +266,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_add(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (opt, name) = unsafe { (handle_mut("opt", opt)?, text::borrowed("name", name)?) };
+        let (mut opt, name) = unsafe { (write(opt)?, text::borrowed("name", name)?) };
         let place = place("param", param)?;
         let types = [
             DType::element("theta_type", theta_type)?,
@@ -278,7 +299,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_find(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (opt, name) = unsafe { (handle("opt", opt)?, text::borrowed("name", name)?) };
+        let (opt, name) = unsafe { (read(opt)?, text::borrowed("name", name)?) };
         let place = place("param", param)?;
         let id = opt.core.id(name);
         let found = opt.params.iter().position(|param| Some(param.id) == id);
@@ -289,139 +310,27 @@ pub unsafe extern "C" fn fused_adam_optimizer_find(
     })
 }
 
-/// Sets a hyper-parameter of a group's rule, as fused_adam_rule_set does: for example "lr", for a
-/// learning rate schedule. It takes effect from the next step on. If the rule now has other states
-/// than before, the next step fails.
-///
-/// Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
-/// errors of fused_adam_rule_set.
+/// The number of steps that an optimizer has taken. Skipped steps do not count. 0 for NULL. Also 0
+/// while another call changes the optimizer; fused_adam_last_status is then FUSED_ADAM_STATUS_BUSY.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_optimizer_set(
-    opt: *mut FusedAdamOptimizer,
-    group: usize,
-    name: *const c_char,
-    value: f64,
-) -> FusedAdamStatus {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (opt, name) = unsafe { (handle_mut("opt", opt)?, text::borrowed("name", name)?) };
-        rule::set(opt.rule_mut(group)?, name, value)
-    })
-}
-
-/// Stores a hyper-parameter of a group's rule at `value`, as fused_adam_rule_get does.
-///
-/// Returns FUSED_ADAM_STATUS_UNKNOWN if the group or the hyper-parameter does not exist, and the
-/// errors of fused_adam_rule_get.
-///
-/// # Safety
-///
-/// `opt` is NULL or an optimizer that no other thread uses; `name` is NULL or ends with a NUL;
-/// `value` is NULL or valid for writes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_optimizer_get(
-    opt: *const FusedAdamOptimizer,
-    group: usize,
-    name: *const c_char,
-    value: *mut f64,
-) -> FusedAdamStatus {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (opt, name) = unsafe { (handle("opt", opt)?, text::borrowed("name", name)?) };
-        let place = place("value", value)?;
-        let got = rule::get(opt.rule(group)?, name)?;
-        // SAFETY: it is not NULL, so the caller promises that it may be written.
-        unsafe { place.write(got) };
-        Ok(())
-    })
-}
-
-/// Sets the options of later steps, or the defaults if `options` is NULL. The optimizer stores a
-/// copy.
-///
-/// Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
-///
-/// # Safety
-///
-/// `opt` is NULL or an optimizer that no other thread uses; `options` is NULL or options that no
-/// other thread changes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_optimizer_set_options(
-    opt: *mut FusedAdamOptimizer,
-    options: *const FusedAdamOptions,
-) -> FusedAdamStatus {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        unsafe { handle_mut("opt", opt)?.core.options = or_default(options) };
-        Ok(())
-    })
-}
-
-/// Sets a dynamic loss scale, or removes it if `loss_scale` is NULL. Initially there is none. With
-/// a loss scale, a step divides the gradients by the scale. If a gradient is not finite, the step
-/// is skipped.
-///
-/// Each step checks the fields. Returns FUSED_ADAM_STATUS_NULL if `opt` is NULL.
-///
-/// # Safety
-///
-/// `opt` is NULL or an optimizer that no other thread uses; `loss_scale` is NULL or valid for
-/// reads.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_optimizer_set_grad_scaler(
-    opt: *mut FusedAdamOptimizer,
-    loss_scale: *const FusedAdamGradScaler,
-) -> FusedAdamStatus {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (opt, given) = unsafe { (handle_mut("opt", opt)?, loss_scale.as_ref()) };
-        opt.core.grad_scaler = given.map(|given| GradScaler {
-            scale: given.scale,
-            growth_factor: given.growth_factor,
-            backoff_factor: given.backoff_factor,
-            growth_interval: given.growth_interval,
-            finite_steps: given.finite_steps,
-        });
-        Ok(())
-    })
-}
-
-/// The factor for the loss of the next step. 1 without a loss scale, and for NULL.
-///
-/// # Safety
-///
-/// `opt` is NULL or an optimizer that no other thread changes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_optimizer_loss_scale(opt: *const FusedAdamOptimizer) -> f64 {
-    guarded_or(1.0, || {
-        // SAFETY: the caller's promise.
-        Ok(unsafe { handle("opt", opt) }?.core.grad_scaler.map_or(1.0, |scale| scale.scale))
-    })
-}
-
-/// The number of steps that an optimizer has taken. Skipped steps do not count. 0 for NULL.
-///
-/// # Safety
-///
-/// `opt` is NULL or an optimizer that no other thread changes.
+/// `opt` is NULL or an optimizer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_steps(opt: *const FusedAdamOptimizer) -> u64 {
     guarded_or(0, || {
         // SAFETY: the caller's promise.
-        Ok(unsafe { handle("opt", opt) }?.core.steps())
+        Ok(unsafe { read(opt) }?.core.steps())
     })
 }
 
 /// The number of steps that a parameter has taken. 0 for NULL. Also 0 if there is no such
-/// parameter; fused_adam_last_status is then FUSED_ADAM_STATUS_UNKNOWN.
+/// parameter, and while another call changes the optimizer; fused_adam_last_status is then
+/// FUSED_ADAM_STATUS_UNKNOWN or FUSED_ADAM_STATUS_BUSY.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread changes.
+/// `opt` is NULL or an optimizer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_t(
     opt: *const FusedAdamOptimizer,
@@ -429,7 +338,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_t(
 ) -> u64 {
     guarded_or(0, || {
         // SAFETY: the caller's promise.
-        let opt = unsafe { handle("opt", opt) }?;
+        let opt = unsafe { read(opt) }?;
         Ok(opt.core.t(opt.param(param)?.id).unwrap_or(0))
     })
 }
@@ -444,8 +353,8 @@ pub unsafe extern "C" fn fused_adam_optimizer_t(
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread changes; `name` is NULL or ends with a NUL;
-/// `state` is NULL or valid for writes.
+/// `opt` is NULL or an optimizer; `name` is NULL or ends with a NUL; `state` is NULL or valid for
+/// writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_state(
     opt: *const FusedAdamOptimizer,
@@ -455,7 +364,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_state(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (opt, name) = unsafe { (handle("opt", opt)?, text::borrowed("name", name)?) };
+        let (opt, name) = unsafe { (read(opt)?, text::borrowed("name", name)?) };
         let place = place("state", state)?;
         let own = opt.param(param)?;
         let states = opt.rule(own.group)?.states();

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 
 use fused_adam::{Backend, ClipNorm, Parallelism, Report, Rounding, StepOptions};
 
-use crate::buffers::{self, handle_mut};
+use crate::buffers::{self, handle};
+use crate::locks::Copied;
 use crate::rule::truth;
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
@@ -14,9 +15,9 @@ use crate::text;
 /// fused_adam_options_new, freed by fused_adam_options_free. Functions that take options accept
 /// NULL for the defaults.
 ///
-/// Only one thread may change options at a time. Any number of threads may read them while none
-/// changes them.
-pub struct FusedAdamOptions(pub(crate) StepOptions);
+/// Any number of threads may use and change options at the same time. Each call works with a copy
+/// from its beginning.
+pub struct FusedAdamOptions(Copied<StepOptions>);
 
 /// What a step did.
 #[repr(C)]
@@ -31,6 +32,8 @@ pub struct FusedAdamReport {
     pub clip_factor: f64,
     /// The largest change of an element of theta. 0 if has_largest_update is false.
     pub largest_update: f64,
+    /// The factor by which the learning-rate schedule multiplied the learning rates. 1 without one.
+    pub lr_factor: f64,
     /// The number of gradients that were infinite or NaN. 0 if has_grad_norm is false.
     pub nonfinite: u64,
     /// Whether the step computed the norm: for "clip_norm", "clip_norm_inf", "skip_nonfinite",
@@ -48,6 +51,7 @@ impl From<Report> for FusedAdamReport {
             grad_norm: report.grad_norm.unwrap_or(0.0),
             clip_factor: report.clip_factor,
             largest_update: report.largest_update.unwrap_or(0.0),
+            lr_factor: report.lr_factor,
             nonfinite: report.nonfinite.unwrap_or(0),
             has_grad_norm: report.grad_norm.is_some(),
             has_largest_update: report.largest_update.is_some(),
@@ -104,7 +108,7 @@ pub unsafe extern "C" fn fused_adam_options_new(
     out: *mut *mut FusedAdamOptions,
 ) -> FusedAdamStatus {
     // SAFETY: the caller's promise.
-    unsafe { buffers::make(out, || Ok(FusedAdamOptions(StepOptions::default()))) }
+    unsafe { buffers::make(out, || Ok(FusedAdamOptions(Copied::new(StepOptions::default())))) }
 }
 
 /// Frees options. Does nothing for NULL. Optimizers have their own copies.
@@ -141,7 +145,7 @@ pub unsafe extern "C" fn fused_adam_options_free(options: *mut FusedAdamOptions)
 ///
 /// # Safety
 ///
-/// `options` is NULL or options that no other thread uses; `name` is NULL or ends with a NUL.
+/// `options` is NULL or options; `name` is NULL or ends with a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_options_set(
     options: *mut FusedAdamOptions,
@@ -150,9 +154,10 @@ pub unsafe extern "C" fn fused_adam_options_set(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let options = unsafe { handle_mut("options", options) }?;
+        let options = unsafe { handle("options", options) }?;
         // SAFETY: the caller's promise.
-        set(&mut options.0, unsafe { text::borrowed("name", name) }?, value)
+        let name = unsafe { text::borrowed("name", name) }?;
+        options.0.change(|options| set(options, name, value))
     })
 }
 
@@ -166,7 +171,7 @@ pub unsafe extern "C" fn fused_adam_options_set(
 ///
 /// # Safety
 ///
-/// `options` is NULL or options that no other thread uses; `name` is NULL or ends with a NUL.
+/// `options` is NULL or options; `name` is NULL or ends with a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_options_set_backend(
     options: *mut FusedAdamOptions,
@@ -174,7 +179,7 @@ pub unsafe extern "C" fn fused_adam_options_set_backend(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let options = unsafe { handle_mut("options", options) }?;
+        let options = unsafe { handle("options", options) }?;
         // SAFETY: the caller's promise.
         let backend: Backend = unsafe { text::borrowed("name", name) }?.parse()?;
         if !backend.is_available() {
@@ -183,7 +188,7 @@ pub unsafe extern "C" fn fused_adam_options_set_backend(
             let backend = backend.name();
             return Err(fused_adam::Error::BackendNotAvailable { backend, available }.into());
         }
-        options.0.backend = backend;
+        options.0.change(|options| options.backend = backend);
         Ok(())
     })
 }
@@ -196,7 +201,7 @@ pub unsafe extern "C" fn fused_adam_options_set_backend(
 ///
 /// # Safety
 ///
-/// `options` is NULL or options that no other thread uses.
+/// `options` is NULL or options.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_options_set_chunk(
     options: *mut FusedAdamOptions,
@@ -204,12 +209,13 @@ pub unsafe extern "C" fn fused_adam_options_set_chunk(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let options = unsafe { handle_mut("options", options) }?;
-        options.0.parallelism = match NonZeroUsize::new(elements) {
+        let options = unsafe { handle("options", options) }?;
+        let parallelism = match NonZeroUsize::new(elements) {
             None => Parallelism::Auto,
             Some(NonZeroUsize::MAX) => Parallelism::Serial,
             Some(elements) => Parallelism::Chunks(elements),
         };
+        options.0.change(|options| options.parallelism = parallelism);
         Ok(())
     })
 }
@@ -222,14 +228,15 @@ pub unsafe extern "C" fn fused_adam_options_set_chunk(
 ///
 /// # Safety
 ///
-/// `options` is NULL or options that no other thread uses.
+/// `options` is NULL or options.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_options_round_to_nearest(
     options: *mut FusedAdamOptions,
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        unsafe { handle_mut("options", options) }?.0.rounding = Rounding::Nearest;
+        let options = unsafe { handle("options", options) }?;
+        options.0.change(|options| options.rounding = Rounding::Nearest);
         Ok(())
     })
 }
@@ -242,7 +249,7 @@ pub unsafe extern "C" fn fused_adam_options_round_to_nearest(
 ///
 /// # Safety
 ///
-/// `options` is NULL or options that no other thread uses.
+/// `options` is NULL or options.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_options_round_stochastically(
     options: *mut FusedAdamOptions,
@@ -250,7 +257,8 @@ pub unsafe extern "C" fn fused_adam_options_round_stochastically(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        unsafe { handle_mut("options", options) }?.0.rounding = Rounding::Stochastic { seed };
+        let options = unsafe { handle("options", options) }?;
+        options.0.change(|options| options.rounding = Rounding::Stochastic { seed });
         Ok(())
     })
 }
@@ -278,8 +286,8 @@ pub unsafe extern "C" fn fused_adam_backend_resolved(name: *const c_char) -> *co
 ///
 /// # Safety
 ///
-/// `options` is NULL or options that no other thread changes.
+/// `options` is NULL or options.
 pub(crate) unsafe fn or_default(options: *const FusedAdamOptions) -> StepOptions {
     // SAFETY: the caller's promise.
-    unsafe { options.as_ref() }.map_or_else(StepOptions::default, |options| options.0)
+    unsafe { options.as_ref() }.map_or_else(StepOptions::default, |options| options.0.get())
 }

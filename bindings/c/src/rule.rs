@@ -3,19 +3,30 @@
 
 use std::ffi::c_char;
 
-use fused_adam::{AnyRule, Error, Rule};
+use fused_adam::{AnyRule, Rule};
 use serde_json::{Map, Number, Value};
 
-use crate::buffers::{self, Buffer, DType, handle, handle_mut, place, slice_mut};
+use crate::buffers::{self, handle, place};
+use crate::locks::Copied;
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 use crate::text;
 
 /// A rule with its hyper-parameters, such as AdamW. Made by fused_adam_rule_new, freed by
 /// fused_adam_rule_free.
 ///
-/// Only one thread may change a rule at a time. Any number of threads may read it while none
-/// changes it.
-pub struct FusedAdamRule(pub(crate) AnyRule);
+/// Any number of threads may use and change a rule at the same time. Each call works with a copy of
+/// the hyper-parameters from its beginning.
+pub struct FusedAdamRule(pub(crate) Copied<AnyRule>);
+
+/// The hyper-parameters that the rule of a handle has now.
+///
+/// # Safety
+///
+/// `rule` is NULL or a rule.
+pub(crate) unsafe fn copied(rule: *const FusedAdamRule) -> Result<AnyRule, Failure> {
+    // SAFETY: the caller's promise.
+    Ok(unsafe { handle("rule", rule) }?.0.get())
+}
 
 /// The hyper-parameters of a rule by name: numbers, integers and booleans.
 fn parameters(rule: &AnyRule) -> Result<Map<String, Value>, Failure> {
@@ -40,7 +51,17 @@ fn unknown(rule: &AnyRule, name: &str, parameters: &Map<String, Value>) -> Failu
 
 #[cold]
 fn outside(name: &str, value: f64, expected: &str) -> Failure {
-    Failure::new(FusedAdamStatus::Value, format!("`{name}` is {value:?}, expected {expected}"))
+    let value = shown(value);
+    Failure::new(FusedAdamStatus::Value, format!("`{name}` is {value}, expected {expected}"))
+}
+
+/// A number as C programs write it: an integer without a point.
+pub(crate) fn shown(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() <= MOST_WHOLE {
+        format!("{value:.0}")
+    } else {
+        format!("{value:?}")
+    }
 }
 
 /// A boolean from a number.
@@ -133,7 +154,8 @@ pub unsafe extern "C" fn fused_adam_rule_new(
     out: *mut *mut FusedAdamRule,
 ) -> FusedAdamStatus {
     // SAFETY: the caller's promise.
-    let named = || Ok(FusedAdamRule(unsafe { text::borrowed("name", name) }?.parse()?));
+    let named =
+        || Ok(FusedAdamRule(Copied::new(unsafe { text::borrowed("name", name) }?.parse()?)));
     // SAFETY: the caller's promise.
     unsafe { buffers::make(out, named) }
 }
@@ -144,14 +166,14 @@ pub unsafe extern "C" fn fused_adam_rule_new(
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes; `out` is NULL or valid for writes.
+/// `rule` is NULL or a rule; `out` is NULL or valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_clone(
     rule: *const FusedAdamRule,
     out: *mut *mut FusedAdamRule,
 ) -> FusedAdamStatus {
     // SAFETY: the caller's promise.
-    unsafe { buffers::make(out, || Ok(FusedAdamRule(handle("rule", rule)?.0))) }
+    unsafe { buffers::make(out, || Ok(FusedAdamRule(Copied::new(copied(rule)?)))) }
 }
 
 /// Frees a rule. Does nothing for NULL. Optimizers have their own copies.
@@ -179,7 +201,7 @@ pub unsafe extern "C" fn fused_adam_rule_free(rule: *mut FusedAdamRule) {
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread uses; `name` is NULL or ends with a NUL.
+/// `rule` is NULL or a rule; `name` is NULL or ends with a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_set(
     rule: *mut FusedAdamRule,
@@ -188,8 +210,8 @@ pub unsafe extern "C" fn fused_adam_rule_set(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (rule, name) = unsafe { (handle_mut("rule", rule)?, text::borrowed("name", name)?) };
-        set(&mut rule.0, name, value)
+        let (rule, name) = unsafe { (handle("rule", rule)?, text::borrowed("name", name)?) };
+        rule.0.change(|rule| set(rule, name, value))
     })
 }
 
@@ -200,8 +222,8 @@ pub unsafe extern "C" fn fused_adam_rule_set(
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes; `name` is NULL or ends with a NUL;
-/// `value` is NULL or valid for writes.
+/// `rule` is NULL or a rule; `name` is NULL or ends with a NUL; `value` is NULL or valid for
+/// writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_get(
     rule: *const FusedAdamRule,
@@ -210,9 +232,9 @@ pub unsafe extern "C" fn fused_adam_rule_get(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (rule, name) = unsafe { (handle("rule", rule)?, text::borrowed("name", name)?) };
+        let (rule, name) = unsafe { (copied(rule)?, text::borrowed("name", name)?) };
         let value = place("value", value)?;
-        let got = get(&rule.0, name)?;
+        let got = get(&rule, name)?;
         // SAFETY: it is not NULL, so the caller promises that it may be written.
         unsafe { value.write(got) };
         Ok(())
@@ -227,12 +249,12 @@ pub unsafe extern "C" fn fused_adam_rule_get(
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes.
+/// `rule` is NULL or a rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_check(rule: *const FusedAdamRule) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        Ok(unsafe { handle("rule", rule) }?.0.check()?)
+        Ok(unsafe { copied(rule) }?.check()?)
     })
 }
 
@@ -242,12 +264,12 @@ pub unsafe extern "C" fn fused_adam_rule_check(rule: *const FusedAdamRule) -> Fu
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes.
+/// `rule` is NULL or a rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_name(rule: *const FusedAdamRule) -> *const c_char {
     guarded_or(std::ptr::null(), || {
         // SAFETY: the caller's promise.
-        Ok(text::lasting(unsafe { handle("rule", rule) }?.0.name()))
+        Ok(text::lasting(unsafe { copied(rule) }?.name()))
     })
 }
 
@@ -258,7 +280,7 @@ pub unsafe extern "C" fn fused_adam_rule_name(rule: *const FusedAdamRule) -> *co
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes.
+/// `rule` is NULL or a rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_parameter_name(
     rule: *const FusedAdamRule,
@@ -266,7 +288,7 @@ pub unsafe extern "C" fn fused_adam_rule_parameter_name(
 ) -> *const c_char {
     guarded_or(std::ptr::null(), || {
         // SAFETY: the caller's promise.
-        let parameters = parameters(&unsafe { handle("rule", rule) }?.0)?;
+        let parameters = parameters(&unsafe { copied(rule) }?)?;
         let mut names: Vec<&String> = parameters.keys().collect();
         names.sort();
         Ok(names.get(i).map_or(std::ptr::null(), |name| text::lasting(name)))
@@ -278,12 +300,12 @@ pub unsafe extern "C" fn fused_adam_rule_parameter_name(
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes.
+/// `rule` is NULL or a rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_state_count(rule: *const FusedAdamRule) -> usize {
     guarded_or(0, || {
         // SAFETY: the caller's promise.
-        Ok(unsafe { handle("rule", rule) }?.0.states().len())
+        Ok(unsafe { copied(rule) }?.states().len())
     })
 }
 
@@ -294,7 +316,7 @@ pub unsafe extern "C" fn fused_adam_rule_state_count(rule: *const FusedAdamRule)
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes.
+/// `rule` is NULL or a rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_state_name(
     rule: *const FusedAdamRule,
@@ -302,7 +324,7 @@ pub unsafe extern "C" fn fused_adam_rule_state_name(
 ) -> *const c_char {
     guarded_or(std::ptr::null(), || {
         // SAFETY: the caller's promise.
-        let states = unsafe { handle("rule", rule) }?.0.states();
+        let states = unsafe { copied(rule) }?.states();
         Ok(states.get(i).map_or(std::ptr::null(), |state| text::lasting(state.name())))
     })
 }
@@ -312,7 +334,7 @@ pub unsafe extern "C" fn fused_adam_rule_state_name(
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes.
+/// `rule` is NULL or a rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_initial_state(
     rule: *const FusedAdamRule,
@@ -320,110 +342,7 @@ pub unsafe extern "C" fn fused_adam_rule_initial_state(
 ) -> f64 {
     guarded_or(0.0, || {
         // SAFETY: the caller's promise.
-        Ok(unsafe { handle("rule", rule) }?.0.initial_state(i))
-    })
-}
-
-/// The number of scalars that a rule has for each parameter, in addition to its states. A scalar
-/// cannot be computed from the step number alone, because it depends on the hyper-parameters of all
-/// steps: for example the product of the momenta, which a schedule may change. 0 for most rules,
-/// and for NULL.
-///
-/// # Safety
-///
-/// `rule` is NULL or a rule that no other thread changes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_rule_scalar_count(rule: *const FusedAdamRule) -> usize {
-    guarded_or(0, || {
-        // SAFETY: the caller's promise.
-        Ok(unsafe { handle("rule", rule) }?.0.scalars().len())
-    })
-}
-
-/// The name of scalar number `i` of a rule, counted from 0, such as "mu_product". Steps take the
-/// scalars in this order. NULL, which is not an error, if there are no more.
-///
-/// Returns a string that stays valid forever, and NULL if `rule` is NULL.
-///
-/// # Safety
-///
-/// `rule` is NULL or a rule that no other thread changes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_rule_scalar_name(
-    rule: *const FusedAdamRule,
-    i: usize,
-) -> *const c_char {
-    guarded_or(std::ptr::null(), || {
-        // SAFETY: the caller's promise.
-        let names = unsafe { handle("rule", rule) }?.0.scalars();
-        Ok(names.get(i).map_or(std::ptr::null(), |name| text::lasting(name)))
-    })
-}
-
-/// The value of scalar number `i` of a rule after `t` steps that all used the current
-/// hyper-parameters. With `t` = 0 it is the initial value. 0 if there is no such scalar, and for
-/// NULL.
-///
-/// Also 0 if a hyper-parameter is outside its range; fused_adam_last_status is then
-/// FUSED_ADAM_STATUS_VALUE.
-///
-/// # Safety
-///
-/// `rule` is NULL or a rule that no other thread changes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_rule_scalar_after(
-    rule: *const FusedAdamRule,
-    i: usize,
-    t: u64,
-) -> f64 {
-    guarded_or(0.0, || {
-        // SAFETY: the caller's promise.
-        let rule = &unsafe { handle("rule", rule) }?.0;
-        rule.check()?;
-        Ok(if i < rule.scalars().len() { rule.scalar_after(i, t) } else { 0.0 })
-    })
-}
-
-/// Advances the scalars of a parameter from step `t` - 1 to step `t`. FusedAdamParam takes the
-/// result in fused_adam_step_all. Call this with the hyper-parameters of step `t`.
-///
-/// - scalars: an array of count numbers, updated in place. Before the first step, set them to the
-///   values of fused_adam_rule_scalar_after with `t` = 0.
-///
-/// Returns FUSED_ADAM_STATUS_STATES if count is not the number of scalars of the rule,
-/// FUSED_ADAM_STATUS_VALUE if a hyper-parameter is outside its range or `t` is 0,
-/// FUSED_ADAM_STATUS_NULL and FUSED_ADAM_STATUS_MISALIGNED.
-///
-/// # Safety
-///
-/// `rule` is NULL or a rule that no other thread changes; `scalars` is NULL or points to `count`
-/// numbers that no other thread uses.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fused_adam_rule_advance_scalars(
-    rule: *const FusedAdamRule,
-    t: u64,
-    scalars: *mut f64,
-    count: usize,
-) -> FusedAdamStatus {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let rule = &unsafe { handle("rule", rule) }?.0;
-        let names = rule.scalars();
-        if count != names.len() {
-            let (given, expected) = (count, names.len());
-            return Err(Error::Scalars { given, expected, names }.into());
-        }
-        if t == 0 {
-            return Err(Error::StepNumber { t, expected: "1 for the first step" }.into());
-        }
-        rule.check()?;
-        let (pointer, of) = (scalars.cast(), DType::F64);
-        let buffer =
-            Buffer { pointer, len: count, of, name: "scalars", tensor: None, written: true };
-        buffer.span()?;
-        // SAFETY: it has passed its checks, and the caller promises the rest.
-        rule.advance_scalars(t, unsafe { slice_mut::<f64>(buffer) });
-        Ok(())
+        Ok(unsafe { copied(rule) }?.initial_state(i))
     })
 }
 
@@ -445,14 +364,22 @@ mod tests {
         assert_eq!(change(Value::from(7_u64), -0.0), Ok(Value::from(0_u64)));
         assert_eq!(change(Value::from(0_u64), MOST_WHOLE), Ok(Value::from(1_u64 << 53)));
         for wrong in [2.5, -1.0, 2.0 * MOST_WHOLE, 1e300, 1e-300] {
-            let message = format!("`x` is {wrong:?}, expected a whole number from 0 to 2^53");
-            assert_eq!(change(Value::from(7_u64), wrong), Err(message));
+            let (failed, shown) = (change(Value::from(7_u64), wrong), shown(wrong));
+            let message = format!("`x` is {shown}, expected a whole number from 0 to 2^53");
+            assert_eq!(failed, Err(message));
         }
         assert_eq!(change(Value::from(7.0), 3.0), Ok(Value::from(3.0)));
         assert_eq!(change(Value::from(7.0), 2.5), Ok(Value::from(2.5)));
         assert_eq!(change(Value::from(true), 0.0), Ok(Value::from(false)));
-        let message = "`x` is 2.0, expected 0 or 1".to_owned();
+        let message = "`x` is 2, expected 0 or 1".to_owned();
         assert_eq!(change(Value::from(true), 2.0), Err(message));
+    }
+
+    #[test]
+    fn integers_are_shown_as_such() {
+        let numbers = [0.0, -1.0, 2.5, 1e-300, MOST_WHOLE, 1e300, f64::INFINITY];
+        let expected = ["0", "-1", "2.5", "1e-300", "9007199254740992", "1e300", "inf"];
+        assert_eq!(numbers.map(shown), expected);
     }
 
     /// Each hyper-parameter of each rule can be set to another value of its type.

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 
 use fused_adam::{Rule, State};
 
-use crate::buffers::{Buffer, DType, check_apart, handle, slice, slice_mut};
-use crate::rule::FusedAdamRule;
+use crate::buffers::{Buffer, DType, check_apart, slice, slice_mut};
+use crate::rule::{FusedAdamRule, copied};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 
 /// The number of bytes of a state of `len` elements of this FusedAdamType. For
@@ -23,7 +23,7 @@ pub extern "C" fn fused_adam_state_bytes(state_type: i32, len: usize) -> usize {
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes.
+/// `rule` is NULL or a rule.
 unsafe fn checked(
     rule: *const FusedAdamRule,
     i: usize,
@@ -32,7 +32,7 @@ unsafe fn checked(
     blocks: (*mut c_void, bool),
 ) -> Result<(State, [Buffer; 2]), Failure> {
     // SAFETY: the caller's promise.
-    let states = unsafe { handle("rule", rule) }?.0.states();
+    let states = unsafe { copied(rule) }?.states();
     let state = *states.get(i).ok_or_else(|| {
         let known: Vec<&str> = states.iter().map(State::name).collect();
         let message = format!("there is no state {i}, expected an index of {known:?}");
@@ -60,9 +60,8 @@ unsafe fn checked(
 ///
 /// # Safety
 ///
-/// `rule` is NULL or a rule that no other thread changes. Each other pointer is NULL or points to
-/// what its description says. During the call, no other thread writes to it, or reads what the call
-/// writes.
+/// `rule` is NULL or a rule. Each other pointer is NULL or points to what its description says.
+/// During the call, no other thread writes to it, or reads what the call writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_rule_encode_state(
     rule: *const FusedAdamRule,

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use fused_adam::{CheckpointError, Error};
 use fused_adam_float_mode::in_default_mode;
 
+use crate::rule::shown;
 use crate::text;
 
 /// The result of a function. After any other value than FUSED_ADAM_STATUS_OK nothing has changed,
@@ -55,14 +56,16 @@ pub enum FusedAdamStatus {
     Panic = 16,
     /// An error that has no other code in this version.
     Other = 17,
+    /// Another call uses the optimizer. Nothing has changed.
+    Busy = 18,
 }
 
 impl FusedAdamStatus {
-    const ALL: [FusedAdamStatus; 18] = {
+    const ALL: [FusedAdamStatus; 19] = {
         use FusedAdamStatus::*;
         [
             Ok, Null, Length, Misaligned, Overlap, Unknown, Value, Type, States, Duplicate,
-            Backend, Nonfinite, Text, Io, Checkpoint, Threads, Panic, Other,
+            Backend, Nonfinite, Text, Io, Checkpoint, Threads, Panic, Other, Busy,
         ]
     };
 
@@ -86,6 +89,7 @@ impl FusedAdamStatus {
             FusedAdamStatus::Threads => "threads",
             FusedAdamStatus::Panic => "panic",
             FusedAdamStatus::Other => "other",
+            FusedAdamStatus::Busy => "busy",
         }
     }
 }
@@ -150,7 +154,13 @@ impl From<Error> for Failure {
             Error::NonfiniteNorm { .. } => FusedAdamStatus::Nonfinite,
             _ => FusedAdamStatus::Other,
         };
-        Failure::new(status, error.to_string())
+        let mut message = error.to_string();
+        if let Error::HyperParameter { name, value, .. } = error.cause() {
+            // The core has one type for all numbers.
+            let as_float = format!("`{name}` is {value:?},");
+            message = message.replace(&as_float, &format!("`{name}` is {},", shown(*value)));
+        }
+        Failure::new(status, message)
     }
 }
 

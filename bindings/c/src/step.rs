@@ -253,7 +253,8 @@ pub(crate) unsafe fn step_tensors(
 /// results are bit-identical to separate steps on each tensor, except that clipping uses the norm
 /// of all gradients.
 ///
-/// - rules: an array of rule_count rules. Each tensor has the index of its rule.
+/// - rules: an array of rule_count rules: `const FusedAdamRule *rules[]`. Each tensor has the index
+///   of its rule.
 /// - tensors: an array of tensor_count structures.
 /// - options: the options of the step. NULL for the defaults.
 /// - report: where to store what the step did. NULL if you do not need it.
@@ -291,7 +292,7 @@ pub unsafe extern "C" fn fused_adam_step_all(
             (array("rules", rules, rule_count)?, array("tensors", tensors, tensor_count)?)
         };
         // SAFETY: the caller's promise.
-        let rule = |rule: &*const FusedAdamRule| Ok(unsafe { handle("rules", *rule) }?.0);
+        let rule = |rule: &*const FusedAdamRule| Ok(unsafe { handle("rules", *rule) }?.0.get());
         let rules: Vec<AnyRule> = rules.iter().map(rule).collect::<Result<_, Failure>>()?;
         // SAFETY: the caller's promise.
         unsafe { step_tensors(&rules, tensors, options, report) }

@@ -2,9 +2,9 @@
 
 use std::ffi::c_void;
 
-use crate::buffers::{DType, FusedAdamType, handle};
+use crate::buffers::{DType, FusedAdamType};
 use crate::options::{FusedAdamOptions, FusedAdamReport};
-use crate::rule::FusedAdamRule;
+use crate::rule::{FusedAdamRule, copied};
 use crate::status::{Failure, FusedAdamStatus, guarded};
 use crate::step::{FusedAdamParam, step_tensors};
 
@@ -20,7 +20,7 @@ unsafe fn step_one(
     report: *mut FusedAdamReport,
 ) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
-    unsafe { step_tensors(&[handle("rule", rule)?.0], &[tensor], options, report) }
+    unsafe { step_tensors(&[copied(rule)?], &[tensor], options, report) }
 }
 
 /// A tensor with theta, gradient and states of these types, and with nothing else.

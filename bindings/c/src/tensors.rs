@@ -5,9 +5,9 @@ use std::ffi::c_void;
 use fused_adam::{Element, Error, ParamId, Tensor, bf16, f16};
 
 use crate::buffers::{
-    AddressRange, Buffer, DType, array, check_apart, handle_mut, slice, slice_mut, with_element,
+    AddressRange, Buffer, DType, array, check_apart, slice, slice_mut, with_element,
 };
-use crate::optimizer::FusedAdamOptimizer;
+use crate::optimizer::{Contents, FusedAdamOptimizer, write};
 use crate::options::FusedAdamReport;
 use crate::rule;
 use crate::split;
@@ -53,7 +53,7 @@ struct StepTensor {
 
 impl StepTensor {
     fn new(
-        opt: &FusedAdamOptimizer,
+        opt: &Contents,
         number: usize,
         tensor: &FusedAdamTensor,
         spans: &mut Vec<AddressRange>,
@@ -140,16 +140,16 @@ impl StepTensor {
 /// - tensors: an array of tensor_count structures.
 /// - report: where to store what the step did. NULL if you do not need it.
 ///
-/// All arguments are checked before anything is written. Returns FUSED_ADAM_STATUS_UNKNOWN if a
-/// parameter does not exist, FUSED_ADAM_STATUS_DUPLICATE if one is given twice,
-/// FUSED_ADAM_STATUS_LENGTH if a length is not the registered one, and the errors of
-/// fused_adam_step_all.
+/// All arguments are checked before anything is written. Returns FUSED_ADAM_STATUS_BUSY if another
+/// call uses the optimizer, FUSED_ADAM_STATUS_UNKNOWN if a parameter does not exist,
+/// FUSED_ADAM_STATUS_DUPLICATE if one is given twice, FUSED_ADAM_STATUS_LENGTH if a length is not
+/// the registered one, and the errors of fused_adam_step_all.
 ///
 /// # Safety
 ///
-/// `opt` is NULL or an optimizer that no other thread uses. Each other pointer that is not NULL
-/// points to as many elements as its description says. During the call, no other thread writes to
-/// them, or reads what the call writes.
+/// `opt` is NULL or an optimizer. Each other pointer that is not NULL points to as many elements as
+/// its description says. During the call, no other thread writes to them, or reads what the call
+/// writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fused_adam_optimizer_step(
     opt: *mut FusedAdamOptimizer,
@@ -159,8 +159,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_step(
 ) -> FusedAdamStatus {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (opt, tensors) =
-            unsafe { (handle_mut("opt", opt)?, array("tensors", tensors, tensor_count)?) };
+        let (mut opt, tensors) = unsafe { (write(opt)?, array("tensors", tensors, tensor_count)?) };
+        // The threads of a pool can share the contents, but not the guard of their lock.
+        let opt: &mut Contents = &mut opt;
         let (mut spans, mut tensors_to_step) = (Vec::new(), Vec::with_capacity(tensors.len()));
         for (i, tensor) in tensors.iter().enumerate() {
             tensors_to_step.push(StepTensor::new(opt, i, tensor, &mut spans)?);

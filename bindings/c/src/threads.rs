@@ -1,19 +1,22 @@
-//! The threads on which steps run: rayon's global pool, a pool of a given size, or the calling
-//! thread alone. The results are bit-identical with all of them.
+//! The threads on which steps run: rayon's global pool, a pool of a given size, the calling thread
+//! alone, or a pool of the program. The results are bit-identical with all of them.
 
+use std::ffi::c_void;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use fused_adam::{Parallelism, StepOptions};
+use fused_adam::{Parallelism, StepOptions, on_threads};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::program_threads::{FusedAdamRun, PROGRAM, ProgramThreads};
 use crate::status::{Failure, FusedAdamStatus, guarded, guarded_or};
 
-/// The choice of fused_adam_set_threads.
+/// The choice of fused_adam_set_threads or fused_adam_set_thread_pool.
 #[derive(Clone)]
 enum Threads {
     Global,
     Calling,
     Pool(Arc<ThreadPool>),
+    Program(ProgramThreads),
 }
 
 static THREADS: RwLock<Threads> = RwLock::new(Threads::Global);
@@ -28,6 +31,15 @@ const POOL_BYTES: usize = 1 << 20;
 impl Threads {
     fn chosen() -> Threads {
         THREADS.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes this the choice.
+    fn choose(self) {
+        let mut place = THREADS.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *place, self);
+        // The old pool ends after the lock is released.
+        drop(place);
+        drop(before);
     }
 }
 
@@ -46,6 +58,7 @@ pub(crate) fn run<T: Send>(
         Threads::Global => step(&options),
         Threads::Calling => step(&serial),
         Threads::Pool(pool) => pool.install(|| step(&options)),
+        Threads::Program(threads) => threads.scope(|| on_threads(&PROGRAM, || step(&options))),
     }
 }
 
@@ -85,11 +98,57 @@ pub extern "C" fn fused_adam_set_threads(threads: usize) -> FusedAdamStatus {
             }
             _ => return Err(refused(format!("`threads` is {threads}, expected 0 to {MOST}"))),
         };
-        let mut place = THREADS.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *place, chosen);
-        // The old pool ends after the lock is released.
-        drop(place);
-        drop(before);
+        chosen.choose();
+        Ok(())
+    })
+}
+
+/// Sets a thread pool of your program for later steps, for the whole program, instead of threads of
+/// this library. The results are bit-identical.
+///
+/// - threads: the number of threads, from 1 to 1024. Each long step calls `run` with this number,
+///   or with a smaller one if it has less work. With 1 it does not call `run`.
+/// - run: calls work(argument) on `count` threads at the same time, and returns when all calls have
+///   returned. The calling thread can be one of them. Fewer or more calls are correct too: a call
+///   takes parts of the step until none is left, and the calling thread then does the rest.
+///   `run` must not throw an exception or jump out.
+/// - context: the first argument of `run`. It can be NULL.
+///
+/// For example with OpenMP:
+///
+/// ```c
+/// static void run(void *context, size_t count, FusedAdamWork work, void *argument) {
+///   (void)context;
+///   #pragma omp parallel num_threads((int)count)
+///   work(argument);
+/// }
+/// ```
+///
+/// Several threads can call `run` at the same time, if they take steps at the same time. `run` can
+/// use this library, but not the handle of an optimizer whose step has called it. `context` must
+/// stay valid until all steps that began before the next call of this function or of
+/// fused_adam_set_threads have returned. The latter also ends the use of the pool.
+///
+/// Returns FUSED_ADAM_STATUS_THREADS if the number is 0 or larger than 1024, and
+/// FUSED_ADAM_STATUS_NULL if `run` is NULL. Nothing changes in that case. Any thread may call it,
+/// even while steps run.
+///
+/// # Safety
+///
+/// `run` does what is described above. It and `context` can be used from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fused_adam_set_thread_pool(
+    threads: usize,
+    run: FusedAdamRun,
+    context: *mut c_void,
+) -> FusedAdamStatus {
+    guarded(|| {
+        let run = run.ok_or_else(|| Failure::null("run", "a function"))?;
+        if !(1..=MOST).contains(&threads) {
+            let message = format!("`threads` is {threads}, expected 1 to {MOST}");
+            return Err(Failure::new(FusedAdamStatus::Threads, message));
+        }
+        Threads::Program(ProgramThreads { count: threads, run, context }).choose();
         Ok(())
     })
 }
@@ -105,6 +164,7 @@ pub extern "C" fn fused_adam_threads() -> usize {
             Threads::Global => fused_adam::num_threads(),
             Threads::Calling => 1,
             Threads::Pool(pool) => pool.current_num_threads(),
+            Threads::Program(threads) => threads.count,
         })
     })
 }

@@ -6,17 +6,15 @@
 //! Tests that need a missing tool are skipped, by name. Valgrind shows programs the CPU that it
 //! emulates. Up to version 3.19 this has no AVX-512, so the library uses AVX2.
 
+mod tools;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use fused_adam::{AdamW, AnyRule, Block8, Rounding, Step, bytemuck};
 use libtest_mimic::{Arguments, Failed, Trial};
-
-const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
-
-/// The README contains a program.
-const README: &str = "README.md";
+use tools::{PACKAGE, README, install_script, is_installed, readme_program, run, run_to_fail};
 
 /// A program: its name, its sources and its argument.
 #[derive(Clone, Copy)]
@@ -39,7 +37,7 @@ enum Argument {
     Digits,
 }
 
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 15] = [
     Program { name: "readme", sources: &[README], argument: Argument::None },
     Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::Rules },
     Program { name: "refusals", sources: &["tests/programs/refusals.c"], argument: Argument::File },
@@ -57,6 +55,24 @@ const PROGRAMS: [Program; 9] = [
     Program { name: "fork", sources: &["tests/programs/fork.c"], argument: Argument::None },
     Program { name: "threads", sources: &["tests/programs/threads.cpp"], argument: Argument::None },
     Program {
+        name: "lr_schedule",
+        sources: &["tests/programs/lr_schedule.c"],
+        argument: Argument::File,
+    },
+    Program {
+        name: "thread_pool",
+        sources: &["tests/programs/thread_pool.c"],
+        argument: Argument::None,
+    },
+    Program { name: "openmp", sources: &["tests/programs/openmp.c"], argument: Argument::None },
+    Program { name: "busy", sources: &["tests/programs/busy.c"], argument: Argument::File },
+    Program { name: "constant", sources: &["tests/programs/constant.c"], argument: Argument::File },
+    Program {
+        name: "constant_cpp",
+        sources: &["tests/programs/constant.cpp"],
+        argument: Argument::File,
+    },
+    Program {
         name: "train_digits",
         sources: &["examples/train_digits.c", "examples/textbook.c"],
         argument: Argument::Digits,
@@ -73,21 +89,28 @@ enum Mode {
 fn main() -> ExitCode {
     let work = tempfile::tempdir().expect("a folder to work in");
     let prefix = work.path().join("prefix");
-    let installed = install(&prefix);
-    let mut trials = vec![Trial::test("install.sh", move || installed.map_err(Failed::from))];
+    let installed =
+        install_script().and_then(|mut script| run(script.arg("--prefix").arg(&prefix)));
+    let mut trials =
+        vec![Trial::test("install.sh", move || installed.map(drop).map_err(Failed::from))];
     for program in PROGRAMS {
         for (how, with) in
             [(Mode::Shared, "shared"), (Mode::Static, "static"), (Mode::Valgrind, "under valgrind")]
         {
-            if how == Mode::Valgrind && program.name == "fork" {
-                // In a child process, the memory of the parent's threads always counts as lost.
+            // In a child process, the memory of the parent's threads always counts as lost. The
+            // threads of OpenMP wait in a loop, which takes very long under valgrind.
+            if how == Mode::Valgrind && ["fork", "openmp"].contains(&program.name) {
                 continue;
             }
             let compiler = program.compiler();
             let needed = [Some(compiler), (how != Mode::Valgrind).then_some("pkg-config")];
             let needed = needed.into_iter().flatten();
             let needed = needed.chain((how == Mode::Valgrind).then_some("valgrind"));
-            let missing = needed.clone().find(|name| !is_installed(name));
+            let needed = needed.chain((program.name == "openmp").then_some("OpenMP"));
+            let missing = needed.clone().find(|name| match *name {
+                "OpenMP" => !has_openmp(),
+                name => !is_installed(name),
+            });
             let prefix = prefix.clone();
             let name = format!("{} {with}", program.name);
             let name = match missing {
@@ -98,6 +121,14 @@ fn main() -> ExitCode {
             trials.push(test.with_ignored_flag(missing.is_some()));
         }
     }
+    for (how, with) in [(Mode::Shared, "shared"), (Mode::Static, "static")] {
+        let missing = ["cc", "pkg-config", "valgrind"].into_iter().find(|name| !is_installed(name));
+        let skipped = missing.map(|name| format!(" (skipped: {name} is not installed)"));
+        let name = format!("suppressions for valgrind {with}{}", skipped.unwrap_or_default());
+        let prefix = prefix.clone();
+        let test = Trial::test(name, move || Ok(suppressions(how, &prefix)?));
+        trials.push(test.with_ignored_flag(missing.is_some()));
+    }
     let missing = !is_installed("nm");
     let library = prefix.join("lib/libfused_adam.so.0");
     let skipped = if missing { " (skipped: nm is not installed)" } else { "" };
@@ -106,28 +137,16 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn is_installed(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
-/// Runs a command and returns what it printed.
-fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok(printed);
-    }
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{command:?}: {}\n{printed}{complaints}", output.status))
-}
-
-/// The libraries are in the folder of this test.
-fn install(prefix: &Path) -> Result<(), String> {
-    let test = std::env::current_exe().map_err(|error| error.to_string())?;
-    let from = test.parent().ok_or("the test lies nowhere")?;
-    let mut script = Command::new("sh");
-    script.arg(Path::new(PACKAGE).join("install.sh"));
-    run(script.arg("--prefix").arg(prefix).arg("--from").arg(from)).map(drop)
+/// Whether the C compiler can compile and link for OpenMP.
+fn has_openmp() -> bool {
+    let compile = || {
+        let work = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let (source, program) = (work.path().join("empty.c"), work.path().join("empty"));
+        let text = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n";
+        std::fs::write(&source, text).map_err(|error| error.to_string())?;
+        run(Command::new("cc").arg("-fopenmp").arg(&source).arg("-o").arg(&program))
+    };
+    compile().is_ok()
 }
 
 /// pkg-config's answer for the installed library.
@@ -143,16 +162,19 @@ impl Program {
         if self.sources[0].ends_with(".cpp") { "c++" } else { "cc" }
     }
 
-    fn run(&self, how: Mode, prefix: &Path) -> Result<(), String> {
-        let work = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let program = work.path().join(self.name);
+    /// Compiles the program in a folder and returns its path.
+    fn compile(&self, how: Mode, prefix: &Path, folder: &Path) -> Result<PathBuf, String> {
+        let program = folder.join(self.name);
         let mut compile = Command::new(self.compiler());
         let standard = if self.compiler() == "c++" { "-std=c++17" } else { "-std=c11" };
         compile.args([standard, "-O1", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
-        compile.arg("-o").arg(&program);
+        compile.arg("-Wcast-qual").arg("-o").arg(&program);
+        if self.name == "openmp" {
+            compile.arg("-fopenmp");
+        }
         for source in self.sources {
             let source = match *source {
-                README => readme_program(work.path())?,
+                README => readme_program(folder)?,
                 source => Path::new(PACKAGE).join(source),
             };
             compile.arg(source);
@@ -171,7 +193,12 @@ impl Program {
         }
         compile.arg(format!("-Wl,-rpath,{}", lib.display())).args(["-lm", "-pthread"]);
         run(&mut compile)?;
+        Ok(program)
+    }
 
+    fn run(&self, how: Mode, prefix: &Path) -> Result<(), String> {
+        let work = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let program = self.compile(how, prefix, work.path())?;
         let mut command = match how {
             Mode::Shared | Mode::Static => Command::new(&program),
             Mode::Valgrind => {
@@ -207,17 +234,6 @@ impl Program {
     }
 }
 
-/// Writes the README's program to a file.
-fn readme_program(folder: &Path) -> Result<PathBuf, String> {
-    let readme = Path::new(PACKAGE).join(README);
-    let readme = std::fs::read_to_string(readme).map_err(|error| error.to_string())?;
-    let mut blocks = readme.split("```c\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let program = blocks.find(|block| block.contains("int main")).ok_or("there is none")?;
-    let file = folder.join("readme.c");
-    std::fs::write(&file, program).map_err(|error| error.to_string())?;
-    Ok(file)
-}
-
 /// The steps of `eight_bits.c`, taken by the core: θ, `m` and `v` afterwards.
 fn eight_bits() -> Vec<u8> {
     const N: usize = 20_003;
@@ -245,6 +261,30 @@ fn digits() -> Result<String, String> {
     let read = flate2::read::GzDecoder::new(file).read_to_string(&mut text);
     read.map_err(|error| format!("{path:?}: {error}"))?;
     Ok(text)
+}
+
+/// The threads of the library wait until the program ends, so valgrind reports their memory as
+/// possibly lost. With the installed suppressions it reports nothing.
+fn suppressions(how: Mode, prefix: &Path) -> Result<(), String> {
+    let work = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let (name, sources) = ("large_step", &["tests/programs/large_step.c"]);
+    let program = Program { name, sources, argument: Argument::None };
+    let program = program.compile(how, prefix, work.path())?;
+    let valgrind = || {
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--error-exitcode=99", "--leak-check=full"]);
+        valgrind.arg("--errors-for-leak-kinds=definite,possible");
+        // At least two threads, also where there is one processor.
+        valgrind.env("RAYON_NUM_THREADS", "3");
+        valgrind
+    };
+    let complaint = run_to_fail(valgrind().arg(&program))?;
+    if !complaint.contains("are possibly lost") || complaint.contains("are definitely lost") {
+        return Err(complaint);
+    }
+    let file = prefix.join("share/fused-adam/fused-adam.supp");
+    run(valgrind().arg(format!("--suppressions={}", file.display())).arg(&program))?;
+    Ok(())
 }
 
 /// The shared library exports the header's functions and nothing else.

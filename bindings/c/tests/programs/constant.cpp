@@ -1,0 +1,3 @@
+// The same program in C++.
+
+#include "constant.c"
