@@ -5,8 +5,9 @@
 //! cargo run --release --example raw_pointers
 //! ```
 //!
-//! The step itself is safe code on slices. So the pointers become slices first, in one place. Rust
-//! then checks that no buffer is written while it is read, and fused-adam checks the lengths.
+//! The step itself is safe code on slices. So the pointers become slices first, in one place. What
+//! Rust cannot check, the caller of that place promises: that the pointers are valid, and that
+//! nothing else uses the buffers.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::slice;
@@ -27,9 +28,10 @@ struct RawBuffers {
 ///
 /// # Safety
 ///
-/// Each pointer must be valid for `len` elements, aligned to 4 bytes, and not null, not even if
-/// `len` is 0 (use `NonNull::dangling` then). `theta`, `m` and `v` must be valid for writes, and
-/// overlap neither each other nor `grad`. Nothing else may use the buffers until this returns.
+/// Each pointer must be valid for `len` elements, at most `isize::MAX` bytes, aligned to 4 bytes,
+/// and not null, not even if `len` is 0 (use `NonNull::dangling` then). `theta`, `m` and `v` must be
+/// valid for writes, and overlap neither each other nor `grad`. Nothing else may use the buffers
+/// until this returns.
 unsafe fn step(rule: &AdamW, t: u64, buffers: RawBuffers) -> Result<(), Error> {
     let RawBuffers { len, theta, grad, m, v } = buffers;
     // SAFETY: the caller promises all that these functions require. Memory that was never written

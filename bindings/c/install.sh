@@ -10,12 +10,13 @@
 # --destdir DIR  prepend DIR to the prefix, to build a package; default $DESTDIR
 # --help         print this text
 #
-# --prefix=DIR and so on work too. After an error no file has been installed or replaced.
+# --prefix=DIR and so on work too. After an error the files are those of before.
 set -eu
+umask 022
 
 fail() { echo "install.sh: $1" >&2; exit "${2:-1}"; }
 
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname "$0")" && pwd)
 prefix=/usr/local
 from=${CARGO_TARGET_DIR:-$here/../../target}/release
 destdir=${DESTDIR:-}
@@ -71,9 +72,10 @@ trap 'rm -rf "$stage"' EXIT
 trap 'exit 1' HUP INT TERM
 folders="include lib lib/pkgconfig lib/cmake/fused-adam share/fused-adam"
 
-# Fills in a template.
+# Fills in a template. In a file for pkg-config, spaces of the prefix are escaped.
 fill() {
-  sed -e "s|@prefix@|$(printf '%s' "$prefix" | sed 's/[&|\\]/\\&/g')|" -e "s|@version@|$version|" \
+  case $1 in *.pc.in) value=$(printf '%s' "$prefix" | sed 's/ /\\ /g') ;; *) value=$prefix ;; esac
+  sed -e "s|@prefix@|$(printf '%s' "$value" | sed 's/[&|\\]/\\&/g')|" -e "s|@version@|$version|" \
     -e "s|@series@|${version%.*}|" -e "s|@private@|$private|" -e "s|@shared@|$shared|" \
     -e "s|@soname@|$soname|" -e "s|@private_list@|$(echo "$private" | tr ' ' ';')|" \
     "$here/$1" > "$stage/$2/${1%.in}"
@@ -104,5 +106,25 @@ files=$(cd "$stage" && find . ! -type d)
 for file in $files; do
   [ ! -d "$to/$file" ] || fail "$to/${file#./} is a directory, expected a file or nothing"
 done
-for file in $files; do mv -f "$stage/$file" "$to/$file"; done
+
+# Replaces the files. If one of them cannot be replaced, puts back those of before.
+undo() {
+  for file in $done; do
+    rm -f "$to/$file"
+    if [ -e "$stage/old/$file" ] || [ -L "$stage/old/$file" ]; then
+      mv -f "$stage/old/$file" "$to/$file"
+    fi
+  done
+  fail "cannot replace $to/${1#./}"
+}
+trap '' HUP INT TERM
+done=
+for folder in $folders; do mkdir -p "$stage/old/$folder"; done
+for file in $files; do
+  if [ -e "$to/$file" ] || [ -L "$to/$file" ]; then
+    mv -f "$to/$file" "$stage/old/$file" || undo "$file"
+  fi
+  done="$done $file"
+  mv -f "$stage/$file" "$to/$file" || undo "$file"
+done
 echo "fused-adam $version is under $to"

@@ -28,7 +28,8 @@ fn taken_over<T: Bits, S: StateElement<Float = T::Float>>(rule: impl Into<AnyRul
     }
     let (mut second, of_second) = build();
     let names = rule.states().iter().map(|state| state.name());
-    let states: Vec<&[S]> = names.map(|name| first.state(w, name).unwrap()).collect();
+    let states: Vec<(&str, &[S])> =
+        names.rev().map(|name| (name, first.state(w, name).unwrap())).collect();
     second.set_states(of_second, 3, first.scalars(w).unwrap(), &states).unwrap();
     assert_eq!((second.t(of_second), second.steps()), (Some(3), 3), "{rule}");
     let mut expected = theta.clone();
@@ -50,9 +51,9 @@ fn another_optimizer_takes_over() {
 fn scalars_are_computed_if_none_are_given() {
     let mut opt = Optimizer::new(NAdam::default()).unwrap();
     let w = opt.add::<f32>(GroupId::default(), "w", 1).unwrap();
-    opt.set_states(w, 5, &[], &[&[0.5_f32], &[0.5]]).unwrap();
+    opt.set_states(w, 5, &[], &[("m", &[0.5_f32]), ("v", &[0.5])]).unwrap();
     assert_eq!(opt.scalars(w), Some(&[NAdam::default().scalar_after(0, 5)][..]));
-    opt.set_states(w, 2, &[0.25], &[&[0.5_f32], &[0.5]]).unwrap();
+    opt.set_states(w, 2, &[0.25], &[("m", &[0.5_f32]), ("v", &[0.5])]).unwrap();
     assert_eq!((opt.scalars(w), opt.t(w)), (Some(&[0.25][..]), Some(2)));
     assert_eq!(opt.steps(), 5, "the number of steps does not go back");
 }
@@ -63,20 +64,26 @@ fn what_does_not_fit_is_refused() {
     let w = opt.add::<f32>(GroupId::default(), "w", 3).unwrap();
     let e = opt.add_8bit::<f32, f32>(GroupId::default(), "e", 33, 0).unwrap();
     let (good, short) = ([1.0_f32; 3], [1.0_f32; 2]);
-    opt.set_states(w, 1, &[], &[&good, &good]).unwrap();
+    opt.set_states(w, 1, &[], &[("m", &good), ("v", &good)]).unwrap();
     let blocks: [Block8; 1] = [[0; 33]];
     let other = Optimizer::new(AdamW::default()).unwrap().add::<f32>(GroupId::default(), "w", 3);
+    let (m, v): ((_, &[f32]), (_, &[f32])) = (("m", &good), ("v", &good));
     let refused = [
-        (opt.set_states(w, 2, &[], &[&good]), "parameter `w`: state `v` is missing"),
-        (opt.set_states(w, 2, &[], &[&good, &good, &good]), "parameter `w`: 3 states were given"),
-        (opt.set_states(w, 2, &[], &[&good, &short]), "`v` of parameter `w` has 2 elements"),
-        (opt.set_states(w, 2, &[], &[&[1.0_f64; 3][..]; 2]), "`m` of parameter `w` is f64"),
-        (opt.set_states(w, 2, &[0.5], &[&good, &good]), "parameter `w`: 1 scalar was given"),
+        (opt.set_states(w, 2, &[], &[m]), "parameter `w`: state `v` is missing"),
+        (opt.set_states(w, 2, &[], &[m, ("w", &good)]), "parameter `w`: state `v` is missing"),
+        (opt.set_states(w, 2, &[], &[v, v]), "parameter `w`: state `m` is missing"),
+        (opt.set_states(w, 2, &[], &[m, v, v]), "parameter `w`: 3 states were given"),
+        (opt.set_states(w, 2, &[], &[m, ("v", &short)]), "`v` of parameter `w` has 2 elements"),
         (
-            opt.set_states(e, 2, &[], &[&blocks[..], &blocks]),
+            opt.set_states(w, 2, &[], &[("m", &[1.0_f64; 3]), ("v", &[1.0; 3])]),
+            "`m` of parameter `w` is f64",
+        ),
+        (opt.set_states(w, 2, &[0.5], &[m, v]), "parameter `w`: 1 scalar was given"),
+        (
+            opt.set_states(e, 2, &[], &[("m", &blocks), ("v", &blocks)]),
             "parameter `e`: `m` has 1 block, expected 2",
         ),
-        (opt.set_states(other.unwrap(), 2, &[], &[&good, &good]), "the parameter is an id"),
+        (opt.set_states(other.unwrap(), 2, &[], &[m, v]), "the parameter is an id"),
     ];
     for (result, message) in refused {
         let error: Error = result.unwrap_err();

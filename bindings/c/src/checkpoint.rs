@@ -40,11 +40,14 @@ impl<'a> ExtraTensor<'a> {
         kept: *const FusedAdamExtraTensor,
         count: usize,
         written: bool,
+        states: impl Iterator<Item = Buffer>,
     ) -> Result<Vec<Self>, Failure> {
         // SAFETY: the caller's promise.
         let given = unsafe { array("kept", kept, count) }?;
         let mut all = Vec::with_capacity(given.len());
-        let mut spans: Vec<AddressRange> = Vec::with_capacity(given.len());
+        // The caller can get the addresses of the states.
+        let mut spans =
+            states.map(|state| state.span()).collect::<Result<Vec<AddressRange>, _>>()?;
         for (i, &FusedAdamExtraTensor { name, values: pointer, len, element_type }) in
             given.iter().enumerate()
         {
@@ -132,7 +135,7 @@ pub unsafe extern "C" fn fused_adam_optimizer_save(
         // SAFETY: the caller's promise.
         let (opt, path) = unsafe { (read(opt)?, text::path("path", path)?) };
         // SAFETY: the caller's promise.
-        let kept = unsafe { ExtraTensor::all(kept, kept_count, false) }?;
+        let kept = unsafe { ExtraTensor::all(kept, kept_count, false, std::iter::empty()) }?;
         let mut writer = opt.core.checkpoint();
         for kept in &kept {
             // SAFETY: the caller's promise.
@@ -173,8 +176,9 @@ pub unsafe extern "C" fn fused_adam_optimizer_load(
     guarded(|| {
         // SAFETY: the caller's promise.
         let (mut opt, path) = unsafe { (write(opt)?, text::path("path", path)?) };
+        let states = opt.params.iter().flat_map(|param| opt.states(param));
         // SAFETY: the caller's promise.
-        let kept = unsafe { ExtraTensor::all(kept, kept_count, true) }?;
+        let kept = unsafe { ExtraTensor::all(kept, kept_count, true, states) }?;
         let mut file = CheckpointReader::open(path)?;
         let mut read = Vec::with_capacity(kept.len());
         for kept in &kept {

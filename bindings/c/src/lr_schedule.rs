@@ -11,7 +11,7 @@ use crate::status::{Failure, FusedAdamStatus, guarded};
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FusedAdamLr {
-    /// Linear from 1 / `steps` to 1, which step number `steps` has.
+    /// Linear from 1 / `steps` in the first step to 1 in step number `steps`, counted from 1.
     Warmup = 1,
     /// `factor` for `steps` steps, then 1 (ConstantLR). UINT64_MAX steps do not end.
     Constant = 2,
@@ -25,7 +25,7 @@ pub enum FusedAdamLr {
     CosineRestarts = 5,
     /// Multiplies the factor by `gamma` after every `every` steps (StepLR).
     Step = 6,
-    /// Multiplies the factor by `gamma` at each of the step numbers in `at` (MultiStepLR).
+    /// Multiplies the factor by `gamma` after each of the numbers of steps in `at` (MultiStepLR).
     MultiStep = 7,
     /// Multiplies the factor by `gamma` after every step (ExponentialLR).
     Exponential = 8,
@@ -45,9 +45,6 @@ pub enum FusedAdamLr {
 pub struct FusedAdamLrPhase {
     /// A FusedAdamLr.
     pub kind: i32,
-    /// The step number, counted from the start of training, at which the next phase begins. 0 for
-    /// the last phase, which does not end.
-    pub until: u64,
     /// The number of steps: at least 1, or at least 0 for FUSED_ADAM_LR_WARMUP,
     /// FUSED_ADAM_LR_CONSTANT and FUSED_ADAM_LR_LINEAR.
     pub steps: u64,
@@ -55,9 +52,10 @@ pub struct FusedAdamLrPhase {
     pub every: u64,
     /// For FUSED_ADAM_LR_COSINE_RESTARTS: the ratio of the lengths of two periods, at least 1.
     pub growth: u64,
-    /// For FUSED_ADAM_LR_MULTI_STEP: an array of at_count step numbers, in any order.
+    /// For FUSED_ADAM_LR_MULTI_STEP: an array of at_count numbers of steps, in any order. With 3,
+    /// the factor changes after the third step.
     pub at: *const u64,
-    /// The number of step numbers.
+    /// The length of that array.
     pub at_count: usize,
     /// For FUSED_ADAM_LR_CONSTANT: the factor. It is finite and at least 0, as all factors are.
     pub factor: f64,
@@ -78,6 +76,9 @@ pub struct FusedAdamLrPhase {
     pub first: f64,
     /// For FUSED_ADAM_LR_ONE_CYCLE: the last factor.
     pub last: f64,
+    /// The number of steps that training has taken when the next phase begins. 0 for the last
+    /// phase, which does not end.
+    pub until: u64,
 }
 
 impl FusedAdamLrPhase {
@@ -171,19 +172,20 @@ unsafe fn schedule(
 /// - phases: an array of count phases, one after the other. With 0 phases, there is no schedule any
 ///   more.
 ///
-/// For example a warm-up over 100 steps, then half a cosine down to 0.1 in step 1000, which stays:
+/// For example a warm-up over 100 steps, then half a cosine wave down to 0.1. From the 1001st step
+/// on the factor is 0.1:
 ///
 /// ```c
 /// const FusedAdamLrPhase phases[] = {
 ///   {.kind = FUSED_ADAM_LR_WARMUP, .steps = 100, .until = 100},
 ///   {.kind = FUSED_ADAM_LR_COSINE, .steps = 900, .floor = 0.1, .until = 1000},
-///   {.kind = FUSED_ADAM_LR_CONSTANT, .factor = 0.1, .steps = UINT64_MAX},
+///   {.kind = FUSED_ADAM_LR_CONSTANT, .steps = UINT64_MAX, .factor = 0.1},
 /// };
 /// ```
 ///
 /// The optimizer copies the phases. fused_adam_optimizer_get returns the "lr" without the factor;
 /// FusedAdamReport has the factor of a step. A file of fused_adam_optimizer_save has the number of
-/// steps, but not the schedule: set it again after loading, or before.
+/// steps, but not the schedule. Set it again, before or after you load the file.
 ///
 /// After an error nothing has changed. Returns FUSED_ADAM_STATUS_VALUE for a kind that does not
 /// exist, and for a member outside its range, with a message that names the phase and the member;

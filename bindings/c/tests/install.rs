@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         test("a missing library", missing_library),
         test("a destination that cannot be written", unwritable),
         test("a failure keeps what was installed", failure_keeps),
+        test("a failure of the last steps is undone", undone),
     ];
     let missing = ["cmake", "cc"].into_iter().find(|tool| !is_installed(tool));
     let skipped =
@@ -75,7 +76,10 @@ fn options(work: &Path) -> Result<(), String> {
     equal(files(&one)?, files(&other)?)?;
     let pc = fs::read_to_string(other.join("lib/pkgconfig/fused-adam.pc"));
     let pc = pc.map_err(|error| error.to_string())?;
-    contains(&pc, &format!("prefix={}\n", other.display()))
+    contains(&pc, &format!("prefix={}\n", other.display().to_string().replace(' ', "\\ ")))?;
+    // In whatever way the shell finds folders.
+    run(install_script()?.arg("--prefix").arg(&one).env("CDPATH", ".:/").current_dir(PACKAGE))
+        .map(drop)
 }
 
 fn destdir(work: &Path) -> Result<(), String> {
@@ -177,9 +181,46 @@ fn failure_keeps(work: &Path) -> Result<(), String> {
     equal(fs::read_to_string(&header).is_ok_and(|text| text.len() > 3), true)
 }
 
+/// A file that cannot be replaced, or whose old version cannot be moved away, undoes the
+/// installation. A program `mv` fails once, as with a file that belongs to another user.
+fn undone(work: &Path) -> Result<(), String> {
+    let (prefix, tools, failed) = (work.join("prefix"), work.join("tools"), work.join("failed"));
+    run(install_script()?.arg("--prefix").arg(&prefix))?;
+    let old = files(&prefix)?;
+    for file in &old {
+        fs::remove_file(prefix.join(file)).map_err(|error| error.to_string())?;
+        fs::write(prefix.join(file), "old").map_err(|error| error.to_string())?;
+    }
+    fs::create_dir(&tools).map_err(|error| error.to_string())?;
+    let path = std::env::var("PATH").map_err(|error| error.to_string())?;
+    for (argument, file) in [("$2", "include/fused_adam.h"), ("$3", "lib/libfused_adam.a")] {
+        let file = prefix.join(".").join(file).display().to_string();
+        let script = format!(
+            "#!/bin/sh\ncase \"{argument}\" in '{file}')\n  [ -e '{0}' ] || {{ : > '{0}'; exit 1; }}\n\
+             esac\nPATH='{path}' exec mv \"$@\"\n",
+            failed.display()
+        );
+        fs::write(tools.join("mv"), script).map_err(|error| error.to_string())?;
+        run(Command::new("chmod").arg("755").arg(tools.join("mv")))?;
+        let mut install = install_script()?;
+        install.arg("--prefix").arg(&prefix).env("PATH", format!("{}:{path}", tools.display()));
+        contains(&run_to_fail(&mut install)?, "install.sh: cannot replace")?;
+        equal(failed.exists(), true)?;
+        equal(files(&prefix)?, old.clone())?;
+        for file in &old {
+            equal(fs::read_to_string(prefix.join(file)).ok(), Some("old".to_owned()))?;
+        }
+        fs::remove_file(&failed).map_err(|error| error.to_string())?;
+    }
+    // Without a failure, the same `mv` replaces all.
+    fs::write(&failed, "").map_err(|error| error.to_string())?;
+    run(install_script()?.arg("--prefix").arg(&prefix))?;
+    equal(fs::read_to_string(prefix.join("include/fused_adam.h")).ok() == Some("old".into()), false)
+}
+
 /// `find_package` finds the package where it was moved to. A program links with both targets.
 fn cmake(work: &Path) -> Result<(), String> {
-    let (package, program) = (work.join("package"), readme_program(work)?);
+    let (package, program) = (work.join("package"), readme_program(0, work)?);
     run(install_script()?.args(["--prefix", "/opt/fa", "--destdir"]).arg(&package))?;
     let moved = work.join("moved here");
     fs::rename(package.join("opt/fa"), &moved).map_err(|error| error.to_string())?;

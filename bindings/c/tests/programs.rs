@@ -37,8 +37,9 @@ enum Argument {
     Digits,
 }
 
-const PROGRAMS: [Program; 15] = [
+const PROGRAMS: [Program; 16] = [
     Program { name: "readme", sources: &[README], argument: Argument::None },
+    Program { name: "readme_optimizer", sources: &[README], argument: Argument::None },
     Program { name: "bits", sources: &["tests/programs/bits.c"], argument: Argument::Rules },
     Program { name: "refusals", sources: &["tests/programs/refusals.c"], argument: Argument::File },
     Program { name: "handles", sources: &["tests/programs/handles.c"], argument: Argument::File },
@@ -166,7 +167,7 @@ impl Program {
     fn compile(&self, how: Mode, prefix: &Path, folder: &Path) -> Result<PathBuf, String> {
         let program = folder.join(self.name);
         let mut compile = Command::new(self.compiler());
-        let standard = if self.compiler() == "c++" { "-std=c++17" } else { "-std=c11" };
+        let standard = if self.compiler() == "c++" { "-std=c++20" } else { "-std=c11" };
         compile.args([standard, "-O1", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
         compile.arg("-Wcast-qual").arg("-o").arg(&program);
         if self.name == "openmp" {
@@ -174,7 +175,7 @@ impl Program {
         }
         for source in self.sources {
             let source = match *source {
-                README => readme_program(folder)?,
+                README => readme_program(usize::from(self.name != "readme"), folder)?,
                 source => Path::new(PACKAGE).join(source),
             };
             compile.arg(source);

@@ -307,11 +307,12 @@ impl<R: Rule> ArrayOptimizer<R> {
         self.core.scalars(self.arrays.get(name)?.id)
     }
 
-    /// Sets the step number, the scalars and all states of an array, in the order of
-    /// [`Rule::states`]. Use it to continue a run whose states something else has stored.
+    /// Sets the step number, the scalars and all states of an array. Use it to continue a run whose
+    /// states something else has stored.
     ///
-    /// `t` is the number of steps taken. [`steps`](Self::steps) becomes at least `t`. If `scalars`
-    /// is empty, they get their values after `t` steps with the present hyper-parameters.
+    /// `t` is the number of steps taken. [`steps`](Self::steps) becomes at least `t`. The scalars
+    /// are in the order of [`Rule::scalars`]. Without any, they get their values after `t` steps
+    /// with the present hyper-parameters. The states have their names, and any order.
     ///
     /// # Errors
     ///
@@ -322,18 +323,20 @@ impl<R: Rule> ArrayOptimizer<R> {
         name: &str,
         t: u64,
         scalars: &[f64],
-        states: &[&ArrayRef<S, D>],
+        states: &[(&str, &ArrayRef<S, D>)],
     ) -> Result<(), Error> {
         let parallel = self.is_parallel();
         let (kept, core) = self.find(name)?;
         let mut slices = Vec::with_capacity(states.len());
-        for (number, state) in states.iter().enumerate() {
-            // The core checks the number of states.
-            let called = kept.declared(core).get(number).map_or("state", State::name);
-            check_state::<S>(&name, called, state.shape(), &kept.shape)?;
-            slices.push(Slice::of(state.view().into_dyn(), &Order::default(), parallel));
+        for &(called, state) in states {
+            // The core checks the number and the names.
+            let mut names = kept.declared(core).iter().map(State::name);
+            let declared = names.find(|name| *name == called).unwrap_or("state");
+            check_state::<S>(&name, declared, state.shape(), &kept.shape)?;
+            slices.push((called, Slice::of(state.view().into_dyn(), &Order::default(), parallel)));
         }
-        let slices: Vec<&[S]> = slices.iter().map(Slice::get).collect();
+        let slices: Vec<(&str, &[S])> =
+            slices.iter().map(|(called, slice)| (*called, slice.get())).collect();
         core.set_states(kept.id, t, scalars, &slices)?;
         kept.replaced(core);
         Ok(())

@@ -256,13 +256,23 @@ fn states_that_were_passed_in_are_checked() {
     let (m, v) = (laid_out(&numbers::<f32>((4, 3), 1), 1), weights().mapv(f32::abs));
     let turned = v.t();
     for (name, scalars, states, message) in [
-        ("x", &[][..], &[&*m, &v][..], "there is no array `x`, expected one of `w`"),
-        ("w", &[], &[&*m, &turned], "`v` of array `w` has shape [3, 4], expected [4, 3]"),
-        ("w", &[], &[&*m], "parameter `w`: state `v` is missing, expected the states `m`, `v`"),
+        ("x", &[][..], &[("m", &*m), ("v", &v)][..], "there is no array `x`, expected one of `w`"),
+        (
+            "w",
+            &[],
+            &[("m", &*m), ("v", &turned)],
+            "`v` of array `w` has shape [3, 4], expected [4, 3]",
+        ),
+        (
+            "w",
+            &[],
+            &[("m", &*m), ("s", &v)],
+            "parameter `w`: state `v` is missing, expected the states `m`, `v`",
+        ),
         (
             "w",
             &[0.5, 0.5],
-            &[&*m, &v],
+            &[("m", &*m), ("v", &v)],
             "parameter `w`: 2 scalars were given, expected the scalar \
           `mu_product`",
         ),
@@ -273,7 +283,7 @@ fn states_that_were_passed_in_are_checked() {
     assert!(opt.t("w") == Some(0) && opt.state::<f32>("w", "m").is_none());
 
     for scalars in [&[][..], &[0.25]] {
-        opt.set_states("w", 4, scalars, &[&*m, &v]).unwrap();
+        opt.set_states("w", 4, scalars, &[("v", &*v), ("m", &m)]).unwrap();
         assert_eq!(opt.state("w", "m"), Some(m.view().into_dyn()));
         let (mut theta, mut flat) =
             (laid_out(&theta, 2), theta.clone().into_raw_vec_and_offset().0);

@@ -623,13 +623,23 @@ static void wrong_files(const char *path) {
   REFUSE(fused_adam_optimizer_save(opt, path, same, 2), CHECKPOINT, "there are two tensors `w`");
   OK(fused_adam_optimizer_save(opt, path, &kept, 1));
   REFUSE(fused_adam_optimizer_load(opt, path, same, 2), OVERLAP, "`values` of tensor `0`");
+  /* A load replaces the states, so it must not write to their old memory. */
+  const void *state = NULL;
+  OK(fused_adam_optimizer_state(opt, 0, "m", &state));
+  CHECK(state != NULL);
   FusedAdamExtraTensor wrong = kept;
+  memcpy(&wrong.values, &state, sizeof state);
+  REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), OVERLAP, "share 32 bytes");
+  wrong = kept;
   wrong.name = "u";
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), CHECKPOINT, "lacks the tensor `u`");
   wrong = kept;
   wrong.len = 7;
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), CHECKPOINT,
          "the length of `w` is 8, expected 7");
+  /* Above the states in memory, as far as its length reaches. */
+  float on_the_stack[8];
+  wrong.values = on_the_stack;
   wrong.len = (size_t)1 << 50;
   REFUSE(fused_adam_optimizer_load(opt, path, &wrong, 1), LENGTH, "more than memory");
   wrong = kept;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 pub const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The README contains a program.
+/// The README contains two programs.
 pub const README: &str = "README.md";
 
 pub fn is_installed(program: &str) -> bool {
@@ -40,12 +40,13 @@ pub fn install_script() -> Result<Command, String> {
     Ok(script)
 }
 
-/// Writes the README's program to a file.
-pub fn readme_program(folder: &Path) -> Result<PathBuf, String> {
+/// Writes a program of the README to a file.
+pub fn readme_program(number: usize, folder: &Path) -> Result<PathBuf, String> {
     let readme = Path::new(PACKAGE).join(README);
     let readme = std::fs::read_to_string(readme).map_err(|error| error.to_string())?;
-    let mut blocks = readme.split("```c\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let program = blocks.find(|block| block.contains("int main")).ok_or("there is none")?;
+    let blocks = readme.split("```c\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut programs = blocks.filter(|block| block.contains("int main"));
+    let program = programs.nth(number).ok_or("there is none")?;
     let file = folder.join("readme.c");
     std::fs::write(&file, program).map_err(|error| error.to_string())?;
     Ok(file)

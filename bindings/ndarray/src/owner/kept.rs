@@ -78,12 +78,13 @@ fn arrange<R: Rule, S: StateElement>(
     if kept.order == order || names(kept.stored).ne(names(declared)) {
         return Ok(());
     }
-    let arranged = |state: &State| -> Option<ArrayD<S>> {
-        let state = kept.order.view(&kept.shape, stored(state)?)?;
-        Some(copied(order.arrange(state), parallel))
+    let arranged = |declared: &State| -> Option<(&str, ArrayD<S>)> {
+        let state = kept.order.view(&kept.shape, stored(declared)?)?;
+        Some((declared.name(), copied(order.arrange(state), parallel)))
     };
     let arranged: Vec<_> = kept.stored.iter().filter_map(arranged).collect();
-    let slices: Vec<&[S]> = arranged.iter().filter_map(|state| state.as_slice()).collect();
+    let slices: Vec<(&str, &[S])> =
+        arranged.iter().filter_map(|(name, state)| Some((*name, state.as_slice()?))).collect();
     // If another rule has been used before, the core computes the scalars.
     let scalars = core.scalars(kept.id).unwrap_or_default();
     let scalars = match core.rule(kept.group) {

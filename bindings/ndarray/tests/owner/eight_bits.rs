@@ -332,12 +332,13 @@ fn states_are_taken_over() {
         let mut opt = new(&w, &b);
         let states: Vec<_> = rule.states().iter().map(|of| of.name()).collect();
         let blocks: Vec<_> =
-            states.iter().map(|of| whole.state::<Block8>("w", of).unwrap()).collect();
-        let blocks: Vec<_> = blocks.iter().map(|state| &**state).collect();
+            states.iter().map(|&of| (of, whole.state::<Block8>("w", of).unwrap())).collect();
+        let blocks: Vec<_> = blocks.iter().map(|(of, state)| (*of, &**state)).collect();
         opt.set_states("w", 4, &[], &blocks).unwrap();
         let singles: Vec<_> =
-            states.iter().map(|of| whole.state::<f32>("b", of).unwrap()).collect();
-        let singles: Vec<_> = singles.iter().map(|state| &**state).collect();
+            states.iter().map(|&of| (of, whole.state::<f32>("b", of).unwrap())).collect();
+        // Their order does not matter.
+        let singles: Vec<_> = singles.iter().rev().map(|(of, state)| (*of, &**state)).collect();
         opt.set_states("b", 4, &[], &singles).unwrap();
 
         let (mut other_w, mut other_b) = (w.clone(), b.clone());
@@ -360,12 +361,15 @@ fn states_that_do_not_fit_are_refused() {
     opt.add_8bit(GroupId::default(), "w", &theta, 0).unwrap();
     let (three, two) = (blocks(3), blocks(2));
     for (states, message) in [
-        (&[&*two, &three][..], &format!("`m` of array `w` has shape [2], {EXPECTED}")[..]),
-        (&[&three], "parameter `w`: state `v` is missing, expected the states `m`, `v`"),
+        (
+            &[("m", &*two), ("v", &three)][..],
+            &format!("`m` of array `w` has shape [2], {EXPECTED}")[..],
+        ),
+        (&[("m", &three)], "parameter `w`: state `v` is missing, expected the states `m`, `v`"),
     ] {
         assert_eq!(opt.set_states("w", 1, &[], states).unwrap_err().to_string(), message);
     }
-    let error = opt.set_states("w", 1, &[], &[&*theta, &theta]).unwrap_err();
+    let error = opt.set_states("w", 1, &[], &[("m", &*theta), ("v", &theta)]).unwrap_err();
     assert_eq!(error.to_string(), "`m` of parameter `w` is f32, expected 8 bits");
     assert!(opt.t("w") == Some(0) && opt.state::<Block8>("w", "m").is_none());
 }
