@@ -29,8 +29,8 @@ struct RawBuffers {
 /// # Safety
 ///
 /// Each pointer must be valid for `len` elements, at most `isize::MAX` bytes, aligned to 4 bytes,
-/// and not null, not even if `len` is 0 (use `NonNull::dangling` then). `theta`, `m` and `v` must be
-/// valid for writes, and overlap neither each other nor `grad`. Nothing else may use the buffers
+/// and not null, not even if `len` is 0 (use `NonNull::dangling` then). `theta`, `m` and `v` must
+/// be valid for writes, and overlap neither each other nor `grad`. Nothing else may use the buffers
 /// until this returns.
 unsafe fn step(rule: &AdamW, t: u64, buffers: RawBuffers) -> Result<(), Error> {
     let RawBuffers { len, theta, grad, m, v } = buffers;

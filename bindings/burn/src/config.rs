@@ -41,6 +41,9 @@ pub struct FusedConfig {
     /// Whether to store the states of 16-bit parameters in `f32`, or in the type of the parameter.
     /// Default: in `f32` for `f16`, and in `bf16` for `bf16`; with `min_8bit_size`, in `f32` for
     /// both.
+    ///
+    /// States of 16 bits in a record become `f32` in the next step if this asks for `f32`. States
+    /// of `f32` stay `f32` if this asks for 16 bits.
     #[serde(default)]
     pub f32_states: Option<bool>,
     /// Stores the states of parameters with at least so many elements in 8 bits. Default: none in 8

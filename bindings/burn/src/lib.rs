@@ -84,3 +84,8 @@ pub use error::StepError;
 pub use fused_adam;
 pub use optimizer::Fused;
 pub use state::FusedState;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use burn_core::backend::tensor::FloatTensor;
-use burn_core::backend::{Element as BurnElement, Flex};
+use burn_core::backend::{Element as BurnElement, Flex, TensorMetadata};
 use burn_core::tensor::{DType, Shape, Tensor};
 use fused_adam::bytemuck::Pod;
 use fused_adam::{Block8, Element, ParamMut, Real, State, StateElement, bf16, f16};
@@ -70,14 +70,27 @@ pub fn filled_blocks(state: &State, len: usize, value: f64) -> Vec<Block8> {
     blocks
 }
 
-/// Encodes the elements of a state. None if they are of `f64`.
-pub fn encoded(state: &State, tensor: &FlexTensor) -> Option<Vec<Block8>> {
-    let elements: Cow<'_, [f32]> = match tensor.dtype() {
+/// The elements of a state in `f32`, exactly. None if they are of `f64`.
+fn floats(tensor: &FlexTensor) -> Option<Cow<'_, [f32]>> {
+    Some(match tensor.dtype() {
         DType::F32 => tensor.storage::<f32>().into(),
         DType::BF16 => tensor.storage::<bf16>().iter().map(|x| x.to_f32()).collect(),
         DType::F16 => tensor.storage::<f16>().iter().map(|x| x.to_f32()).collect(),
         _ => return None,
-    };
+    })
+}
+
+/// The state in `f32` if it has 16 bits. Otherwise the same state.
+pub fn widened(state: FlexTensor) -> FlexTensor {
+    let Some(Cow::Owned(floats)) = floats(&state) else { return state };
+    let mut wide = filled(state.shape(), DType::F32, 0.0);
+    wide.storage_mut().copy_from_slice(&floats);
+    wide
+}
+
+/// Encodes the elements of a state. None if they are of `f64`.
+pub fn encoded(state: &State, tensor: &FlexTensor) -> Option<Vec<Block8>> {
+    let elements = floats(tensor)?;
     let mut blocks = vec![[0; 33]; Block8::slots(elements.len())];
     state.encode(&elements, &mut blocks);
     Some(blocks)
@@ -103,7 +116,7 @@ pub fn seed_of(theta: &FlexTensor, grad: &FlexTensor) -> u64 {
 }
 
 /// Borrows θ, a gradient and states for step number `t` of the only rule, with the scalars after
-/// that step. All tensors come from [`take_out`], [`filled`] or [`decoded`]. A tensor that is
+/// that step. All tensors come from [`take_out`] and the functions above. A tensor that is
 /// written and shares its memory is copied first.
 pub fn reborrow<'a>(
     t: u64,

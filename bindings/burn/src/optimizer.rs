@@ -13,7 +13,7 @@ use fused_adam::{
 
 use crate::memory::{
     FlexTensor, StateMemory, decoded, encoded, filled, filled_blocks, put_back, reborrow, seed_of,
-    take_out,
+    take_out, widened,
 };
 use crate::state::Stored;
 use crate::{FusedState, StepError};
@@ -80,6 +80,9 @@ impl Fused {
     /// With [`with_8bit_states`](crate::FusedConfig::with_8bit_states), states of another type are
     /// converted to 8 bits, rounded to nearest. Without it, states in 8 bits become `f32`.
     ///
+    /// States of 16 bits become `f32` if this optimizer would begin with `f32` states for this
+    /// parameter. Otherwise, states keep their type: states of `f32` stay `f32`.
+    ///
     /// States of another rule are continued if they mean the same, with a warning of the `log`
     /// crate; each warning is given once. [`FusedState`] lists the rules.
     ///
@@ -125,7 +128,7 @@ impl Fused {
                 let (seed, scalars) = (state.seed(), state.scalars_of(&rule));
                 let mut states = Vec::new();
                 for (declared, state) in rule.states().iter().zip(state.into_states_of(&rule)?) {
-                    states.push(converted(declared, state, in_8_bits, &theta, &mut copied)?);
+                    states.push(self.converted(declared, state, in_8_bits, &theta, &mut copied)?);
                 }
                 (t, seed, states, scalars)
             }
@@ -179,6 +182,15 @@ impl Fused {
         Ok(in_8_bits)
     }
 
+    /// The type of the states of this parameter, if they are not in 8 bits.
+    fn state_dtype(&self, theta: &FlexTensor) -> DType {
+        match theta.dtype() {
+            DType::F16 if self.f32_states.unwrap_or(true) => DType::F32,
+            DType::BF16 if self.f32_states.unwrap_or(self.min_8bit_size.is_some()) => DType::F32,
+            dtype => dtype,
+        }
+    }
+
     /// The states before the first step.
     fn first_states(
         &self,
@@ -186,11 +198,7 @@ impl Fused {
         theta: &FlexTensor,
         in_8_bits: bool,
     ) -> Vec<StateMemory> {
-        let dtype = match theta.dtype() {
-            DType::F16 if self.f32_states.unwrap_or(true) => DType::F32,
-            DType::BF16 if self.f32_states.unwrap_or(self.min_8bit_size.is_some()) => DType::F32,
-            dtype => dtype,
-        };
+        let dtype = self.state_dtype(theta);
         let first = |(i, state)| {
             let (shape, value) = (theta.shape(), rule.initial_state(i));
             if in_8_bits {
@@ -201,36 +209,42 @@ impl Fused {
         };
         rule.states().iter().enumerate().map(first).collect()
     }
-}
 
-/// Takes out the memory of a state of `theta`, in 8 bits or not.
-fn converted<const D: usize>(
-    declared: &State,
-    state: Stored<D>,
-    in_8_bits: bool,
-    theta: &FlexTensor,
-    copied: &mut u64,
-) -> Result<StateMemory, StepError> {
-    match state {
-        Stored::Tensor(state) => {
-            let state = take_out(declared.name(), state, copied)?;
-            check_shape(declared.name(), &state, theta)?;
-            // The core refuses states of `f64`.
-            let blocks = if in_8_bits { encoded(declared, &state) } else { None };
-            Ok(blocks
-                .map_or(StateMemory::Tensor(state), |blocks| StateMemory::Blocks(blocks.into())))
-        }
-        Stored::Blocks(blocks) => {
-            let (name, len) = (declared.name(), theta.shape().num_elements());
-            let expected = Block8::slots(len);
-            if blocks.len() != expected {
-                return Err(Error::Blocks { name, blocks: blocks.len(), expected, len }.into());
+    /// Takes out the memory of a state of `theta`, in 8 bits or not.
+    fn converted<const D: usize>(
+        &self,
+        declared: &State,
+        state: Stored<D>,
+        in_8_bits: bool,
+        theta: &FlexTensor,
+        copied: &mut u64,
+    ) -> Result<StateMemory, StepError> {
+        match state {
+            Stored::Tensor(state) => {
+                let state = take_out(declared.name(), state, copied)?;
+                check_shape(declared.name(), &state, theta)?;
+                // The core refuses states of `f64`.
+                let blocks = if in_8_bits { encoded(declared, &state) } else { None };
+                Ok(match blocks {
+                    Some(blocks) => StateMemory::Blocks(blocks.into()),
+                    None if self.state_dtype(theta) == DType::F32 => {
+                        StateMemory::Tensor(widened(state))
+                    }
+                    None => StateMemory::Tensor(state),
+                })
             }
-            Ok(if in_8_bits {
-                StateMemory::Blocks(blocks)
-            } else {
-                StateMemory::Tensor(decoded(declared, &blocks, theta.shape()))
-            })
+            Stored::Blocks(blocks) => {
+                let (name, len) = (declared.name(), theta.shape().num_elements());
+                let expected = Block8::slots(len);
+                if blocks.len() != expected {
+                    return Err(Error::Blocks { name, blocks: blocks.len(), expected, len }.into());
+                }
+                Ok(if in_8_bits {
+                    StateMemory::Blocks(blocks)
+                } else {
+                    StateMemory::Tensor(decoded(declared, &blocks, theta.shape()))
+                })
+            }
         }
     }
 }

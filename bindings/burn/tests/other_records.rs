@@ -15,12 +15,12 @@ use burn::optim::{
     LambConfig, LionConfig, ModuleOptimizer, MuonConfig, Optimizer, OptimizerRecord, RmsPropConfig,
     SgdConfig,
 };
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_optim::{RecordState, StateSink, StateSource};
 use common::{APART, Rng, bytes, rules, tensor};
 use fused_adam::{
     AdaGrad, Adam, AdamW, AnyRule, Element, Flat, Lion, NAdam, RAdam, RmsProp, Rule, Sgd, State,
-    bf16, bytemuck,
+    bf16, bytemuck, f16,
 };
 use fused_adam_burn::{Fused, FusedConfig, FusedState, StepError};
 
@@ -187,6 +187,64 @@ fn burns_averages_are_continued_to_the_bit() {
     check_averages::<f32>();
     check_averages::<f64>();
     check_averages::<bf16>();
+}
+
+/// Where the config asks for `f32`, states of 16 bits become `f32`, and their values do not change.
+/// So the bits are those of a training that goes on from the same states in `f32`, which stay
+/// `f32` with any config.
+#[test]
+fn states_of_16_bits_become_f32() {
+    fn check<T: Element<Float = f32> + BurnElement>(config: FusedConfig) {
+        let rule = AnyRule::from(AdamW { lr: LR, ..AdamW::default() });
+        assert_eq!(config.rule, rule);
+        let floats = |tensor: &Tensor<2>| tensor.clone().try_into_vec_as::<f32>().unwrap();
+        let narrow = FusedConfig::new(rule).with_f32_states(false).build().unwrap();
+        let (theta, burns) = steps::<T, _>(&AdamWConfig::new().build(), 3);
+        let (_, ours) = steps::<T, _>(&narrow, 3);
+        let burns = through_record::<_, FusedState<2>>(&burns).unwrap();
+        for state in [burns, ours] {
+            let states = ["m", "v"].map(|name| state.get(name).unwrap());
+            assert!(states.iter().all(|state| state.dtype() == T::dtype()));
+            let states = states.map(&floats);
+            assert!(states.iter().flatten().all(|x| x.is_finite()));
+            let mut reference = Flat::<_, f32>::resume(rule, 3, states.to_vec()).unwrap();
+            let mut expected = theta.clone().try_into_vec_as::<T>().unwrap();
+            let (mut theta, mut state, mut rng) = (theta.clone(), state, Rng(9));
+            for fused in [&config.build().unwrap(), &narrow, &narrow] {
+                let grad = rng.numbers::<T>(70);
+                reference.step_mixed(&mut expected, &grad).unwrap();
+                let grad = tensor(grad, SHAPE, &Device::flex());
+                let loaded = through_record(&state);
+                (theta, state) = fused.try_step(LR, theta, grad, loaded).unwrap();
+                assert!(bytes(&theta) == bytemuck::cast_slice::<_, u8>(&expected));
+                for name in ["m", "v"] {
+                    let (state, expected) = (state.get(name).unwrap(), reference.state(name));
+                    assert_eq!(state.dtype(), DType::F32);
+                    assert!(bytes(state) == bytemuck::cast_slice::<_, u8>(expected.unwrap()));
+                }
+            }
+        }
+    }
+    let config = || FusedConfig::new(AdamW { lr: LR, ..AdamW::default() });
+    check::<f16>(config());
+    check::<f16>(config().with_f32_states(true));
+    check::<bf16>(config().with_f32_states(true));
+    check::<bf16>(config().with_8bit_states(71));
+}
+
+/// Where the config asks for 16 bits, states of 16 bits stay as they are.
+#[test]
+fn states_of_16_bits_stay() {
+    fn check<T: Element + BurnElement>(config: FusedConfig) {
+        let (theta, state) = steps::<T, _>(&AdamWConfig::new().build(), 3);
+        let (loaded, grad) = (through_record(&state), numbers::<T>(&mut Rng(9)));
+        let (_, state) = config.build().unwrap().try_step(LR, theta, grad, loaded).unwrap();
+        for name in ["m", "v"] {
+            assert_eq!(state.get(name).unwrap().dtype(), T::dtype());
+        }
+    }
+    check::<f16>(FusedConfig::new(AdamW::default()).with_f32_states(false));
+    check::<bf16>(FusedConfig::new(AdamW::default()));
 }
 
 /// The only entry of burn's AdaGrad beside the step number is private, but its record has it.

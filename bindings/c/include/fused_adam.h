@@ -1549,9 +1549,9 @@ FusedAdamStatus fused_adam_set_threads(size_t threads);
  * Sets a thread pool of your program for later steps, for the whole program, instead of threads of
  * this library. The results are bit-identical.
  *
- * - threads: the number of threads, from 1 to 1024. Each long step calls `run` once, or more often
- *   if it also computes the norm, with this number, or with a smaller one if it has less work. With
- *   1 it does not call `run`.
+ * - threads: the number of threads, from 1 to 1024. Each long step calls `run` once, and once more
+ *   if it computes the norm, with this number, or with a smaller one if it has less work. With 1
+ *   it does not call `run`.
  * - run: calls work(argument) on `count` threads at the same time, and returns when all calls have
  *   returned. The calling thread can be one of them. Fewer or more calls are correct too: a call
  *   takes parts of the step until none is left, and the calling thread then does the rest.

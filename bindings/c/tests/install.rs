@@ -196,8 +196,9 @@ fn undone(work: &Path) -> Result<(), String> {
     for (argument, file) in [("$2", "include/fused_adam.h"), ("$3", "lib/libfused_adam.a")] {
         let file = prefix.join(".").join(file).display().to_string();
         let script = format!(
-            "#!/bin/sh\ncase \"{argument}\" in '{file}')\n  [ -e '{0}' ] || {{ : > '{0}'; exit 1; }}\n\
-             esac\nPATH='{path}' exec mv \"$@\"\n",
+            "#!/bin/sh\n\
+             case \"{argument}\" in '{file}') [ -e '{0}' ] || {{ : > '{0}'; exit 1; }} ;; esac\n\
+             PATH='{path}' exec mv \"$@\"\n",
             failed.display()
         );
         fs::write(tools.join("mv"), script).map_err(|error| error.to_string())?;

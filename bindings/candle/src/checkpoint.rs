@@ -28,8 +28,10 @@ impl<C: Config> Optimizer<C> {
     }
 
     /// Loads a file of [`save`](Self::save) or [`save_with_variables`](Self::save_with_variables):
-    /// the states, the step numbers and the hyper-parameters of each group, including the learning
-    /// rate. Variables are matched by name. If the names are numbers, pass the variables to the
+    /// the states, the step numbers, the hyper-parameters of each group, including the learning
+    /// rate, and the loss scale. Without a loss scale in the file, the optimizer has none.
+    ///
+    /// Variables are matched by name. If the names are numbers, pass the variables to the
     /// optimizer in the same order as before. Add groups in the same order, too.
     ///
     /// # Errors
@@ -79,13 +81,14 @@ impl<C: Config> Optimizer<C> {
     }
 
     /// Loads a file of [`save_with_variables`](Self::save_with_variables): the same as
-    /// [`load`](Self::load), and also the variables. It reads the whole file before it writes the
-    /// first variable.
+    /// [`load`](Self::load), and also the variables. A variable in the file has the same shape, or
+    /// one axis with as many elements, as in a file of C. It reads the whole file before it writes
+    /// the first variable.
     ///
     /// # Errors
     ///
     /// As for [`load`](Self::load), and [`Error::Checkpoint`] if the file lacks a variable or has
-    /// it with another shape. Then nothing has changed.
+    /// it with another shape than these. Then nothing has changed.
     pub fn load_with_variables(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         self.variables.load_with_variables(path.as_ref())?;
         self.refresh_params();
@@ -180,11 +183,11 @@ fn load_states(file: &mut CheckpointReader, core: &mut Core<AnyRule>) -> Result<
     })
 }
 
-/// Checks that a variable has this shape in the file. The error for a missing one is that of
-/// [`read`].
+/// Checks that a variable has this shape in the file, or is flat there. The error for a missing one
+/// is that of [`read`].
 fn check_shape(file: &CheckpointReader, path: &Path, of: &Variable) -> Result<(), Error> {
     match file.shape(&of.name) {
-        Some(shape) if shape != of.var.dims() => {
+        Some(shape) if shape != of.var.dims() && shape != [of.var.elem_count()] => {
             Err(Error::Checkpoint(CheckpointError::Mismatch {
                 path: path.to_owned(),
                 what: format!("the shape of `{}`", of.name),

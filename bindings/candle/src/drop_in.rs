@@ -28,7 +28,7 @@ impl<C: Config> candle_nn::Optimizer for Optimizer<C> {
         self.variables.rule(0).lr()
     }
 
-    /// Sets the learning rate of all groups. The next step checks it. To set that of one group, use
+    /// Sets the learning rate of all groups. Each step checks it. To set that of one group, use
     /// [`set_group_learning_rate`](Optimizer::set_group_learning_rate).
     fn set_learning_rate(&mut self, lr: f64) {
         for group in 0..self.params.len() {
@@ -44,9 +44,9 @@ impl<C: Config> Optimizer<C> {
         &self.params[0]
     }
 
-    /// Sets the hyper-parameters of the first group. As in candle there is no result: the next step
-    /// checks them. They must lead to the same states and scalars as before, otherwise the next
-    /// step fails.
+    /// Sets the hyper-parameters of the first group. As in candle there is no result: each step
+    /// checks them. They must lead to the same states and scalars as before, otherwise steps fail
+    /// until you set others.
     ///
     /// [`set_group_params`](Self::set_group_params) checks them at once.
     pub fn set_params(&mut self, params: C) {
@@ -54,9 +54,14 @@ impl<C: Config> Optimizer<C> {
         self.params[0] = params;
     }
 
-    /// Adds a variable to the first group. Its name is its number, counted from 0. As in candle
-    /// there is no result: if the variable is refused, the next step fails with the errors of
-    /// [`add`](Self::add), which returns them at once.
+    /// Adds a variable to the first group. Its name is its number, counted from 0, or if another
+    /// variable has this name, the next number that is free.
+    ///
+    /// As in candle there is no result. If the variable is refused, every later step fails with the
+    /// error of [`add`](Self::add), until the variable can be added. Only
+    /// [`Error::EightBitStates`](crate::Error::EightBitStates) can go away: before the first step,
+    /// call [`set_8bit_states`](Self::set_8bit_states) with a larger size. `add` returns its error
+    /// at once, and later steps do not fail.
     pub fn push(&mut self, var: &Var) {
         self.variables.push(var.clone());
     }

@@ -64,7 +64,7 @@ impl<C: Config> Optimizer<C> {
     }
 
     /// Sets the hyper-parameters of a group. They must lead to the same states and scalars as
-    /// before, otherwise the next step fails.
+    /// before, otherwise steps fail until you set others.
     ///
     /// # Errors
     ///

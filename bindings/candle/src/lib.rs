@@ -40,9 +40,10 @@
 //!   variable is an error. Candle's optimizers silently ignore integer variables.
 //! - **Checks.** A hyper-parameter outside its range, such as an ε of 0, is an error, and so is a
 //!   variable that is passed twice. Candle accepts both. [`set_params`](Optimizer::set_params),
-//!   `set_learning_rate` and [`push`](Optimizer::push) have no result, as in candle, so the next
-//!   step returns their errors. A step finds every error before it writes anything. In candle, the
-//!   variables before the wrong one have been stepped.
+//!   `set_learning_rate` and [`push`](Optimizer::push) have no result, as in candle, so every later
+//!   step returns their errors: until you set valid values, or until the variable of `push` can be
+//!   added. A step finds every error before it writes anything. In candle, the variables before the
+//!   wrong one have been stepped.
 //! - **Step numbers.** Each variable has its own step number, which counts the steps in which it
 //!   has a gradient. Candle's AdamW has one step number for all variables. The results differ if a
 //!   variable has no gradient in some step.

@@ -110,10 +110,17 @@ impl Variables {
         Ok(())
     }
 
-    /// Adds a variable to the first group, with its number as its name. If that fails, the next
-    /// step fails.
+    /// Adds a variable to the first group. Its name is the number of variables, or if that name is
+    /// taken, the next number that is not. If that fails, steps fail until it can be added.
     pub fn push(&mut self, var: Var) {
-        let name = (self.all.len() + self.refused.len()).to_string();
+        let mut number = self.all.len() + self.refused.len();
+        let is_taken = |name: &str| {
+            self.core.id(name).is_some() || self.refused.iter().any(|(of, _)| of == name)
+        };
+        while is_taken(&number.to_string()) {
+            number += 1;
+        }
+        let name = number.to_string();
         if self.add(0, name.clone(), var.clone()).is_err() {
             self.refused.push((name, var));
         }

@@ -149,6 +149,33 @@ fn push_is_checked_by_the_next_step() {
     assert_eq!(opt.state("1", "m").unwrap().unwrap().dtype(), DType::F64);
 }
 
+/// A number that is the name of another variable is not used, also if that variable was refused.
+#[test]
+fn push_takes_a_free_name() {
+    let ones = |dtype| Var::ones(3, dtype, &Device::Cpu).unwrap();
+    let vars = [DType::F32; 4].map(ones);
+    let named = [("1", vars[0].clone()), ("3", vars[1].clone())];
+    let mut opt = Optimizer::with_names(named, AdamW::default()).unwrap();
+    opt.push(&vars[2]);
+    opt.push(&vars[3]);
+    assert_eq!(opt.names().collect::<Vec<_>>(), ["1", "3", "2", "4"]);
+    opt.step(&grads(vars.iter().map(|var| (var, var.as_tensor().clone())))).unwrap();
+    assert_eq!(["1", "2", "3", "4"].map(|name| opt.t(name)), [Some(1); 4]);
+
+    // The name 2, after the 1 that is taken, is that of the variable that is refused.
+    let vars = [DType::F32, DType::F64, DType::F32].map(ones);
+    let mut opt = Optimizer::with_names([("1", vars[0].clone())], AdamW::default()).unwrap();
+    opt.set_8bit_states(3).unwrap();
+    opt.push(&vars[1]);
+    opt.push(&vars[2]);
+    let grads = grads(vars.iter().map(|var| (var, var.as_tensor().clone())));
+    let error = opt.step_with_report(&grads).unwrap_err().to_string();
+    assert!(error.starts_with("variable `2` is f64"), "{error}");
+    opt.set_8bit_states(4).unwrap();
+    opt.step(&grads).unwrap();
+    assert_eq!(opt.names().collect::<Vec<_>>(), ["1", "3", "2"]);
+}
+
 /// The names, hyper-parameters and settings, but no elements.
 #[test]
 fn debug() {

@@ -1,12 +1,12 @@
 //! `save_with_variables` keeps shapes, so that candle reads the variables of the file. And files
-//! of candle, which have no states.
+//! of C, which have flat shapes, and of candle, which have no states.
 
 use candle_core::{DType, Device, Var};
 use candle_nn::{Init, Optimizer as _, VarBuilder, VarMap};
-use fused_adam::{AdamW, CheckpointError, bf16, f16};
+use fused_adam::{AdamW, AnyRule, CheckpointError, bf16, f16};
 use fused_adam_candle::{Error, Optimizer, fused_adam};
 
-use crate::common::{everything, grads, tensor_bits, var};
+use crate::common::{bits, elements, everything, grads, tensor_bits, var};
 use crate::digits::Random;
 
 const TYPES: [(&str, DType); 4] =
@@ -114,6 +114,39 @@ fn another_shape_is_refused_by_name() {
         let (opt, vars) = of(1, &[2, 3]);
         everything(&opt, &vars).unwrap()
     });
+}
+
+/// A file as the C interface writes it, with flat variables.
+#[test]
+fn flat_shapes_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("training.safetensors");
+    let mut core = fused_adam::Optimizer::new(AnyRule::from(AdamW::default())).unwrap();
+    let mut saved = Vec::new();
+    for (name, shape) in SHAPES {
+        core.add::<f32>(fused_adam::GroupId::default(), name, shape.iter().product()).unwrap();
+        saved.push((name, elements::<f32>(&var::<f32>(&mut Random(1), shape))));
+    }
+    let writer = core.checkpoint();
+    let writer = saved.iter().fold(writer, |writer, (name, theta)| writer.with_tensor(name, theta));
+    writer.save(&path).unwrap();
+
+    let vars = SHAPES.map(|(name, shape)| (name, var::<f32>(&mut Random(2), shape)));
+    let mut opt = Optimizer::with_names(vars.clone(), AdamW::default()).unwrap();
+    opt.load_with_variables(&path).unwrap();
+    for ((name, loaded), (_, saved)) in vars.iter().zip(&saved) {
+        assert_eq!(tensor_bits(loaded), bits(saved), "{name}");
+    }
+
+    // Flat, but of another length.
+    let vars = SHAPES.map(|(name, shape)| {
+        let longer = if name == "cube" { &[3, 1, 21] } else { shape };
+        (name, var::<f32>(&mut Random(2), longer))
+    });
+    let mut opt = Optimizer::with_names(vars, AdamW::default()).unwrap();
+    let error = opt.load_with_variables(&path).unwrap_err();
+    let message = "the shape of `cube` is [60], expected [3, 1, 21]";
+    assert_eq!(error.to_string(), format!("{}: {message}", path.display()));
 }
 
 #[test]
