@@ -72,7 +72,7 @@ impl Rule for Yogi {
 }
 
 /// The coefficients of one step.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct YogiKernel<F> {
     descent: Descent<F>,
     m: Ema<F>,

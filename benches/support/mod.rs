@@ -65,7 +65,7 @@ impl Rule for LimitLoop {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct AddAll;
 
 impl<F: Float, const N: usize> Kernel<F, N> for AddAll {

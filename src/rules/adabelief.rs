@@ -116,7 +116,7 @@ impl Rule for AdaBelief {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct AdaBeliefKernel<F> {
     descent: Descent<F>,
     m: Ema<F>,

@@ -156,7 +156,7 @@ impl Rule for AdaBound {
 }
 
 /// The coefficients of one step: computed in `f64`, then rounded once to `F`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct BoundedDelta<F> {
     eps: F,
     step_size: F,

@@ -110,7 +110,7 @@ impl Rule for AdaGrad {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct AdaGradKernel<F> {
     descent: Descent<F>,
     eps: F,

@@ -175,7 +175,7 @@ pub(super) fn visit_kernel<F: Float, W: KernelVisitor<F>>(
 }
 
 /// The coefficients of one step: computed in `f64`, then rounded once to `F`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct AdamDelta<F> {
     /// 1/√(1−β2^t).
     root_scale: F,

@@ -95,7 +95,7 @@ impl Rule for AdaMax {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct AdaMaxKernel<F> {
     descent: Descent<F>,
     m: Ema<F>,

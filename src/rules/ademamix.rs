@@ -157,7 +157,7 @@ impl Rule for AdEMAMix {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct AdEMAMixKernel<F> {
     descent: Descent<F>,
     m1: Ema<F>,

@@ -95,7 +95,7 @@ impl Rule for Lion {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct LionKernel<F> {
     descent: Descent<F>,
     direction: Ema<F>,

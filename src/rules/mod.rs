@@ -70,7 +70,7 @@
 //! }
 //!
 //! /// The coefficients of one step.
-//! #[derive(Clone, Copy)]
+//! #[derive(Clone, Copy, Debug)]
 //! struct YogiKernel<F> {
 //!     descent: Descent<F>,
 //!     m: Ema<F>,
@@ -234,7 +234,9 @@ pub trait KernelVisitor<F: Float> {
 /// `N` states.
 ///
 /// [`update`](Self::update) and [`reference`](Self::reference) must give the same bits.
-pub trait Kernel<F: Float, const N: usize>: Copy + Send + Sync {
+///
+/// `Debug` shows the coefficients. The test vectors publish them.
+pub trait Kernel<F: Float, const N: usize>: Copy + core::fmt::Debug + Send + Sync {
     /// Whether [`reference`](Self::reference) is written by hand. It must be true for the kernels
     /// of the crate's own rules. Default: false.
     const HAND_WRITTEN: bool = false;

@@ -7,14 +7,14 @@ use crate::simd::{Float, Lanes};
 
 /// The amount subtracted from θ, as a function of g, its average m and a second moment w, which is
 /// v or the largest v so far. Like a kernel it is written twice: for SIMD and as the reference.
-pub(crate) trait Delta<F: Float>: Copy + Send + Sync {
+pub(crate) trait Delta<F: Float>: Copy + core::fmt::Debug + Send + Sync {
     fn delta<L: Lanes<Float = F>>(&self, g: L, m: L, w: L) -> L;
 
     fn reference(&self, g: F, m: F, w: F) -> F;
 }
 
 /// The kernel with the states m and v. w is v.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Moments<F, Q> {
     pub descent: Descent<F>,
     pub m: Ema<F>,
@@ -23,7 +23,7 @@ pub(crate) struct Moments<F, Q> {
 }
 
 /// The kernel with the states m, v and v_max. w is v_max.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct AmsGrad<F, Q>(pub Moments<F, Q>);
 
 impl<F: Float, Q: Delta<F>> Kernel<F, 2> for Moments<F, Q> {

@@ -191,7 +191,7 @@ impl Rule for NAdam {
 }
 
 /// The coefficients of one step: computed in `f64`, then rounded once to `F`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct NesterovDelta<F> {
     /// 1/√(1−β2^t).
     root_scale: F,

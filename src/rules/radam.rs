@@ -140,7 +140,7 @@ impl Rule for RAdam {
 }
 
 /// The coefficients of one step: computed in `f64`, then rounded once to `F`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct RectifiedDelta<F> {
     eps: F,
     step_size: F,

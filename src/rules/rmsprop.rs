@@ -145,7 +145,7 @@ impl Rule for RmsProp {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Coefficients<F> {
     descent: Descent<F>,
     rate: Ema<F>,
@@ -213,7 +213,7 @@ impl<F: Float> Coefficients<F> {
 }
 
 /// The kernel with state v.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Raw<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 1> for Raw<F> {
@@ -233,7 +233,7 @@ impl<F: Float> Kernel<F, 1> for Raw<F> {
 }
 
 /// The kernel with states v and b.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct RawMomentum<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 2> for RawMomentum<F> {
@@ -254,7 +254,7 @@ impl<F: Float> Kernel<F, 2> for RawMomentum<F> {
 }
 
 /// The kernel with states v and m.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Centered<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 2> for Centered<F> {
@@ -274,7 +274,7 @@ impl<F: Float> Kernel<F, 2> for Centered<F> {
 }
 
 /// The kernel with states v, m and b.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct CenteredMomentum<F>(Coefficients<F>);
 
 impl<F: Float> Kernel<F, 3> for CenteredMomentum<F> {

@@ -132,14 +132,14 @@ impl Rule for Sgd {
 }
 
 /// The kernel without state.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct SgdKernel<F> {
     descent: Descent<F>,
     lr: F,
 }
 
 /// The kernel with the buffer m.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct MomentumKernel<F> {
     plain: SgdKernel<F>,
     m: Ema<F>,

@@ -47,7 +47,7 @@ impl GradScale {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Change {
     None,
     Scale,
@@ -56,7 +56,7 @@ enum Change {
 
 /// A kernel that scales and clamps the gradient, then calls the kernel inside. An infinite gradient
 /// becomes NaN before it is clamped, so that it stays visible.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Scaled<K, F> {
     kernel: K,
     change: Change,

@@ -73,7 +73,7 @@ impl Rule for Five {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct FiveKernel<F> {
     sum: F,
     steps: F,

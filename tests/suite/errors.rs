@@ -258,7 +258,7 @@ const TWO: [State; 2] = [State::signed("s"), State::signed("t")];
 const ONE: [State; 1] = [TWO[0]];
 
 /// θ + g, with one state that does not change.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Add;
 
 impl<F: Float> Kernel<F, 1> for Add {

@@ -161,7 +161,7 @@ fn a_clip_value_does_not_hide_an_infinite_gradient() -> Result<(), Error> {
 /// A rule outside the crate needs nothing for it.
 #[test]
 fn a_rule_of_the_caller_is_held_too() -> Result<(), Error> {
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug)]
     struct Cubes;
 
     impl Rule for Cubes {
@@ -189,7 +189,7 @@ fn a_rule_of_the_caller_is_held_too() -> Result<(), Error> {
         }
     }
 
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug)]
     struct CubesKernel<F>(Descent<F>);
 
     impl<F: Float> Kernel<F, 1> for CubesKernel<F> {

@@ -41,7 +41,7 @@ impl Rule for Take {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Grad;
 
 impl<F: Float> Kernel<F, 0> for Grad {
@@ -130,7 +130,7 @@ impl Rule for Keep {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct KeepGrad;
 
 impl<F: Float> Kernel<F, 1> for KeepGrad {

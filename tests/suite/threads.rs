@@ -11,7 +11,7 @@ use fused_adam::{
 };
 
 /// A rule that does not change θ and calls a function for each element, on its thread.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Spy<'a>(&'a (dyn Fn() + Sync));
 
 impl Rule for Spy<'_> {
