@@ -135,6 +135,7 @@ def test_other_threads_run_meanwhile():
     assert during > 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_a_forked_process_has_threads_of_its_own():
     code = """
 import os, numpy as np, fused_adam
