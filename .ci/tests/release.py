@@ -18,8 +18,8 @@ EXCEPT = ("fuzz/corpus/", "data/", "docs/", "tests/vectors/")
 ENTRY = "## 7.8.9 - 2030-01-31\n\n- A change.\n\n## 7.8.8 - 2029-01-31\n\n- An older one.\n"
 
 WHEELS = """\
-fused_adam-7.8.9-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl
-fused_adam-7.8.9-cp310-abi3-manylinux_2_17_aarch64.manylinux2014_aarch64.whl
+fused_adam-7.8.9-cp310-abi3-manylinux_2_28_x86_64.whl
+fused_adam-7.8.9-cp310-abi3-manylinux_2_28_aarch64.whl
 fused_adam-7.8.9-cp310-abi3-musllinux_1_2_x86_64.whl
 fused_adam-7.8.9-cp310-abi3-musllinux_1_2_aarch64.whl
 fused_adam-7.8.9-cp310-abi3-macosx_10_12_x86_64.whl
