@@ -47,27 +47,10 @@ class Release(unittest.TestCase):
             if name and not name.startswith(EXCEPT) and (ROOT / name).is_file():
                 (self.copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.copy / name)
-        # The test must not depend on the version of the day.
-        self.version = self.output("check").split()[-1]
-        self.series = self.version.rpartition(".")[0]
-        self.bump()
-
-    def bump(self):
-        """Does what CONTRIBUTING.md tells a person to do."""
-        old, new = self.version.split("."), "789"
-        for file in self.copy.rglob("Cargo.toml"):
-            text = file.read_text().replace(f'version = "{self.version}"', 'version = "7.8.9"')
-            file.write_text(text)
-        for file in self.copy.rglob("Cargo.lock"):
-            entries = file.read_text().split("[[package]]")
-            for i, entry in enumerate(entries):
-                if 'name = "fused-adam' in entry and "source =" not in entry:
-                    entries[i] = entry.replace(f'version = "{self.version}"', 'version = "7.8.9"')
-            file.write_text("[[package]]".join(entries))
-        header = "bindings/c/include/fused_adam.h"
-        for part, one, other in zip(["MAJOR", "MINOR", "PATCH"], old, new):
-            self.replace(header, f"VERSION_{part} {one}\n", f"VERSION_{part} {other}\n")
-        self.replace("bindings/c/README.md", f"fused-adam {self.series} REQ", "fused-adam 7.8 REQ")
+        # The tests do not depend on the version of the day.
+        (self.copy / "CHANGELOG.md").write_text("## Unreleased\n\n- A change.\n")
+        self.assertEqual(self.output("bump", "7.8.9"), "- A change.\n")
+        self.assertIn("## 7.8.9 - 20", (self.copy / "CHANGELOG.md").read_text())
         (self.copy / "CHANGELOG.md").write_text("# Changelog\n\nText.\n\n" + ENTRY)
 
     def replace(self, name, old, new):
@@ -93,6 +76,22 @@ class Release(unittest.TestCase):
     def test_the_entry_is_printed(self):
         self.assertEqual(self.output("check", "v7.8.9"), "- A change.\n")
         self.assertRegex(self.output("check"), r"^\d+ versions are 7\.8\.9\n$")
+
+    def test_a_bump_changes_only_versions(self):
+        def bump(version):
+            (self.copy / "CHANGELOG.md").write_text("## Unreleased\n\n- A change.\n")
+            self.output("bump", version)
+            files = [path for path in self.copy.rglob("*") if path.name != "CHANGELOG.md"]
+            return {file: file.read_bytes() for file in files if file.is_file()}
+
+        foreign = 'foreign = { version = "7.8.9" }\n'
+        self.replace("bindings/c/Cargo.toml", "[dependencies]\n", "[dependencies]\n" + foreign)
+        before, other = bump("7.8.9"), bump("17.18.19")
+        self.assertIn(foreign, (self.copy / "bindings/c/Cargo.toml").read_text())
+        source = self.copy / "bindings/c/src/version.rs"
+        self.assertNotEqual(before[source], other[source])
+        self.assertEqual(before, bump("7.8.9"))
+        self.fails("the version is '7.8', expected X.Y.Z", "bump", "7.8")
 
     def test_the_tag_is_another_version(self):
         done = self.run_release("check", "v7.8.8")
