@@ -204,6 +204,9 @@ fn what_does_not_fit() {
     let tensors = HashMap::from(tensors.map(|(name, var)| (name, var.as_tensor().clone())));
     candle_core::safetensors::save(&tensors, &damaged).unwrap();
     let nothing = folder.path().join("nothing");
+    // Systems differ in their messages.
+    let [no_file, directory] =
+        [&nothing, folder.path()].map(|path| std::fs::read(path).unwrap_err().to_string());
 
     type Model = Vec<(&'static str, Var)>;
     type Case<'a> = (&'a Path, fn() -> Model, &'a str, &'a str);
@@ -231,8 +234,8 @@ fn what_does_not_fit() {
         ),
         (&other, fits, "adamw", "is not a checkpoint: its metadata lack `fused_adam`"),
         (&damaged, fits, "adamw", "is not a checkpoint: its metadata lack `fused_adam`"),
-        (&nothing, fits, "adamw", "No such file or directory (os error 2)"),
-        (folder.path(), fits, "adamw", "Is a directory (os error 21)"),
+        (&nothing, fits, "adamw", &no_file),
+        (folder.path(), fits, "adamw", &directory),
         (&states_only, fits, "adamw", "lacks the tensor `a`"),
     ];
     for (path, model, rule, message) in cases {
