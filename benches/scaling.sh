@@ -7,8 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --release --example throughput
-program=${CARGO_TARGET_DIR:-target}/release/examples/throughput
+cargo build --release -p fused-adam-throughput
+program=${CARGO_TARGET_DIR:-target}/release/fused-adam-throughput
 available=$(nproc)
 counts=("$@")
 [ ${#counts[@]} -gt 0 ] || counts=(1 2 4 8 16)

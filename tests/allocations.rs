@@ -5,6 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+// Links to the compiled kernels.
+use fused_adam_test_kernels as _;
+
 use fused_adam::{
     AdamW, Backend, Block8, ClipNorm, Flat, GroupId, LrSchedule, Optimizer, Parallelism, Rounding,
     Step, StepOptions, Tensor, bf16, f16,

@@ -40,6 +40,10 @@ fn instantiate_8bit(backend: Backend) {
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "the test profile optimizes too little: cargo test --release --test codegen"
+)]
 fn clones_use_their_own_width_and_nothing_is_fused() {
     for backend in [Backend::Scalar, Backend::Wide, Backend::Avx2, Backend::Avx512] {
         if backend.is_available() {

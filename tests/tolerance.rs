@@ -7,6 +7,9 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+// Links to the compiled kernels.
+use fused_adam_test_kernels as _;
+
 use fused_adam::{
     AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Element, Flat, Float, Lion, NAdam,
     RAdam, RmsProp, Rule, Sgd,

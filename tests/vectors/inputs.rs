@@ -89,7 +89,7 @@ fn grad<E: Bits>(random: &mut Random, row: usize, i: usize) -> E {
         // The least subnormal.
         35 => E::any_bits(1),
         36 => E::MAX,
-        37 if row % 2 == 0 => E::MAX,
+        37 if row.is_multiple_of(2) => E::MAX,
         37 => E::from_f64(-E::MAX.to_f64()),
         38 if row == 3 => E::MAX,
         48..64 => any(random),

@@ -117,7 +117,7 @@ fn decode(of: State, blocks: &[Block8]) -> Vec<f32> {
 
 /// Each state becomes g: a step that only encodes. A backend leaves a block with a number below 0
 /// in a state without signs to the reference, so such a state becomes |g| unless `below_0`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Keep {
     below_0: bool,
 }

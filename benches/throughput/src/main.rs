@@ -2,7 +2,7 @@
 //! 2^26 elements and for each backend, on one thread and on all.
 //!
 //! ```text
-//! cargo run --release --example throughput -- [--rule NAME|all] [--elements-type TYPES]
+//! cargo run --release -p fused-adam-throughput -- [--rule NAME|all] [--elements-type TYPES]
 //!     [--stochastic] [--backend NAME] [--elements N] [--json] [--plot FILE.svg]
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! median over the rounds. Each ratio is the median of the ratios of each round, so a drift of the
 //! machine's speed does not bias it.
 
-#[path = "../benches/support/mod.rs"]
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};
