@@ -94,9 +94,16 @@ impl Trace {
     }
 }
 
-/// Reads numbers from bytes with any alignment.
+/// Reads numbers from little-endian bytes with any alignment.
 fn numbers<E: Element>(bytes: &[u8]) -> Vec<E> {
-    bytes.chunks_exact(size_of::<E>()).map(bytemuck::pod_read_unaligned).collect()
+    let number = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        if cfg!(target_endian = "big") {
+            bytes.reverse();
+        }
+        bytemuck::pod_read_unaligned(&bytes)
+    };
+    bytes.chunks_exact(size_of::<E>()).map(number).collect()
 }
 
 impl Case {

@@ -48,7 +48,8 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn store_unordered<I: Isa>(lanes: I::F32, to: &mut [Self]) {
-        // The lower half of any NaN is 0 here, so it stays NaN.
+        // The lower half of any NaN is 0 here, so it stays NaN. Not so on SPARC and older MIPS
+        // CPUs, whose arithmetic makes other NaNs. The crate does not support them.
         I::F32::store_round_unordered(lanes.to_bits(), bytemuck::cast_slice_mut(to));
     }
 }

@@ -282,7 +282,8 @@ pub trait F32Register: Register<Float = f32> {
 
     /// Rounds the lanes to their upper halves, to nearest, and stores them, in the order of
     /// [`load_upper_unordered`](Self::load_upper_unordered). The lower half of any NaN must be 0.
-    /// This holds if arithmetic on numbers made the NaN, and if it comes from a `bf16`.
+    /// This holds if arithmetic on numbers made the NaN, and if it comes from a `bf16`. On CPUs
+    /// whose NaNs are not those of IEEE 754-2008 (SPARC, older MIPS) the first does not hold.
     #[inline(always)]
     fn store_round_unordered(bits: Self::Bits, to: &mut [u16]) {
         Self::store_upper(bits.round_upper(), to);
