@@ -149,10 +149,7 @@ impl Engine {
             Backend::Avx512 => pulp::x86::V4::try_new().map(Engine::Avx512),
             #[cfg(target_arch = "aarch64")]
             Backend::Neon => pulp::aarch64::Neon::try_new().map(Engine::Neon),
-            #[cfg_attr(
-                not(any(target_arch = "x86_64", target_arch = "aarch64")),
-                expect(unreachable_patterns, reason = "each target lacks others")
-            )]
+            // Each target lacks the instruction sets of others.
             _ => None,
         }
     }
@@ -198,10 +195,6 @@ pub(crate) trait WithSimd {
 }
 
 /// Work, and the instruction set that it runs with.
-#[cfg_attr(
-    not(any(target_arch = "x86_64", target_arch = "aarch64")),
-    expect(dead_code, reason = "no instruction set is chosen at run time on this target")
-)]
 struct Ready<P, W> {
     simd: P,
     work: W,
