@@ -87,7 +87,8 @@ enum FusedAdamStatus
    */
   FUSED_ADAM_STATUS_BACKEND = 10,
   /**
-   * The gradient norm is infinite or NaN, so it cannot be clipped.
+   * The gradient norm is infinite or NaN, so it cannot be clipped. Or a gradient is infinite or
+   * NaN, and the loss scale cannot shrink further.
    */
   FUSED_ADAM_STATUS_NONFINITE = 11,
   /**

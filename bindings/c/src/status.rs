@@ -41,7 +41,8 @@ pub enum FusedAdamStatus {
     Duplicate = 9,
     /// This CPU does not support the backend.
     Backend = 10,
-    /// The gradient norm is infinite or NaN, so it cannot be clipped.
+    /// The gradient norm is infinite or NaN, so it cannot be clipped. Or a gradient is infinite or
+    /// NaN, and the loss scale cannot shrink further.
     Nonfinite = 11,
     /// A name is not UTF-8.
     Text = 12,
@@ -135,9 +136,10 @@ impl From<Error> for Failure {
             Error::HyperParameter { .. } | Error::StepNumber { .. } | Error::Offset { .. } => {
                 FusedAdamStatus::Value
             }
-            Error::Length { .. } | Error::TensorLength { .. } | Error::Blocks { .. } => {
-                FusedAdamStatus::Length
-            }
+            Error::Length { .. }
+            | Error::TensorLength { .. }
+            | Error::Blocks { .. }
+            | Error::OutOfMemory { .. } => FusedAdamStatus::Length,
             Error::MissingState { .. }
             | Error::SuperfluousState { .. }
             | Error::Scalars { .. }
@@ -151,7 +153,7 @@ impl From<Error> for Failure {
             | Error::ForeignId { .. } => FusedAdamStatus::Unknown,
             Error::DuplicateParam { .. } | Error::GivenTwice { .. } => FusedAdamStatus::Duplicate,
             Error::TensorType { .. } | Error::ElementType { .. } => FusedAdamStatus::Type,
-            Error::NonfiniteNorm { .. } => FusedAdamStatus::Nonfinite,
+            Error::NonfiniteNorm { .. } | Error::LossScale { .. } => FusedAdamStatus::Nonfinite,
             _ => FusedAdamStatus::Other,
         };
         let mut message = error.to_string();

@@ -606,6 +606,12 @@ static void wrong_steps(void) {
   FusedAdamGradScaler none = {0};
   OK(fused_adam_optimizer_set_grad_scaler(opt, &none));
   REFUSE(step_tensor(right), VALUE, "`loss_scale` is 0, expected");
+  /* A loss scale that cannot shrink, and a gradient that is not finite. */
+  FusedAdamGradScaler least = {1.2e-38, 2, 0.5, 1, 0};
+  OK(fused_adam_optimizer_set_grad_scaler(opt, &least));
+  mine.grad[3] = before.grad[3] = INFINITY;
+  REFUSE(step_tensor(right), NONFINITE, "the loss scale is 1.2e-38, which cannot shrink");
+  mine.grad[3] = before.grad[3] = 1;
   OK(fused_adam_optimizer_set_grad_scaler(opt, NULL));
 }
 
