@@ -13,9 +13,9 @@ use crate::inputs::{GRADS, Inputs, LEN, Of};
 /// The steps after which the results are published.
 pub const STEPS: [u64; 3] = [1, 10, 1000];
 
-/// The seed and the offset of all runs. The offset is a multiple of 32.
-pub const SEED: u64 = 7;
-pub const OFFSET: u64 = 64;
+/// The seed and the offset of all runs. The seed has more than 32 bits. Element 32 has the index 2^32.
+pub const SEED: u64 = 0x1_2345_6789;
+pub const OFFSET: u64 = (1 << 32) - 32;
 
 /// The types of θ, of the gradient and of the states, and what is beside θ. A run has this name,
 /// with `-stochastic` if it rounds so.
@@ -43,7 +43,8 @@ pub const FORMATS: &[&str] = &[
 ];
 
 /// The formats of a case that differs from others only in its arithmetic.
-pub const FEW_FORMATS: &[&str] = &["f64/f64/f64", "f32/f32/f32", "bf16/bf16/8bit-stochastic"];
+pub const FEW_FORMATS: &[&str] =
+    &["f64/f64/f64", "f32/f32/f32", "f16/f16/f16", "bf16/bf16/8bit-stochastic"];
 
 /// The results after one of [`STEPS`]: by the name of the buffer, its bits.
 pub type Buffers = Map<String, Value>;
