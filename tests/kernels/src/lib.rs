@@ -6,10 +6,11 @@
 //! function again that a dependency has with the same types. So each test program links to this
 //! crate with `use fused_adam_test_kernels as _;`, and has only its own rules to compile.
 //!
-//! In the release profile, where the compiler shares nothing, the crate is empty.
+//! In the release profile, where the compiler shares nothing, the crate is empty. It also is with
+//! `--cfg one_program`, for a single program that uses some of the types.
 
 #![forbid(unsafe_code)]
-#![cfg(debug_assertions)]
+#![cfg(all(debug_assertions, not(one_program)))]
 
 use fused_adam::{AnyRule, Block8, Element, Error, StateElement, Step, bf16, f16};
 
