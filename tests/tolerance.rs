@@ -1,10 +1,6 @@
 //! The error of f32 against exact arithmetic, on real gradients: compared with trajectories that
 //! torch recorded in f64, with textbook rules in f64, and with the textbook's form in f32.
-//!
-//! The gradients are in the repository, and not in the published package, where these tests are
-//! skipped by name.
 
-use std::path::Path;
 use std::sync::LazyLock;
 
 // Links to the compiled kernels.
@@ -14,37 +10,8 @@ use fused_adam::{
     AdaBelief, AdaBound, AdaGrad, AdaMax, Adam, AdamW, AnyRule, Element, Flat, Float, Lion, NAdam,
     RAdam, RmsProp, Rule, Sgd,
 };
-use libtest_mimic::{Arguments, Trial};
 use safetensors::SafeTensors;
 use serde_json::Value;
-
-fn main() {
-    let tests: [(&str, fn()); 6] = [
-        ("f64_arrives_where_torch_does", f64_arrives_where_torch_does),
-        ("f32_is_no_further_from_f64_than_torch", f32_is_no_further_from_f64_than_torch),
-        (
-            "nadam_differs_from_torch_by_a_product_in_f32_alone",
-            nadam_differs_from_torch_by_a_product_in_f32_alone,
-        ),
-        ("adabelief_and_lion_follow_their_papers", adabelief_and_lion_follow_their_papers),
-        ("f64_follows_the_textbook", f64_follows_the_textbook),
-        (
-            "ten_thousand_steps_stray_a_tenth_as_far_as_the_textbooks_form",
-            ten_thousand_steps_stray_a_tenth_as_far_as_the_textbooks_form,
-        ),
-    ];
-    let missing = !Path::new(TRACE_FILE).exists();
-    let trials = tests.map(|(name, test)| {
-        let skipped =
-            if missing { " (skipped: data/char_lm_trace.safetensors is missing)" } else { "" };
-        let trial = Trial::test(format!("{name}{skipped}"), move || {
-            test();
-            Ok(())
-        });
-        trial.with_ignored_flag(missing)
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
-}
 
 const TRACE_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/char_lm_trace.safetensors");
 
@@ -227,6 +194,7 @@ fn errors(got: &[f64], exact: &[f64]) -> (f64, f64) {
     (sum / got.len() as f64, largest)
 }
 
+#[test]
 fn f64_arrives_where_torch_does() {
     assert_eq!(TRACE.cases.len(), 22, "the recorded runs");
     for case in &TRACE.cases {
@@ -243,6 +211,7 @@ fn f64_arrives_where_torch_does() {
 /// its gradient. In the other cases the mean is almost only the rounding of θ itself, half a unit
 /// in its last place in every step of both. There the two agree to a few hundredths, in either
 /// direction.
+#[test]
 fn f32_is_no_further_from_f64_than_torch() {
     for case in &TRACE.cases {
         let (mean, largest) = errors(&run::<_, f32>(case.rule(), 30), &case.theta);
@@ -290,6 +259,7 @@ fn textbook_nadam(rule: &NAdam, times: fn(f64, f64) -> f64) -> Vec<f64> {
 
 /// In the recorded trajectory of NAdam, the product of momenta is rounded to f32. Without that,
 /// this crate's result is the exact one.
+#[test]
 fn nadam_differs_from_torch_by_a_product_in_f32_alone() {
     let case = TRACE.cases.iter().find(|case| case.name == "nadamw").unwrap();
     let AnyRule::NAdam(rule) = case.rule() else { panic!("not NAdam") };
@@ -335,6 +305,7 @@ fn textbook_lion(rule: &Lion) -> Vec<f64> {
     theta
 }
 
+#[test]
 fn adabelief_and_lion_follow_their_papers() {
     for rule in [AdaBelief::default(), AdaBelief { eps: 1e-16, ..AdaBelief::default() }] {
         let exact = textbook_adabelief(&rule);
@@ -384,6 +355,7 @@ trait Textbook: Float {
 impl Textbook for f32 {}
 impl Textbook for f64 {}
 
+#[test]
 fn f64_follows_the_textbook() {
     for rule in [AdamW::default(), AdamW { beta1: 0.3, beta2: 0.4, ..AdamW::default() }] {
         let (_, largest) = errors(&run::<_, f64>(rule, 1000), &f64::adamw(&rule, 1000));
@@ -391,6 +363,7 @@ fn f64_follows_the_textbook() {
     }
 }
 
+#[test]
 fn ten_thousand_steps_stray_a_tenth_as_far_as_the_textbooks_form() {
     let rule = AdamW::default();
     let exact = f64::adamw(&rule, 10_000);

@@ -12,8 +12,8 @@ use crate::cases::{self, Case};
 use crate::inputs::{GRADS, Inputs, LEN};
 use crate::norms;
 
-/// The folder of the files. The package on the registry does not have it.
-pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/vectors");
+/// The folder of the files.
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/vectors");
 
 /// The version of the layout of the files.
 const FORMAT: u64 = 1;
