@@ -16,6 +16,9 @@ mod machine_code;
 mod properties;
 mod types;
 
+// Links to the compiled kernels.
+use fused_adam_test_kernels as _;
+
 #[cfg(feature = "parallel")]
 use std::{num::NonZeroUsize, sync::LazyLock};
 

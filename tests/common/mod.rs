@@ -6,9 +6,6 @@
 pub mod random_rule;
 pub mod rules;
 
-// Links to the compiled kernels.
-use fused_adam_test_kernels as _;
-
 use fused_adam::{Adam, AdamW, Block8, Element, Real, State, StateElement, bf16, bytemuck, f16};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.

@@ -15,3 +15,6 @@ mod schedules;
 mod set_states;
 mod step_all;
 mod torchs_layout;
+
+// Links to the compiled kernels.
+use fused_adam_test_kernels as _;

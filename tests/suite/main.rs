@@ -19,3 +19,6 @@ mod split;
 mod threads;
 mod vectors;
 mod worked_examples;
+
+// Links to the compiled kernels.
+use fused_adam_test_kernels as _;

@@ -16,6 +16,9 @@ mod inputs;
 mod norms;
 mod run;
 
+// Links to the compiled kernels.
+use fused_adam_test_kernels as _;
+
 use cases::{Case, compare_all};
 use files::Files;
 use fused_adam::Backend;
