@@ -210,7 +210,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// No instruction set is chosen at run time on other targets, so the code for that is not used.
+// Other targets have only portable SIMD. The loops over native registers, which are in several
+// modules, are not used there.
 #![cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 
 // A module imports only from modules below it. `tests/suite/layers.rs` has the order and checks it.
