@@ -49,9 +49,9 @@ impl Borrowed {
             grad: Elements::random(grad_type, len, source),
             states: (0..states).map(|_| Elements::random(state_type, len, source)).collect(),
             scalars: (source.below(4) == 3)
-                .then(|| (0..scalars).map(|_| source.number()).collect())
+                .then(|| (0..scalars).map(|_| source.number()).collect::<Box<[f64]>>())
                 // Without scalars, the pointer is NULL.
-                .filter(|scalars: &Box<[f64]>| !scalars.is_empty()),
+                .filter(|scalars| !scalars.is_empty()),
             beside: Beside::Nothing,
             seed: source.count(),
             offset: if source.rarely() { source.count() } else { 32 * source.below(3) as u64 },

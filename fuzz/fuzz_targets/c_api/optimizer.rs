@@ -318,7 +318,7 @@ impl OptimizerHandle {
         let pointer = if source.below(4) == 3 { null() } else { &raw const scaler };
         expect(c!(fused_adam_optimizer_set_grad_scaler(null_mut(), pointer)), Status::Null);
         expect(c!(fused_adam_optimizer_set_grad_scaler(self.handle, pointer)), Status::Ok);
-        self.core.grad_scaler = (!pointer.is_null()).then(|| GradScaler {
+        self.core.grad_scaler = (!pointer.is_null()).then_some(GradScaler {
             scale: scaler.scale,
             growth_factor: scaler.growth_factor,
             backoff_factor: scaler.backoff_factor,
