@@ -69,6 +69,9 @@ def _process(
             world_size=world,
             timeout=timedelta(seconds=120),
         )
+        # A check without communication could end, and close its connections, while other processes
+        # still connect. That would be an error there.
+        dist.barrier()
         try:
             found[name] = check(rank, world, folder)
         except BaseException:  # A panic is not an `Exception`.
