@@ -28,7 +28,8 @@ pub enum Backend {
     /// everywhere.
     Scalar,
     /// Portable SIMD on the crate `wide`, with the instructions that the build enables. In a plain
-    /// build for x86-64 these are 128 bits wide. Available everywhere.
+    /// build for x86-64 these are 128 bits wide. On wasm without `simd128` it computes one element
+    /// at a time. Available everywhere.
     Wide,
     /// The best instruction set that the CPU has, detected at run time: the first of
     /// [`Avx512`](Self::Avx512), [`Avx2`](Self::Avx2) and [`Neon`](Self::Neon) that is available.

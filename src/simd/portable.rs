@@ -4,7 +4,7 @@
 
 use core::ops::{Add, Div, Mul, Sub};
 
-use wide::{f32x8, f64x4, i16x8, u16x8, u32x8};
+use wide::{f32x4, f32x8, f64x2, f64x4, i16x8, u16x8, u32x8};
 
 use super::{F32Register, Isa, Lanes, Register, Sealed, U32Lanes};
 
@@ -20,7 +20,7 @@ impl Isa for Portable {
 /// Declares a register of `f32` or `f64`. It wraps a type of `wide`, so that no public trait is
 /// implemented for a type of `wide`.
 macro_rules! registers {
-    ($(#[$doc:meta])* $name:ident: $float:ident, $lanes:literal, $wide:ident) => {
+    ($(#[$doc:meta])* $name:ident: $float:ident, $lanes:literal, $wide:ident, $half:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub struct $name($wide);
@@ -92,7 +92,10 @@ macro_rules! registers {
 
             #[inline(always)]
             fn surely_finite(self) -> bool {
-                (self.0 - self.0).simd_eq($wide::ZERO).all()
+                // The sum of the halves needs half as many comparisons.
+                let [low, high]: [$half; 2] = bytemuck::cast(self.0);
+                let sum = low + high;
+                (sum - sum).simd_eq($half::ZERO).all()
             }
         }
     };
@@ -111,12 +114,12 @@ macro_rules! registers {
 
 registers!(
     /// Eight lanes of `f32`.
-    F32x8: f32, 8, f32x8
+    F32x8: f32, 8, f32x8, f32x4
 );
 
 registers!(
     /// Four lanes of `f64`.
-    F64x4: f64, 4, f64x4
+    F64x4: f64, 4, f64x4, f64x2
 );
 
 /// The bits of an [`F32x8`].

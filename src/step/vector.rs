@@ -138,11 +138,20 @@ where
 
     #[inline(never)]
     fn portable(self) {
-        let in_memory = core::hint::black_box(self.kernel);
-        let rest = whole_blocks(Portable, self.kernel, &in_memory, self.buffers);
-        whole_blocks(OneLane, in_memory, &in_memory, rest);
+        let VectorStep { kernel, buffers } = self;
+        let in_memory = core::hint::black_box(kernel);
+        if const { ONE_LANE } {
+            whole_blocks(OneLane, kernel, &in_memory, buffers);
+        } else {
+            let rest = whole_blocks(Portable, kernel, &in_memory, buffers);
+            whole_blocks(OneLane, in_memory, &in_memory, rest);
+        }
     }
 }
+
+/// Whether one number at a time is faster than `wide`. On wasm without `simd128` it is: there
+/// `wide` computes with arrays.
+const ONE_LANE: bool = cfg!(all(target_family = "wasm", not(target_feature = "simd128")));
 
 /// Steps buffers that are shorter than a block.
 #[inline(always)]
