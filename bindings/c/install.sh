@@ -10,7 +10,7 @@
 # --destdir DIR  prepend DIR to the prefix, to build a package; default $DESTDIR
 # --help         print this text
 #
-# --prefix=DIR and so on work too. After an error the files are those of before.
+# --prefix=DIR and so on work too. After an error no file is changed.
 set -eu
 umask 022
 
@@ -51,7 +51,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/Cargo.toml" | head -n 1)
 case $(uname -s) in
   Darwin)
     private="-liconv -lSystem -lc -lm" built=libfused_adam_c.dylib
-    shared=libfused_adam.dylib soname=$prefix/lib/libfused_adam.dylib
+    shared=libfused_adam.dylib soname=@rpath/libfused_adam.dylib
     ;;
   *)
     private="-lgcc_s -lpthread -ldl -lm -lc" built=libfused_adam_c.so

@@ -34,7 +34,7 @@ pub fn run_to_fail(command: &mut Command) -> Result<String, String> {
 /// The script, which takes the libraries from the folder of this test.
 pub fn install_script() -> Result<Command, String> {
     let test = std::env::current_exe().map_err(|error| error.to_string())?;
-    let from = test.parent().ok_or("the test lies nowhere")?;
+    let from = test.parent().ok_or("the test program has no folder")?;
     let mut script = Command::new("sh");
     script.arg(Path::new(PACKAGE).join("install.sh")).arg("--from").arg(from).env_remove("DESTDIR");
     Ok(script)
