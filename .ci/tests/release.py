@@ -218,5 +218,42 @@ class Release(unittest.TestCase):
         self.fails(other, "artifacts", "v7.8.9", folder)
 
 
+    def test_only_the_missing_crates_are_published(self):
+        # A cargo that knows which crates are published, and records what it should publish.
+        tools, real = self.work / "tools", shutil.which("cargo")
+        tools.mkdir()
+        (tools / "cargo").write_text(f"""#!/bin/sh
+case $1 in
+  info) name=${{3%@7.8.9}}
+    case " $PUBLISHED " in *" $name "*) exit 0 ;; esac
+    echo "error: ${{ERROR-could not find \\`$3\\` in registry}}" >&2; exit 101 ;;
+  publish) echo "$*" >> "$RECORD"; exit "${{STATUS-0}}" ;;
+  *) exec {real} "$@" ;;
+esac
+""")
+        (tools / "cargo").chmod(0o755)
+        record = self.work / "record"
+
+        def publish(**variables):
+            record.write_text("")
+            environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}",
+                           "RECORD": str(record), **variables}
+            command = [sys.executable, self.copy / ".ci/release", "publish"]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            return done.returncode, record.read_text().strip(), done.stderr
+
+        publishing = "publish --workspace --no-verify"
+        self.assertEqual(publish(PUBLISHED="fused-adam-x"), (0, publishing, ""))
+        two = publish(PUBLISHED="fused-adam fused-adam-float-mode")
+        both = "--exclude=fused-adam --exclude=fused-adam-float-mode"
+        self.assertEqual(two, (0, f"{publishing} {both}", ""))
+        names = "fused-adam-burn fused-adam-c fused-adam-candle fused-adam-ndarray"
+        every = f"fused-adam fused-adam-float-mode {names}"
+        self.assertEqual(publish(PUBLISHED=every), (0, "", ""))
+        self.assertEqual(publish(PUBLISHED="", STATUS="101"), (101, publishing, ""))
+        error = "`cargo info fused-adam@7.8.9` failed: error: no network\n"
+        self.assertEqual(publish(PUBLISHED="", ERROR="no network"), (1, "", error))
+
+
 if __name__ == "__main__":
     unittest.main()
