@@ -250,6 +250,10 @@ def test_a_process_that_dies(tmp_path: Path):
         subprocess.Popen([*command, str(rank), address], stdout=subprocess.PIPE, text=True)
         for rank in (0, 1)
     ]
-    printed, _ = started[0].communicate(timeout=120)
-    started[1].communicate(timeout=120)
+    try:
+        printed, _ = started[0].communicate(timeout=120)
+        started[1].communicate(timeout=120)
+    finally:
+        for process in started:
+            process.kill()
     assert printed.startswith("raised:"), printed
