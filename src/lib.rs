@@ -210,7 +210,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Other targets have only portable SIMD. The loops over native registers, which are in several
+// Other targets have no native registers. The loops over them, which are in several
 // modules, are not used there.
 #![cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 

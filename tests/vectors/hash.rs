@@ -16,8 +16,8 @@ pub fn add(kind: &str, name: &str, result: &str) {
     *sum = sum.wrapping_add(hash);
 }
 
-/// Prints the hash of all results. Those of every backend count once, as they are equal. If they are
-/// not, prints a hash for each.
+/// Prints the hash of all results. Those of every backend count once, as they are equal. If they
+/// are not, prints a hash for each.
 pub fn print(backends: impl IntoIterator<Item = String>) {
     let mut rest = HASHES.lock().unwrap().clone();
     let steps = backends.into_iter().filter_map(|name| rest.remove(&name).map(|hash| (name, hash)));

@@ -13,7 +13,8 @@ use crate::inputs::{GRADS, Inputs, LEN, Of};
 /// The steps after which the results are published.
 pub const STEPS: [u64; 3] = [1, 10, 1000];
 
-/// The seed and the offset of all runs. The seed has more than 32 bits. Element 32 has the index 2^32.
+/// The seed and the offset of all runs. The seed has more than 32 bits. Element 32 has the index
+/// 2^32.
 pub const SEED: u64 = 0x1_2345_6789;
 pub const OFFSET: u64 = (1 << 32) - 32;
 
