@@ -193,9 +193,10 @@ fn a_panic_comes_to_the_caller_whatever_its_threads_do() {
 fn no_threads_can_be_started() {
     const CHILD: &str = "FUSED_ADAM_TEST_WITHOUT_THREADS";
     if std::env::var_os(CHILD).is_none() {
+        let stack: u64 = if usize::BITS == 64 { 1 << 47 } else { (1 << 32) - (1 << 20) };
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "threads::no_threads_can_be_started", "--test-threads=1"])
-            .env("RUST_MIN_STACK", (1_u64 << 47).to_string())
+            .env("RUST_MIN_STACK", stack.to_string())
             .env(CHILD, "1")
             .output()
             .unwrap();
